@@ -20,9 +20,7 @@ import numpy.typing as npt
 
 from ich_tfrecords import pixels
 
-MAX_SIDE_PX = (
-    4096  # the largest CT matrix in use is 2048; a larger claim is damage, refused before allocation
-)
+MAX_SIDE_PX = 4096  # the largest CT matrix in use is 2048; a larger claim is damage, refused before allocation
 MAX_INFLATED_BYTES = 1 << 27
 HEAD_BYTES = 8192  # holds the header of an RSNA slice (1 kB) and of most clinical ones
 
@@ -112,9 +110,7 @@ _SHORT = {
 }
 _TRANSFER_SYNTAX = 0x00020010
 _PIXEL_DATA = 0x7FE00010
-_LONG_VRS = frozenset(
-    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-)
+_LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SHORT_VRS = frozenset(
     (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL")
     + (b"SS", b"ST", b"TM", b"UI", b"UL", b"US")
@@ -265,9 +261,7 @@ def _check_signature(data: Buffer) -> None:
         if DEFLATED.encode() in meta:
             _check_inflated_size(data)
     elif bytes(data[:2]) not in (b"\x02\x00", b"\x08\x00"):
-        raise UnreadableSlice(
-            "not_dicom", "no DICM at byte 128, and the file does not begin with group 2 or 8"
-        )
+        raise UnreadableSlice("not_dicom", "no DICM at byte 128, and the file does not begin with group 2 or 8")
 
 
 def _check_inflated_size(data: Buffer) -> None:
@@ -275,15 +269,11 @@ def _check_inflated_size(data: Buffer) -> None:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflater.decompress(bytes(data[144 + meta_length :]), MAX_INFLATED_BYTES)
     if inflater.unconsumed_tail:
-        raise UnreadableSlice(
-            "too_large", f"the deflated data set is larger than {MAX_INFLATED_BYTES:,} bytes"
-        )
+        raise UnreadableSlice("too_large", f"the deflated data set is larger than {MAX_INFLATED_BYTES:,} bytes")
 
 
 def _dataset_header(dataset: Any) -> SliceHeader:
-    fields: dict[str, Any] = {
-        keyword: _text(dataset, tag) for tag, keyword in _TEXT.items() if tag in dataset
-    }
+    fields: dict[str, Any] = {keyword: _text(dataset, tag) for tag, keyword in _TEXT.items() if tag in dataset}
     fields |= {keyword: dataset[tag].value for tag, keyword in _SHORT.items() if tag in dataset}
     fields["TransferSyntaxUID"] = str(getattr(dataset.file_meta, "TransferSyntaxUID", IMPLICIT_LITTLE))
     if _PIXEL_DATA not in dataset:
@@ -306,13 +296,9 @@ def _checked(fields: dict[str, Any], present: int | None, declared: int | None, 
     encoded); `present` None: there is no PixelData.
     """
     if present is None:
-        raise UnsupportedSlice(
-            "no_pixel_data", f"no PixelData element; modality {fields.get('Modality', 'unknown')}"
-        )
+        raise UnsupportedSlice("no_pixel_data", f"no PixelData element; modality {fields.get('Modality', 'unknown')}")
     _check_kind(fields)
-    ids = [
-        _id(fields, key) for key in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-    ]
+    ids = [_id(fields, key) for key in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")]
     rows, columns, allocated, stored = _matrix(fields)
     slope, intercept = _number(fields, "RescaleSlope"), _number(fields, "RescaleIntercept")
     if slope == 0:
@@ -322,23 +308,17 @@ def _checked(fields: dict[str, Any], present: int | None, declared: int | None, 
     if syntax in NATIVE:
         _check_length(rows * columns * allocated // 8, present, declared)
     signed = fields.get("PixelRepresentation") == 1
-    return SliceHeader(
-        *ids, position_mm, rows, columns, allocated, stored, signed, slope, intercept, syntax, offset
-    )
+    return SliceHeader(*ids, position_mm, rows, columns, allocated, stored, signed, slope, intercept, syntax, offset)
 
 
 def _check_kind(fields: dict[str, Any]) -> None:
     """Only single-frame grey original CT passes (PS3.3 A.3, C.8.2.1.1.1)."""
     samples, photometric = fields.get("SamplesPerPixel", 1), fields.get("PhotometricInterpretation", "")
     if samples != 1 or photometric not in ("MONOCHROME2", "MONOCHROME1"):
-        raise UnsupportedSlice(
-            "color", f"{samples} samples a pixel, {photometric or 'no'} photometric interpretation"
-        )
+        raise UnsupportedSlice("color", f"{samples} samples a pixel, {photometric or 'no'} photometric interpretation")
     frames = fields.get("NumberOfFrames", "") or "1"
     if frames.strip() != "1":
-        raise UnsupportedSlice(
-            "multi_frame", f"NumberOfFrames is {frames!r}; only single-frame slices are read"
-        )
+        raise UnsupportedSlice("multi_frame", f"NumberOfFrames is {frames!r}; only single-frame slices are read")
     kind = fields.get("ImageType", "").upper().split("\\")
     if "LOCALIZER" in kind:
         raise UnsupportedSlice("localizer", f"ImageType is {fields['ImageType']}")
@@ -351,9 +331,7 @@ def _check_kind(fields: dict[str, Any]) -> None:
 def _id(fields: dict[str, Any], keyword: str) -> str:
     value = fields.get(keyword, "").strip()
     if not value:
-        raise UnsupportedSlice(
-            "missing_id", f"{keyword} is empty; slices are told apart and split by their ids"
-        )
+        raise UnsupportedSlice("missing_id", f"{keyword} is empty; slices are told apart and split by their ids")
     return value
 
 
@@ -361,9 +339,7 @@ def _matrix(fields: dict[str, Any]) -> tuple[int, int, int, int]:
     """Rows, Columns, BitsAllocated, BitsStored (PS3.3 C.7.6.3.1, PS3.5 8.1.1)."""
     rows, columns = fields.get("Rows") or 0, fields.get("Columns") or 0
     if not (0 < rows <= MAX_SIDE_PX and 0 < columns <= MAX_SIDE_PX):
-        raise UnreadableSlice(
-            "bad_geometry", f"{rows} rows and {columns} columns; 1 to {MAX_SIDE_PX} are read"
-        )
+        raise UnreadableSlice("bad_geometry", f"{rows} rows and {columns} columns; 1 to {MAX_SIDE_PX} are read")
     allocated, stored = fields.get("BitsAllocated", 0), fields.get("BitsStored", 0)
     high = fields.get("HighBit", stored - 1)
     sign = fields.get("PixelRepresentation")
@@ -398,18 +374,14 @@ def _position_mm(fields: dict[str, Any]) -> float:
     corner = _numbers(fields.get("ImagePositionPatient", ""))
     axes = _numbers(fields.get("ImageOrientationPatient", ""))
     if len(corner) != 3 or len(axes) != 6:
-        raise UnsupportedSlice(
-            "no_position", "ImagePositionPatient or ImageOrientationPatient is absent or unusable"
-        )
+        raise UnsupportedSlice("no_position", "ImagePositionPatient or ImageOrientationPatient is absent or unusable")
     ax, ay, az, bx, by, bz = axes
     normal = (ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx)
     length = math.sqrt(sum(part * part for part in normal))
     if not 0.5 < length < 2:
         raise UnsupportedSlice("no_position", f"ImageOrientationPatient {axes} are not two unit vectors")
     if abs(normal[2]) < length * math.sqrt(0.5):
-        raise UnsupportedSlice(
-            "not_axial", f"the slice normal {normal} is more than 45 degrees off the body axis"
-        )
+        raise UnsupportedSlice("not_axial", f"the slice normal {normal} is more than 45 degrees off the body axis")
     along = sum(a * b for a, b in zip(corner, normal, strict=True)) / length
     return math.copysign(1.0, normal[2]) * along
 
@@ -418,24 +390,18 @@ def _check_length(expected: int, present: int, declared: int | None) -> None:
     """PixelData must hold the matrix, and one byte more at most (PS3.5 8.1.1 pads to even length)."""
     claimed = expected if declared is None else declared
     if claimed not in (expected, expected + 1):
-        raise UnreadableSlice(
-            "wrong_pixel_length", f"PixelData has {claimed:,} bytes, the matrix needs {expected:,}"
-        )
+        raise UnreadableSlice("wrong_pixel_length", f"PixelData has {claimed:,} bytes, the matrix needs {expected:,}")
     if present < expected:
         raise UnreadableSlice("truncated", f"PixelData has {max(present, 0):,} of {expected:,} bytes")
     if present > expected + 1:
-        raise UnreadableSlice(
-            "wrong_pixel_length", f"PixelData has {present:,} bytes, the matrix needs {expected:,}"
-        )
+        raise UnreadableSlice("wrong_pixel_length", f"PixelData has {present:,} bytes, the matrix needs {expected:,}")
 
 
 def _hu(header: SliceHeader, cells: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.int16]:
     return pixels.to_hu(cells, header.bits_stored, header.signed, header.slope, header.intercept)
 
 
-def _plain_cells(
-    header: SliceHeader, data: Buffer, offset: int, order: str
-) -> npt.NDArray[np.unsignedinteger]:
+def _plain_cells(header: SliceHeader, data: Buffer, offset: int, order: str) -> npt.NDArray[np.unsignedinteger]:
     kind = f"{order}u{header.bits_allocated // 8}"
     cells = np.frombuffer(data, kind, header.rows * header.columns, offset)
     return cells.reshape(header.rows, header.columns)
@@ -455,9 +421,7 @@ def _dataset_cells(header: SliceHeader, dataset: Any) -> npt.NDArray[np.unsigned
         raise UnsupportedSlice("unsupported_syntax", f"transfer syntax {header.transfer_syntax}") from error
     if not decoder.is_available:
         lacking = "; ".join(decoder.missing_dependencies)
-        raise UnsupportedSlice(
-            "unsupported_syntax", f"transfer syntax {header.transfer_syntax} needs {lacking}"
-        )
+        raise UnsupportedSlice("unsupported_syntax", f"transfer syntax {header.transfer_syntax} needs {lacking}")
     cells, _ = decoder.as_array(dataset, raw=True)
     if cells.shape != (header.rows, header.columns) or cells.dtype.itemsize * 8 != header.bits_allocated:
         raise UnreadableSlice("decode_failed", f"decoded to {cells.shape} {cells.dtype}")

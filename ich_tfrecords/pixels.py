@@ -25,9 +25,7 @@ def is_wrapped(bits_stored: int, signed: bool, intercept: float) -> bool:
     return bits_stored == 12 and not signed and intercept > WRAP_INTERCEPT_HU
 
 
-def stored_values(
-    raw: npt.NDArray[np.unsignedinteger], bits_stored: int, signed: bool
-) -> npt.NDArray[np.integer]:
+def stored_values(raw: npt.NDArray[np.unsignedinteger], bits_stored: int, signed: bool) -> npt.NDArray[np.integer]:
     """Stored values of unsigned cells: bits above `bits_stored` dropped, sign taken from bit `bits_stored` - 1.
 
     `raw`: uint8 or uint16, any shape (DICOM PS3.5 8.1.1; HighBit = BitsStored - 1). Returns the cells

@@ -200,9 +200,7 @@ def differences(old: DatasetSpec, new: DatasetSpec) -> list[str]:
     """One line for each value that differs, as `image.size_px: 128, now 64`."""
     before, after = _leaves(to_dict(old), ""), _leaves(to_dict(new), "")
     keys = sorted(before.keys() | after.keys())
-    return [
-        f"{key}: {before.get(key)}, now {after.get(key)}" for key in keys if before.get(key) != after.get(key)
-    ]
+    return [f"{key}: {before.get(key)}, now {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
 def _leaves(value: Any, path: str) -> dict[str, Any]:
@@ -250,9 +248,7 @@ def _overlay(base: Any, values: Any) -> Any:
     """`values` over `base`; sections merge, but a mapping of splits is replaced whole."""
     if not (isinstance(base, dict) and isinstance(values, dict)):
         return values
-    merged = {
-        key: value if key in _WHOLE else _overlay(base.get(key), value) for key, value in values.items()
-    }
+    merged = {key: value if key in _WHOLE else _overlay(base.get(key), value) for key, value in values.items()}
     return {**base, **merged}
 
 

@@ -1,0 +1,1 @@
+"""Beam pipelines that turn CT slices into TFRecord data sets."""

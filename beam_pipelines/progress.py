@@ -1,0 +1,65 @@
+"""How far a running conversion is: a bar on a terminal, a line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TextIO
+
+LINE_EVERY_S = 10.0
+BAR_EVERY_S = 0.5
+BAR_CHARS = 24
+
+
+class Progress:
+    """Watches `done()` (slices so far) from a thread while a pipeline runs, and shows rate and time left."""
+
+    def __init__(self, title: str, total: int, done: Callable[[], int], stream: TextIO) -> None:
+        self._title, self._total, self._done, self._stream = title, total, done, stream
+        self._live = stream.isatty()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Progress:
+        self._begin = time.monotonic()
+        self._first = self._done()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        if kind is None:
+            self._show(self._total, "\n")
+        elif self._live:
+            self._stream.write("\n")
+
+    def _watch(self) -> None:
+        while not self._stop.wait(BAR_EVERY_S if self._live else LINE_EVERY_S):
+            self._show(min(self._done(), self._total), "" if self._live else "\n")
+
+    def _show(self, done: int, end: str) -> None:
+        text = progress_line(self._title, done, self._total, done - self._first, time.monotonic() - self._begin)
+        self._stream.write((f"\r{text}\x1b[K" if self._live else text) + end)
+        self._stream.flush()
+
+
+def progress_line(title: str, done: int, total: int, done_now: int, seconds: float) -> str:
+    """`convert [#####...] 1,200/4,000 slices, 803 slices/s, 0:03 left`; the rate counts this run's slices only."""
+    rate = done_now / seconds if seconds > 0 else 0.0
+    filled = BAR_CHARS * done // total if total else BAR_CHARS
+    bar = "#" * filled + "." * (BAR_CHARS - filled)
+    if done >= total:
+        tail = f"{clock(seconds)} in all"
+    else:
+        tail = f"{clock((total - done) / rate)} left" if rate > 0 else "time left not known yet"
+    return f"{title} [{bar}] {done:,}/{total:,} slices, {rate:,.0f} slices/s, {tail}"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,135 @@
+"""The work of one Beam element: the index of some files, and the writing of one shard."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ich_tfrecords import atomic, dicom, job, pixels, records, sources, splits
+from ich_tfrecords.job import WorkDir
+from ich_tfrecords.manifest import Sidecar
+from ich_tfrecords.plan import HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
+from ich_tfrecords.spec import DatasetSpec
+
+_NO_HEADER = dict.fromkeys(HEADER_SCHEMA.names) | {"sop_uid": ""}
+
+
+def index_part(work: WorkDir, number: int, reader: sources.SliceReader, secret: bytes, tally: Counter[str]) -> None:
+    """Index one part of the listing in `work` and write it there. Raises `OSError` when that cannot be written."""
+    listing = pq.read_table(work.listing(number)).cast(sources.LISTING_SCHEMA)
+    atomic.write_table(work.index(number), index_slices(listing, reader, secret, tally))
+
+
+def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]) -> None:
+    """Convert one planned shard: records under a temporary name, rename, then the sidecar.
+
+    Raises `OSError` when it cannot be written.
+    """
+    shard, plan_sha256 = job.read_plan(work, name)
+    with atomic.replacing(work.output / name, work.temporary) as file:
+        sidecar = convert_shard(shard, spec, reader, file, tally)
+    atomic.sync_folder(work.output)
+    job.write_sidecar(work, sidecar, plan_sha256)
+
+
+def index_slices(listing: pa.Table, reader: sources.SliceReader, secret: bytes, tally: Counter[str]) -> pa.Table:
+    """Index (`INDEX_SCHEMA`) of listed files: header fields where they can be used, else a typed problem.
+
+    `secret` keys the hash that stands for the patient id, which goes no further than this function.
+    `tally` counts `indexed` and `index_us`.
+    """
+    begin = time.perf_counter_ns()
+    rows = [ref._asdict() | _index_row(ref, reader, secret) for ref in sources.refs(listing)]
+    tally["indexed"] += len(rows)
+    tally["index_us"] += (time.perf_counter_ns() - begin) // 1000
+    return pa.Table.from_pylist(rows, INDEX_SCHEMA)
+
+
+def _index_row(ref: sources.SliceRef, reader: sources.SliceReader, secret: bytes) -> dict[str, Any]:
+    try:
+        head = reader.read_head(ref, dicom.HEAD_BYTES)
+        header = dicom.fast_header(head, ref.size_bytes) or dicom.read_header(reader.read(ref))
+    except (dicom.SliceProblem, sources.UnreadableSource) as problem:
+        return _NO_HEADER | {"reason": problem.reason, "detail": problem.detail}
+    fields = header._asdict()
+    fields["patient_key"] = splits.patient_key(header.patient_id, secret)
+    return {name: fields[name] for name in HEADER_SCHEMA.names} | {"reason": "", "detail": ""}
+
+
+def convert_shard(
+    shard: PlannedShard, spec: DatasetSpec, reader: sources.SliceReader, file: BinaryIO, tally: Counter[str]
+) -> Sidecar:
+    """Write the records of a planned shard to `file`, one slice in memory at a time; returns its sidecar.
+
+    Slices that turn out damaged are left out and stand in the sidecar with their reason. `tally` counts
+    `read written rejected read_bytes written_bytes` and the microseconds of each stage.
+    """
+    table = records.features(spec)
+    writer = records.ShardWriter(file)
+    rows, offsets, digests, rejects = [], [], [], []
+    for row, (ref, meta) in enumerate(zip(sources.refs(shard.slices), _metadata(shard.slices), strict=True)):
+        try:
+            image = _image(ref, meta["sop_uid"], spec, reader, tally)
+        except (dicom.SliceProblem, sources.UnreadableSource) as problem:
+            rejects.append({"row": row, "reason": problem.reason, "detail": problem.detail})
+            continue
+        begin = time.perf_counter_ns()
+        digest = records.pixel_digest(image)
+        payload = records.encode(_record(image, digest, meta), table)
+        offsets.append(writer.write(payload))
+        rows.append(row)
+        digests.append(digest.hex())
+        tally["encode_us"] += (time.perf_counter_ns() - begin) // 1000
+    tally["written"] += len(rows)
+    tally["rejected"] += len(rejects)
+    tally["written_bytes"] += writer.size_bytes
+    positives = np.asarray(shard.slices["labels"].take(pa.array(rows, pa.int64())).to_pylist(), np.int64)
+    counts = {name: int((positives[:, i] == 1).sum()) if rows else 0 for i, name in enumerate(spec.labels.names)}
+    return Sidecar(
+        name=shard.name,
+        split=shard.split,
+        stratum=shard.stratum,
+        slices=len(rows),
+        bytes=writer.size_bytes,
+        sha256=writer.sha256(),
+        crc32c=writer.crc32c(),
+        labels=counts,
+        rows=rows,
+        offsets=offsets,
+        digests=digests,
+        rejects=rejects,
+    )
+
+
+def _image(
+    ref: sources.SliceRef, sop_uid: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]
+) -> Any:
+    begin = time.perf_counter_ns()
+    data = reader.read(ref)
+    was_read = time.perf_counter_ns()
+    tally["read"] += 1
+    tally["read_bytes"] += ref.stored_bytes
+    ct = dicom.read_slice(data)
+    if ct.header.sop_uid != sop_uid:
+        raise sources.UnreadableSource("changed", f"the file now holds slice {ct.header.sop_uid}, not {sop_uid}")
+    decoded = time.perf_counter_ns()
+    image = pixels.window_slice(ct.hu, spec.image)
+    tally["read_us"] += (was_read - begin) // 1000
+    tally["decode_us"] += (decoded - was_read) // 1000
+    tally["window_us"] += (time.perf_counter_ns() - decoded) // 1000
+    return image
+
+
+def _metadata(slices: pa.Table) -> list[dict[str, Any]]:
+    names = ("sop_uid", "study_uid", "series_uid", "patient_key", "position_mm", "slice_index", "slice_count", "labels")
+    return slices.select(names).to_pylist()
+
+
+def _record(image: Any, digest: bytes, meta: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: meta[name].encode() for name in ("sop_uid", "study_uid", "series_uid", "patient_key")}
+    return meta | texts | {"image": image, "pixel_digest": digest}

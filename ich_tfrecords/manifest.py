@@ -1,0 +1,318 @@
+"""The metadata of a data-set directory: what a shard holds, and the manifest that makes a directory a data set.
+
+`manifest.json` is written last. Whoever finds one has a whole data set; it is the authority on windows,
+labels and counts for training and serving.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ich_tfrecords import __version__, atomic, records, splits
+from ich_tfrecords.plan import IDS, Plan, PlannedShard, planned_shards
+from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, to_dict
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SLICES = "slices.parquet"
+REJECTS = "rejects.csv"
+CARD = "README.md"
+TFDS_INFO = "dataset_info.json"
+TFDS_FEATURES = "features.json"
+
+
+class DatasetError(ValueError):
+    """A directory that is no data set, or one of another format; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sidecar:
+    """What the writer of a shard tells about it.
+
+    `labels`: positives by label. `rows`, `offsets`, `digests`: for each record the row of the plan it came
+    from, its first byte, and its pixel digest in hexadecimal. `rejects`: row, reason and detail.
+    """
+
+    name: str
+    split: str
+    stratum: str
+    slices: int
+    bytes: int
+    sha256: str
+    crc32c: str
+    labels: dict[str, int]
+    rows: list[int]
+    offsets: list[int]
+    digests: list[str]
+    rejects: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A converted data set: its spec, where it came from, its shards, splits, rejects and metadata files.
+
+    `shards`: one mapping a shard (name, split, stratum, slices, bytes, sha256, crc32c, labels). `splits`:
+    slices, patients, studies, labels and strata of each. `files`: sha256 of each metadata file.
+    `fingerprint`: sha256 over the spec and every shard's sha256; it names the data set.
+    """
+
+    spec: DatasetSpec
+    fingerprint: str
+    made_from: dict[str, Any]
+    splits: dict[str, dict[str, Any]]
+    shards: list[dict[str, Any]]
+    rejects: dict[str, int]
+    not_drawn: int
+    labels_unused: int
+    files: dict[str, str]
+
+    @property
+    def slices(self) -> int:
+        """Number of records in all shards."""
+        return sum(shard["slices"] for shard in self.shards)
+
+
+def read(directory: Path) -> Manifest:
+    """Manifest of a data-set directory. Raises `DatasetError`."""
+    path = directory / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{directory} holds no {MANIFEST}, so it is no data set (or its conversion has not ended; "
+            f"run the same convert command again)"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise DatasetError(f"{path} has format {_get(values, 'format')!r}; this version reads format {FORMAT}")
+    try:
+        values["spec"] = from_dict(values["spec"], f"{path}: spec")
+        return Manifest(**{field.name: values[field.name] for field in dataclasses.fields(Manifest)})
+    except (KeyError, SpecError) as error:
+        raise DatasetError(f"{path} is damaged: {error}") from error
+
+
+def _get(values: Any, key: str) -> Any:
+    return values.get(key) if isinstance(values, dict) else None
+
+
+def fingerprint(spec: DatasetSpec, shards: Sequence[Mapping[str, Any]]) -> str:
+    """sha256 that names a data set: over its spec and the name and sha256 of each shard."""
+    facts = {"spec": to_dict(spec), "shards": [[shard["name"], shard["sha256"]] for shard in shards]}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def commit(directory: Path, spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar], made_from: Any) -> Manifest:
+    """Write the metadata of a finished conversion into `directory`, the manifest last; returns it.
+
+    `sidecars`: one for each planned shard, by name. `made_from`: what the input was.
+    """
+    slices = slice_table(spec, plan, sidecars)
+    rejects = reject_rows(spec, plan, sidecars)
+    shards = [_shard_entry(sidecars[shard.name]) for shard in planned_shards(plan, spec)]
+    manifest = Manifest(
+        spec=spec,
+        fingerprint=fingerprint(spec, shards),
+        made_from=made_from,
+        splits=_split_entries(spec, slices, shards),
+        shards=shards,
+        rejects=dict(sorted(Counter(row["reason"] for row in rejects).items())),
+        not_drawn=plan.not_drawn,
+        labels_unused=plan.labels_unused,
+        files={},
+    )
+    contents = {
+        REJECTS: rejects_csv(rejects).encode(),
+        TFDS_INFO: _json(tfds_info(manifest)),
+        TFDS_FEATURES: _json(tfds_features(spec)),
+        CARD: card(manifest).encode(),
+    }
+    for name, content in contents.items():
+        atomic.write_bytes(directory / name, content)
+    contents[SLICES] = atomic.write_table(directory / SLICES, slices)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
+    manifest = dataclasses.replace(manifest, files=digests)
+    atomic.write_bytes(directory / MANIFEST, _json(_manifest_dict(manifest)))
+    atomic.sync_folder(directory)
+    return manifest
+
+
+def _manifest_dict(manifest: Manifest) -> dict[str, Any]:
+    fields = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
+    return {"format": FORMAT, "generator": f"ich_tfrecords {__version__}", **fields, "spec": to_dict(manifest.spec)}
+
+
+def _json(values: Any) -> bytes:
+    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def slice_table(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) -> pa.Table:
+    """One row a record: ids, split, stratum, place in its series, labels, shard, row, offset, pixel digest.
+
+    Sorted by split, study, series and slice index, which is the spatial order.
+    """
+    parts = [_shard_slices(shard, sidecars[shard.name], spec) for shard in planned_shards(plan, spec)]
+    table = pa.concat_tables(parts)
+    keys = [(name, "ascending") for name in ("split", "study_uid", "series_uid", "slice_index", "sop_uid")]
+    return table.take(pc.sort_indices(table, keys)).combine_chunks()
+
+
+def _shard_slices(shard: PlannedShard, sidecar: Sidecar, spec: DatasetSpec) -> pa.Table:
+    rows = shard.slices.take(pa.array(sidecar.rows, pa.int64()))
+    values = rows["labels"].combine_chunks().flatten().to_numpy().reshape(-1, len(spec.labels.names))
+    same = {"split": shard.split, "stratum": shard.stratum, "shard": shard.name}
+    columns = {name: rows[name] for name in (*IDS, "position_mm", "slice_index", "slice_count")}
+    columns |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in same.items()}
+    columns |= {name: pa.array(values[:, i]) for i, name in enumerate(spec.labels.names)}
+    columns["row"] = pa.array(np.arange(rows.num_rows, dtype=np.int32))
+    columns["offset"] = pa.array(sidecar.offsets, pa.int64())
+    columns["pixel_digest"] = pa.array(sidecar.digests, pa.string())
+    return pa.table(columns)
+
+
+def reject_rows(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) -> list[dict[str, str]]:
+    """Every file that gave no record, with its reason, sorted by name."""
+    rows = plan.rejects.to_pylist()
+    for shard in planned_shards(plan, spec):
+        for reject in sidecars[shard.name].rejects:
+            place = {name: shard.slices[name][reject["row"]].as_py() for name in ("name", "sop_uid")}
+            rows.append({**place, "reason": reject["reason"], "detail": reject["detail"]})
+    return sorted(rows, key=lambda row: (row["name"], row["sop_uid"]))
+
+
+def rejects_csv(rows: Sequence[Mapping[str, str]]) -> str:
+    """CSV text of reject rows; a cell that a spreadsheet would run as a formula gets a leading quote."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = ("name", "sop_uid", "reason", "detail")
+    writer.writerow(names)
+    writer.writerows([_plain_cell(row[name]) for name in names] for row in rows)
+    return out.getvalue()
+
+
+def _plain_cell(text: str) -> str:
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _shard_entry(sidecar: Sidecar) -> dict[str, Any]:
+    names = ("name", "split", "stratum", "slices", "bytes", "sha256", "crc32c", "labels")
+    return {name: getattr(sidecar, name) for name in names}
+
+
+def _split_entries(spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: _split_entry(spec, slices, shards, name) for name in splits.split_names(spec.split)}
+
+
+def _split_entry(spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    rows = slices.filter(pc.equal(slices["split"], name))
+    strata = Counter(rows["stratum"].to_pylist())
+    return {
+        "shards": sum(shard["split"] == name for shard in shards),
+        "slices": rows.num_rows,
+        "bytes": sum(shard["bytes"] for shard in shards if shard["split"] == name),
+        "series": pc.count_distinct(pc.binary_join_element_wise(rows["study_uid"], rows["series_uid"], "/")).as_py(),
+        "studies": pc.count_distinct(rows["study_uid"]).as_py(),
+        "patients": pc.count_distinct(rows["patient_key"]).as_py(),
+        "labels": {label: _label_counts(rows[label]) for label in spec.labels.names},
+        "strata": {stratum: strata[stratum] for stratum in spec.labels.strata if strata[stratum]},
+    }
+
+
+def _label_counts(column: pa.ChunkedArray) -> dict[str, int]:
+    values = column.to_numpy()
+    return {name: int((values == code).sum()) for name, code in (("positive", 1), ("negative", 0), ("unknown", -1))}
+
+
+def tfds_info(manifest: Manifest) -> dict[str, Any]:
+    """`dataset_info.json` of TensorFlow Datasets (proto3 JSON of its DatasetInfo message)."""
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    entries = [
+        {
+            "name": name,
+            "filepathTemplate": template,
+            "shardLengths": [str(shard["slices"]) for shard in manifest.shards if shard["split"] == name],
+            "numBytes": str(values["bytes"]),
+        }
+        for name, values in manifest.splits.items()
+        if values["shards"]
+    ]
+    spec = manifest.spec
+    head = {"name": spec.name, "version": spec.version, "fileFormat": "tfrecord", "moduleName": "ich_tfrecords"}
+    return {**head, "splits": entries}
+
+
+def tfds_features(spec: DatasetSpec) -> dict[str, Any]:
+    """`features.json` of TensorFlow Datasets, from the record table."""
+    prefix = "tensorflow_datasets.core.features"
+    table = {feature.name: _tfds_feature(feature, prefix) for feature in records.features(spec)}
+    return {"pythonClassName": f"{prefix}.features_dict.FeaturesDict", "featuresDict": {"features": table}}
+
+
+def _tfds_feature(feature: records.Feature, prefix: str) -> dict[str, Any]:
+    if feature.dtype == "string":
+        # a Text feature would have to be UTF-8, which a digest is not
+        tensor = {"shape": {}, "dtype": "object", "encoding": "none"}
+        return {"pythonClassName": f"{prefix}.scalar.Scalar", "tensor": tensor}
+    encoding = "bytes" if feature.dtype == "uint8" else "none"
+    if not feature.shape:
+        return {
+            "pythonClassName": f"{prefix}.scalar.Scalar",
+            "tensor": {"shape": {}, "dtype": feature.dtype, "encoding": encoding},
+        }
+    shape = {"dimensions": [str(side) for side in feature.shape]}
+    tensor = {"shape": shape, "dtype": feature.dtype, "encoding": encoding}
+    return {"pythonClassName": f"{prefix}.tensor_feature.Tensor", "tensor": tensor}
+
+
+def card(manifest: Manifest) -> str:
+    """Data-set card in Markdown: what it holds, how the pixels were made, how to read it."""
+    spec, image = manifest.spec, manifest.spec.image
+    windows = ", ".join(f"{window.name} {window.level_hu}/{window.width_hu}" for window in image.windows)
+    head = f"| split | slices | patients | studies | {' | '.join(spec.labels.names)} |"
+    rule = "|---|" + "---:|" * (3 + len(spec.labels.names))
+    return "\n".join(
+        [
+            f"# {spec.name} {spec.version}",
+            "",
+            f"{manifest.slices:,} CT slices of the head as TFRecords: uint8 {list(image.shape)}, windows",
+            f"(level/width in HU) {windows}; labels in the order {', '.join(spec.labels.names)}",
+            "(1, 0, or -1 for unknown).",
+            "",
+            head,
+            rule,
+            *(_card_row(name, values) for name, values in manifest.splits.items()),
+            "",
+            "Numbers under a label count its positive slices. Patients stand in one split only.",
+            f"{sum(manifest.rejects.values()):,} files gave no record; `{REJECTS}` names each with its reason.",
+            "",
+            f"Fingerprint `{manifest.fingerprint}`. `{MANIFEST}` holds the spec and the sha256 of every shard;",
+            "`python -m ich_tfrecords.inspect verify .` checks them all.",
+            "",
+            "```python",
+            "import tensorflow_datasets as tfds",
+            'train = tfds.builder_from_directory(".").as_dataset(split="train")',
+            "```",
+            "",
+            "Not a medical device, and no basis for decisions about patients.",
+            "",
+        ]
+    )
+
+
+def _card_row(name: str, values: Mapping[str, Any]) -> str:
+    cells = [values["slices"], values["patients"], values["studies"]]
+    cells += [counts["positive"] for counts in values["labels"].values()]
+    return f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |"

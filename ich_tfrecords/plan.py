@@ -1,0 +1,190 @@
+"""From the index and the labels to the plan: what is left out and why, and the split, stratum and shard of the rest.
+
+Pure work on tables; nothing here reads or writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ich_tfrecords import records, shards, splits
+from ich_tfrecords.labels import LabelTable, stratum_indices
+from ich_tfrecords.sources import LISTING_SCHEMA
+from ich_tfrecords.spec import DatasetSpec
+
+HEADER_SCHEMA = pa.schema(
+    [
+        ("sop_uid", pa.string()),
+        ("patient_key", pa.string()),
+        ("study_uid", pa.string()),
+        ("series_uid", pa.string()),
+        ("position_mm", pa.float64()),
+        ("rows", pa.int32()),
+        ("columns", pa.int32()),
+        ("bits_stored", pa.int8()),
+        ("signed", pa.bool_()),
+        ("slope", pa.float64()),
+        ("intercept", pa.float64()),
+        ("transfer_syntax", pa.string()),
+    ]
+)
+PROBLEM_SCHEMA = pa.schema([("reason", pa.string()), ("detail", pa.string())])
+INDEX_SCHEMA = pa.unify_schemas([LISTING_SCHEMA, HEADER_SCHEMA, PROBLEM_SCHEMA])
+REJECT_SCHEMA = pa.schema(
+    [("name", pa.string()), ("sop_uid", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+IDS = ("sop_uid", "study_uid", "series_uid", "patient_key")
+
+
+class PlanError(ValueError):
+    """Nothing is left to convert, or the labels belong to other slices."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The slices to convert, sorted by split, shard and row; the rejects; what the subset and labels left over.
+
+    `slices`: listing columns, ids, `position_mm slice_index slice_count`, `labels` (list of int8),
+    `split stratum` (indices into `splits.split_names` and `LabelSpec.strata`), `shard shard_count row`.
+    `rejects`: `REJECT_SCHEMA`. `not_drawn`: slices outside the subset. `labels_unused`: label rows of no slice.
+    """
+
+    slices: pa.Table
+    rejects: pa.Table
+    not_drawn: int
+    labels_unused: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedShard:
+    """One shard-to-be: its file name, split and stratum by name, and its rows of `Plan.slices` in order."""
+
+    name: str
+    split: str
+    stratum: str
+    slices: pa.Table
+
+
+def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) -> Plan:
+    """Plan of an index (`INDEX_SCHEMA`). The order of its rows does not matter. Raises `PlanError`, `SubsetError`.
+
+    `labels` None: the slices carry unknown labels (-1).
+    """
+    usable, rejects = _usable(index)
+    usable = _with_order(usable)
+    usable, values, label_rejects, labels_unused = _labelled(usable, labels, len(spec.labels.names))
+    rejects = pa.concat_tables([rejects, label_rejects])
+    if usable.num_rows == 0:
+        raise PlanError(f"no slice can be converted: {top_reasons(rejects)}")
+    hashed = splits.hash64(f"order:{spec.shards.seed}", usable["sop_uid"].to_pylist())
+    patients = usable["patient_key"].combine_chunks().dictionary_encode()
+    split = splits.split_of(patients.dictionary.to_pylist(), spec.split)[patients.indices.to_numpy()]
+    drawn = splits.draw_subset(split, hashed, spec.split)
+    usable = usable.filter(pa.array(drawn))
+    values, hashed, split = values[drawn], hashed[drawn], split[drawn]
+    stratum = stratum_indices(values, spec.labels)
+    seats = shards.assign_shards(split, stratum, hashed, records.slice_bytes(spec), spec.shards)
+    order = np.lexsort((seats["row"], seats["shard"], split))
+    columns = {"split": split, "stratum": stratum, **{name: seats[name].to_numpy() for name in seats}}
+    planned = usable.append_column("labels", _label_lists(values))
+    for name, column in columns.items():
+        planned = planned.append_column(name, pa.array(column))
+    return Plan(planned.take(pa.array(order)), rejects, int((~drawn).sum()), labels_unused)
+
+
+def planned_shards(plan: Plan, spec: DatasetSpec) -> Iterator[PlannedShard]:
+    """Each shard of a plan, in order of split and number."""
+    split, shard = plan.slices["split"].to_numpy(), plan.slices["shard"].to_numpy()
+    begins = np.flatnonzero(np.r_[True, (split[1:] != split[:-1]) | (shard[1:] != shard[:-1])])
+    for begin, end in zip(begins, np.r_[begins[1:], len(split)], strict=True):
+        rows = plan.slices.slice(begin, end - begin)
+        first = {name: rows[name][0].as_py() for name in ("split", "stratum", "shard", "shard_count")}
+        split_name = splits.split_names(spec.split)[first["split"]]
+        name = shards.shard_name(spec.name, split_name, first["shard"], first["shard_count"])
+        yield PlannedShard(name, split_name, spec.labels.strata[first["stratum"]], rows)
+
+
+def stems(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """File names without folders and without the last suffix."""
+    return pc.replace_substring_regex(names, r"^.*/|\.[^./]*$", "")
+
+
+def known_ids(ids: pa.ChunkedArray, labels: LabelTable) -> npt.NDArray[np.bool_]:
+    """True for each id that the label file speaks of, trusted or not."""
+    named = pa.concat_arrays([labels.ids.cast(pa.string()), pa.array(list(labels.dropped), pa.string())])
+    return pc.is_in(ids, value_set=named).to_numpy()
+
+
+def top_reasons(rejects: pa.Table, most: int = 4) -> str:
+    """The commonest reasons of a reject table, as `1,204 localizer (first: a/b.dcm), 3 truncated (...)`."""
+    counts: dict[str, list[Any]] = {}
+    for reason, name in zip(rejects["reason"].to_pylist(), rejects["name"].to_pylist(), strict=True):
+        counts.setdefault(reason, [0, name])[0] += 1
+    ranked = sorted(counts.items(), key=lambda item: -item[1][0])[:most]
+    return ", ".join(f"{count:,} {reason} (first: {name})" for reason, (count, name) in ranked)
+
+
+def _usable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Readable slices sorted by SOP UID, once each, and the rejects among the rest."""
+    good = pc.equal(index["reason"], "")
+    rejects = index.filter(pc.invert(good)).select(REJECT_SCHEMA.names)
+    usable = index.filter(good)
+    usable = usable.take(pc.sort_indices(usable, [("sop_uid", "ascending"), ("name", "ascending")]))
+    usable = usable.combine_chunks()
+    sop = usable["sop_uid"]
+    again = np.zeros(len(sop), bool)
+    again[1:] = pc.equal(sop.slice(1), sop.slice(0, max(len(sop) - 1, 0))).to_numpy()
+    if not again.any():
+        return usable, rejects
+    repeated = usable.filter(pa.array(again))
+    detail = [f"SOPInstanceUID {uid} stands in an earlier file too" for uid in repeated["sop_uid"].to_pylist()]
+    return usable.filter(pa.array(~again)), pa.concat_tables([rejects, _rejects(repeated, "duplicate_slice", detail)])
+
+
+def _with_order(usable: pa.Table) -> pa.Table:
+    """`usable`, sorted by SOP UID, with `slice_index` and `slice_count` within each series."""
+    series = pc.binary_join_element_wise(usable["study_uid"], usable["series_uid"], "/")
+    codes = pa.chunked_array(series).combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    rank = np.arange(usable.num_rows)
+    index, count = shards.slice_order(codes, usable["position_mm"].to_numpy(), rank)
+    return usable.append_column("slice_index", pa.array(index)).append_column("slice_count", pa.array(count))
+
+
+def _labelled(
+    usable: pa.Table, labels: LabelTable | None, label_count: int
+) -> tuple[pa.Table, npt.NDArray[np.int8], pa.Table, int]:
+    """Slices with labels, the labels [n, labels], the rejects, and the number of label rows that no slice used."""
+    none = REJECT_SCHEMA.empty_table()
+    if labels is None:
+        return usable, np.full((usable.num_rows, label_count), -1, np.int8), none, 0
+    row = _label_rows(usable, labels.ids)
+    known = row >= 0
+    lacking = usable.filter(pa.array(~known))
+    untrusted = [labels.dropped.get(uid, "no_label") for uid in lacking["sop_uid"].to_pylist()]
+    details = ["the label file has no row for this slice" if why == "no_label" else why for why in untrusted]
+    rejects = _rejects(lacking, untrusted, details)
+    unused = len(labels.ids) - len(np.unique(row[known]))
+    return usable.filter(pa.array(known)), labels.values[row[known]], rejects, unused
+
+
+def _label_rows(usable: pa.Table, ids: pa.Array) -> npt.NDArray[np.int64]:
+    """Row of the label table for each slice, by SOP UID, else by the stem of the file name; -1 where none."""
+    by_uid, by_stem = (pc.index_in(column, value_set=ids) for column in (usable["sop_uid"], stems(usable["name"])))
+    return pc.fill_null(pc.coalesce(by_uid, by_stem), -1).to_numpy().astype(np.int64)
+
+
+def _rejects(rows: pa.Table, reason: str | list[str], detail: list[str]) -> pa.Table:
+    reasons = [reason] * rows.num_rows if isinstance(reason, str) else reason
+    columns = [rows["name"], rows["sop_uid"], pa.array(reasons, pa.string()), pa.array(detail, pa.string())]
+    return pa.table(columns, schema=REJECT_SCHEMA)
+
+
+def _label_lists(values: npt.NDArray[np.int8]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
