@@ -11,13 +11,10 @@ import argparse
 import dataclasses
 import hashlib
 import io
-import logging
 import os
 import secrets
 import sys
 import time
-import traceback
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,17 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines import transforms
+from beam_pipelines import launch, transforms
 from beam_pipelines.progress import Progress
-from ich_tfrecords import job, labels, manifest, plan, records, sources, spec, splits
+from ich_tfrecords import card, job, labels, manifest, plan, records, sources, spec, splits
 from ich_tfrecords.job import Identity, WorkDir
 from ich_tfrecords.manifest import Manifest, Sidecar
 
-SMALL_SLICES = 6000  # fewer are converted in this process: starting worker processes costs about 4 s a step
-LOCAL_RUNNERS = ("DirectRunner", "BundleBasedDirectRunner", "FnApiRunner", "SwitchingDirectRunner")
 WRONG_USE = (
     spec.SpecError,
     sources.SourceError,
@@ -47,24 +41,16 @@ WRONG_USE = (
 )
 
 
-class ConversionFailed(Exception):
-    """The work failed; the message is for the user."""
-
-
-class WrongUse(Exception):
-    """A flag or a place that cannot be used; the message is for the user."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 the work failed, 2 wrong use or input."""
-    _quiet_libraries()
+    launch.quiet_libraries()
     args, beam_flags = _parse(argv)
     try:
-        options = _beam_options(args.runner, beam_flags)
+        options = launch.beam_options(args.runner, beam_flags)
         run(args, options)
-    except (*WRONG_USE, WrongUse) as error:
+    except (*WRONG_USE, launch.WrongUse) as error:
         return _complain(error, 2)
-    except ConversionFailed as error:
+    except launch.ConversionFailed as error:
         return _complain(error, 1)
     except OSError as error:
         return _complain(f"{error.strerror or error}: {error.filename or args.output}", 2)
@@ -82,8 +68,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m beam_pipelines.convert",
         description="Convert CT slices (DICOM) to a TFRecord data set. The same command resumes what it began.",
-        epilog="Every other flag goes to Beam: --runner DataflowRunner --project P --region R --temp_location gs://..., "
-        "or --direct_num_workers N (0: all cores) --direct_running_mode multi_processing. Without them the job runs "
+        epilog="Every other flag goes to Beam: --runner DataflowRunner --project P --region R --temp_location URL, or "
+        "--direct_num_workers N (0: all cores) --direct_running_mode multi_processing. Without them the job runs "
         "here: in this process when the input is small, else on all cores. "
         "Exit codes: 0 done, 1 the work failed, 2 wrong use or input.",
         allow_abbrev=False,
@@ -132,17 +118,6 @@ def _fraction(text: str) -> float:
     return value
 
 
-def _beam_options(runner: str | None, flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options; raises `WrongUse` for a flag that neither this command nor Beam knows."""
-    options = PipelineOptions([*flags, *([f"--runner={runner}"] if runner else [])])
-    known: list[argparse.ArgumentParser] = []
-    options.get_all_options(add_extra_args_fn=known.append)
-    strangers = [flag for flag in known[0].parse_known_args(list(flags))[1] if flag.startswith("-")]
-    if strangers or any(not flag.startswith("-") for flag in flags[:1]):
-        raise WrongUse(f"unknown flag {(strangers or list(flags))[0]}; --help lists this command's own")
-    return options
-
-
 def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     """Convert as the arguments say; raises what `main` turns into exit codes."""
     clock = _Clock()
@@ -185,7 +160,7 @@ def _convert(
         done = manifest.read(work.output)
         job.refuse_difference(args.output, Identity(done.spec, done.made_from), identity)
         job.clear(work)
-        print(f"{args.output} is complete already; nothing was written\n{describe(args.output, done)}")
+        print(f"{args.output} is complete already; nothing was written\n{card.describe(args.output, done)}")
         return done
     job.check_identity(work, identity)
     tally: Counter[str] = Counter()
@@ -202,7 +177,7 @@ def _convert(
         finished = _finished(work, planned, identity.spec, args, listing.table.num_rows)
         result = manifest.commit(work.output, identity.spec, planned, finished, identity.made_from)
         job.clear(work)
-    print(describe(args.output, result))
+    print(card.describe(args.output, result))
     print(describe_work(tally, clock.seconds))
     print(f"next: python -m ich_tfrecords.inspect verify {args.output}")
     return result
@@ -215,7 +190,9 @@ def _spec(args: argparse.Namespace) -> spec.DatasetSpec:
     try:
         subset = {name: int(count) for name, count in (part.split("=") for part in args.subset.split(","))}
     except ValueError as error:
-        raise WrongUse(f"--subset {args.subset}: write SPLIT=N,SPLIT=N, such as train=50000,test=5000") from error
+        raise launch.WrongUse(
+            f"--subset {args.subset}: write SPLIT=N,SPLIT=N, such as train=50000,test=5000"
+        ) from error
     return dataclasses.replace(loaded, split=dataclasses.replace(loaded.split, subset=subset))
 
 
@@ -230,7 +207,7 @@ def _secret(path: Path | None, data_spec: spec.DatasetSpec) -> bytes:
         _tell(f"made the patient key {path}; keep it, a later conversion needs it to give patients the same keys")
     key = path.read_text(encoding="utf-8").strip().encode()
     if not 16 <= len(key) <= 64:
-        raise WrongUse(f"{path} holds {len(key)} bytes; a patient key has 16 to 64")
+        raise launch.WrongUse(f"{path} holds {len(key)} bytes; a patient key has 16 to 64")
     return key
 
 
@@ -248,7 +225,7 @@ def _label_source(name: str, inputs: Sequence[str]) -> tuple[bytes, str]:
     for place in inputs:
         if Path(place).suffix.lower() == ".zip":
             return sources.read_member(place, name), f"{place}: {name}"
-    raise WrongUse(f"--labels {name}: no such file; write its path, or none for slices without labels")
+    raise launch.WrongUse(f"--labels {name}: no such file; write its path, or none for slices without labels")
 
 
 def _sha256(data: bytes) -> str:
@@ -265,7 +242,7 @@ def _check_stems(listing: sources.Listing, table: labels.LabelTable | None, limi
     if not known.any() or lacking <= limit * len(known):
         return
     first = listing.table["name"][int((~known).argmax())].as_py()
-    raise WrongUse(
+    raise launch.WrongUse(
         f"{lacking:,} of {len(known):,} files have no label in {table.name} (first: {first}); choose the labelled "
         f"ones with --include, such as --include '*/stage_2_train/*', or raise --max_reject_fraction"
     )
@@ -281,11 +258,9 @@ def _index(
         return min(total, job.LISTING_ROWS * len(list((work.path / "index").glob("*.parquet"))))
 
     step = transforms.IndexParts(work, secret)
-    _run_beam(
-        work, job.missing_index(work, parts), step, options, total, tally, Progress("index", total, done, sys.stderr)
-    )
+    _run(work, job.missing_index(work, parts), step, options, tally, Progress("index", total, done, sys.stderr))
     if job.missing_index(work, parts):
-        raise ConversionFailed(f"the index step left parts unwritten; {_log_hint(work)}")
+        raise launch.ConversionFailed(f"the index step left parts unwritten (see {work.path})")
     return job.read_index(work, parts)
 
 
@@ -311,34 +286,20 @@ def _write_shards(
     for stale in work.temporary.iterdir():
         stale.unlink()
     step = transforms.WriteShards(work, data_spec)
-    _run_beam(work, pending, step, options, total, tally, Progress("convert", total, done, sys.stderr))
+    _run(work, pending, step, options, tally, Progress("convert", total, done, sys.stderr))
 
 
-def _run_beam(
+def _run(
     work: WorkDir,
     elements: Sequence[Any],
     step: beam.PTransform,
     options: PipelineOptions,
-    slices: int,
     tally: Counter[str],
     progress: Progress,
 ) -> None:
-    """Run one step over its elements and add its counters to `tally`; raises `ConversionFailed`, `WrongUse`."""
-    if not elements:
-        return
-    pipeline = beam.Pipeline(runner=_runner(options, slices), options=options)
-    build(pipeline, elements, step)
-    try:
-        with progress:
-            result = pipeline.run()
-            result.wait_until_finish()
-    except Exception as error:
-        (work.path / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
-        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise ConversionFailed(f"Beam stopped: {last[0]}; {_log_hint(work)}") from error
-    failures = _add_counters(result, tally)
-    if failures:
-        raise WrongUse(f"{failures[0]}; mend that and run the same command again, it goes on where this one stopped")
+    if elements:
+        log = work.path / "error.log"
+        launch.run_step(lambda p: build(p, elements, step), options, progress.total, tally, progress, log)
 
 
 def build(pipeline: beam.Pipeline, elements: Sequence[Any], step: beam.PTransform) -> beam.PCollection:
@@ -346,39 +307,9 @@ def build(pipeline: beam.Pipeline, elements: Sequence[Any], step: beam.PTransfor
     return pipeline | "Elements" >> beam.Create(elements) | step
 
 
-def _runner(options: PipelineOptions, slices: int) -> Any:
-    """FnApiRunner by name for local work (Beam's DirectRunner may fetch Prism), else the runner asked for."""
-    name = options.view_as(StandardOptions).runner
-    if name is not None and name.rsplit(".", 1)[-1] not in LOCAL_RUNNERS:
-        return name
-    direct = options.view_as(DirectOptions)
-    chosen = direct.direct_num_workers != 1 or direct.direct_running_mode != "in_memory"
-    if not chosen and name is None and slices > SMALL_SLICES:
-        direct.direct_num_workers = 0
-    if direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
-        direct.direct_running_mode = "multi_processing"
-    return FnApiRunner()
-
-
-def _add_counters(result: Any, tally: Counter[str]) -> list[str]:
-    """Add counters to `tally` by name (step names differ by runner); returns the failures' messages."""
-    failures = []
-    for counter in result.metrics().query()["counters"]:
-        metric, value = counter.key.metric, counter.committed or counter.attempted or 0
-        if metric.namespace == transforms.COUNTERS:
-            tally[metric.name] += value
-        elif metric.namespace == transforms.FAILURES and value:
-            failures.append(metric.name)
-    return sorted(failures)
-
-
-def _log_hint(work: WorkDir) -> str:
-    return f"details are in {work.path / 'error.log'}"
-
-
 def _check_rejects(rejects: int, files: int, args: argparse.Namespace, reasons: str) -> None:
     if rejects > args.max_reject_fraction * files:
-        raise ConversionFailed(
+        raise launch.ConversionFailed(
             f"{rejects:,} of {files:,} files ({rejects / files:.1%}) give no record, more than --max_reject_fraction "
             f"{args.max_reject_fraction:g} allows: {reasons}; nothing was committed"
         )
@@ -391,7 +322,9 @@ def _finished(
     found = dict(job.sidecars(work, names))
     missing = [name for name in names if name not in found]
     if missing:
-        raise ConversionFailed(f"{len(missing):,} shards are not written (first: {missing[0]}); run the command again")
+        raise launch.ConversionFailed(
+            f"{len(missing):,} shards are not written (first: {missing[0]}); run the command again"
+        )
     rows = manifest.reject_rows(data_spec, planned, found)
     reasons = ", ".join(
         f"{count:,} {reason}" for reason, count in Counter(row["reason"] for row in rows).most_common(4)
@@ -402,26 +335,12 @@ def _finished(
     return found
 
 
-def describe(directory: Path, done: Manifest) -> str:
-    """Lines that say what a data set holds."""
-    lines = [f"{directory}: {done.slices:,} slices in {len(done.shards):,} shards, fingerprint {done.fingerprint[:16]}"]
-    for name, values in done.splits.items():
-        positive = ", ".join(f"{label} {counts['positive']:,}" for label, counts in values["labels"].items())
-        lines.append(f"  {name}: {values['slices']:,} slices of {values['patients']:,} patients; positive: {positive}")
-    if done.rejects:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.rejects.items()))
-        lines.append(f"  no record: {sum(done.rejects.values()):,} files ({reasons}); see {manifest.REJECTS}")
-    if done.not_drawn:
-        lines.append(f"  outside the subset: {done.not_drawn:,} slices")
-    if done.labels_unused:
-        lines.append(f"  labels of slices that are not in the input: {done.labels_unused:,}")
-    return "\n".join(lines)
-
-
 def describe_work(tally: Counter[str], seconds: dict[str, float]) -> str:
     """Lines that say what this run did and where its time went."""
-    lines = [f"read {tally['read']:,} slices ({tally['read_bytes'] / 1e6:,.1f} MB), wrote {tally['written']:,} records "
-             f"({tally['written_bytes'] / 1e6:,.1f} MB), rejected {tally['rejected']:,} while reading"]  # fmt: skip
+    read_mb, written_mb = tally["read_bytes"] / 1e6, tally["written_bytes"] / 1e6
+    lines = [
+        f"read {tally['read']:,} slices ({read_mb:,.1f} MB), wrote {tally['written']:,} records ({written_mb:,.1f} MB)"
+    ]
     if tally["read"]:
         stages = ("read", "decode", "window", "encode")
         parts = ", ".join(f"{stage} {tally[f'{stage}_us'] / tally['read'] / 1000:.2f}" for stage in stages)
@@ -448,14 +367,6 @@ class _Clock:
         begin = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - begin
-
-
-def _quiet_libraries() -> None:
-    """Keep warnings that repeat for every file or worker off the screen."""
-    warnings.filterwarnings("ignore", module="pydicom")
-    warnings.filterwarnings("ignore", module="apache_beam")
-    for name in ("apache_beam", "pydicom", "root"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ class Progress:
     """Watches `done()` (slices so far) from a thread while a pipeline runs, and shows rate and time left."""
 
     def __init__(self, title: str, total: int, done: Callable[[], int], stream: TextIO) -> None:
-        self._title, self._total, self._done, self._stream = title, total, done, stream
+        self._title, self.total, self._done, self._stream = title, total, done, stream
         self._live = stream.isatty()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -32,16 +32,16 @@ class Progress:
         self._stop.set()
         self._thread.join()
         if kind is None:
-            self._show(self._total, "\n")
+            self._show(self.total, "\n")
         elif self._live:
             self._stream.write("\n")
 
     def _watch(self) -> None:
         while not self._stop.wait(BAR_EVERY_S if self._live else LINE_EVERY_S):
-            self._show(min(self._done(), self._total), "" if self._live else "\n")
+            self._show(min(self._done(), self.total), "" if self._live else "\n")
 
     def _show(self, done: int, end: str) -> None:
-        text = progress_line(self._title, done, self._total, done - self._first, time.monotonic() - self._begin)
+        text = progress_line(self._title, done, self.total, done - self._first, time.monotonic() - self._begin)
         self._stream.write((f"\r{text}\x1b[K" if self._live else text) + end)
         self._stream.flush()
 

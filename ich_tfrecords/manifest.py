@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords import __version__, atomic, records, splits
+from ich_tfrecords import __version__, atomic, card, splits, tfds
 from ich_tfrecords.plan import IDS, Plan, PlannedShard, planned_shards
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, to_dict
 
@@ -29,8 +29,6 @@ MANIFEST = "manifest.json"
 SLICES = "slices.parquet"
 REJECTS = "rejects.csv"
 CARD = "README.md"
-TFDS_INFO = "dataset_info.json"
-TFDS_FEATURES = "features.json"
 
 
 class DatasetError(ValueError):
@@ -136,9 +134,9 @@ def commit(directory: Path, spec: DatasetSpec, plan: Plan, sidecars: Mapping[str
     )
     contents = {
         REJECTS: rejects_csv(rejects).encode(),
-        TFDS_INFO: _json(tfds_info(manifest)),
-        TFDS_FEATURES: _json(tfds_features(spec)),
-        CARD: card(manifest).encode(),
+        tfds.INFO: _json(tfds.info(manifest.spec, manifest.splits, manifest.shards)),
+        tfds.FEATURES: _json(tfds.features(spec)),
+        CARD: card.card(manifest).encode(),
     }
     for name, content in contents.items():
         atomic.write_bytes(directory / name, content)
@@ -234,85 +232,3 @@ def _split_entry(spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[s
 def _label_counts(column: pa.ChunkedArray) -> dict[str, int]:
     values = column.to_numpy()
     return {name: int((values == code).sum()) for name, code in (("positive", 1), ("negative", 0), ("unknown", -1))}
-
-
-def tfds_info(manifest: Manifest) -> dict[str, Any]:
-    """`dataset_info.json` of TensorFlow Datasets (proto3 JSON of its DatasetInfo message)."""
-    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    entries = [
-        {
-            "name": name,
-            "filepathTemplate": template,
-            "shardLengths": [str(shard["slices"]) for shard in manifest.shards if shard["split"] == name],
-            "numBytes": str(values["bytes"]),
-        }
-        for name, values in manifest.splits.items()
-        if values["shards"]
-    ]
-    spec = manifest.spec
-    head = {"name": spec.name, "version": spec.version, "fileFormat": "tfrecord", "moduleName": "ich_tfrecords"}
-    return {**head, "splits": entries}
-
-
-def tfds_features(spec: DatasetSpec) -> dict[str, Any]:
-    """`features.json` of TensorFlow Datasets, from the record table."""
-    prefix = "tensorflow_datasets.core.features"
-    table = {feature.name: _tfds_feature(feature, prefix) for feature in records.features(spec)}
-    return {"pythonClassName": f"{prefix}.features_dict.FeaturesDict", "featuresDict": {"features": table}}
-
-
-def _tfds_feature(feature: records.Feature, prefix: str) -> dict[str, Any]:
-    if feature.dtype == "string":
-        # a Text feature would have to be UTF-8, which a digest is not
-        tensor = {"shape": {}, "dtype": "object", "encoding": "none"}
-        return {"pythonClassName": f"{prefix}.scalar.Scalar", "tensor": tensor}
-    encoding = "bytes" if feature.dtype == "uint8" else "none"
-    if not feature.shape:
-        return {
-            "pythonClassName": f"{prefix}.scalar.Scalar",
-            "tensor": {"shape": {}, "dtype": feature.dtype, "encoding": encoding},
-        }
-    shape = {"dimensions": [str(side) for side in feature.shape]}
-    tensor = {"shape": shape, "dtype": feature.dtype, "encoding": encoding}
-    return {"pythonClassName": f"{prefix}.tensor_feature.Tensor", "tensor": tensor}
-
-
-def card(manifest: Manifest) -> str:
-    """Data-set card in Markdown: what it holds, how the pixels were made, how to read it."""
-    spec, image = manifest.spec, manifest.spec.image
-    windows = ", ".join(f"{window.name} {window.level_hu}/{window.width_hu}" for window in image.windows)
-    head = f"| split | slices | patients | studies | {' | '.join(spec.labels.names)} |"
-    rule = "|---|" + "---:|" * (3 + len(spec.labels.names))
-    return "\n".join(
-        [
-            f"# {spec.name} {spec.version}",
-            "",
-            f"{manifest.slices:,} CT slices of the head as TFRecords: uint8 {list(image.shape)}, windows",
-            f"(level/width in HU) {windows}; labels in the order {', '.join(spec.labels.names)}",
-            "(1, 0, or -1 for unknown).",
-            "",
-            head,
-            rule,
-            *(_card_row(name, values) for name, values in manifest.splits.items()),
-            "",
-            "Numbers under a label count its positive slices. Patients stand in one split only.",
-            f"{sum(manifest.rejects.values()):,} files gave no record; `{REJECTS}` names each with its reason.",
-            "",
-            f"Fingerprint `{manifest.fingerprint}`. `{MANIFEST}` holds the spec and the sha256 of every shard;",
-            "`python -m ich_tfrecords.inspect verify .` checks them all.",
-            "",
-            "```python",
-            "import tensorflow_datasets as tfds",
-            'train = tfds.builder_from_directory(".").as_dataset(split="train")',
-            "```",
-            "",
-            "Not a medical device, and no basis for decisions about patients.",
-            "",
-        ]
-    )
-
-
-def _card_row(name: str, values: Mapping[str, Any]) -> str:
-    cells = [values["slices"], values["patients"], values["studies"]]
-    cells += [counts["positive"] for counts in values["labels"].values()]
-    return f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |"

@@ -66,7 +66,7 @@ def slice_bytes(spec: DatasetSpec) -> int:
 
 def pixel_digest(image: npt.NDArray[np.uint8]) -> bytes:
     """16 bytes that tell images apart: blake2b of the tensor in C order."""
-    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
 def encode(values: Mapping[str, Any], table: tuple[Feature, ...]) -> bytes:
