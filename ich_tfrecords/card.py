@@ -55,8 +55,8 @@ def describe(directory: Path, done: Manifest) -> str:
     """Lines that say what a data set holds."""
     lines = [f"{directory}: {done.slices:,} slices in {len(done.shards):,} shards, fingerprint {done.fingerprint[:16]}"]
     for name, values in done.splits.items():
-        positive = ", ".join(f"{label} {counts['positive']:,}" for label, counts in values["labels"].items())
-        lines.append(f"  {name}: {values['slices']:,} slices of {values['patients']:,} patients; positive: {positive}")
+        if values["slices"]:
+            lines.append(f"  {name}: {values['slices']:,} slices of {values['patients']:,} patients; {_labels(values)}")
     if done.rejects:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.rejects.items()))
         lines.append(f"  no record: {sum(done.rejects.values()):,} files ({reasons}); see rejects.csv")
@@ -65,3 +65,9 @@ def describe(directory: Path, done: Manifest) -> str:
     if done.labels_unused:
         lines.append(f"  labels of slices that are not in the input: {done.labels_unused:,}")
     return "\n".join(lines)
+
+
+def _labels(values: Mapping[str, Any]) -> str:
+    if all(counts["unknown"] == values["slices"] for counts in values["labels"].values()):
+        return "labels unknown"
+    return "positive: " + ", ".join(f"{label} {counts['positive']:,}" for label, counts in values["labels"].items())

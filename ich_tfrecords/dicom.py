@@ -298,7 +298,8 @@ def _checked(fields: dict[str, Any], present: int | None, declared: int | None, 
     if present is None:
         raise UnsupportedSlice("no_pixel_data", f"no PixelData element; modality {fields.get('Modality', 'unknown')}")
     _check_kind(fields)
-    ids = [_id(fields, key) for key in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")]
+    sop_uid, patient_id = _id(fields, "SOPInstanceUID"), _id(fields, "PatientID")
+    study_uid, series_uid = _id(fields, "StudyInstanceUID"), _id(fields, "SeriesInstanceUID")
     rows, columns, allocated, stored = _matrix(fields)
     slope, intercept = _number(fields, "RescaleSlope"), _number(fields, "RescaleIntercept")
     if slope == 0:
@@ -307,8 +308,22 @@ def _checked(fields: dict[str, Any], present: int | None, declared: int | None, 
     syntax = fields["TransferSyntaxUID"]
     if syntax in NATIVE:
         _check_length(rows * columns * allocated // 8, present, declared)
-    signed = fields.get("PixelRepresentation") == 1
-    return SliceHeader(*ids, position_mm, rows, columns, allocated, stored, signed, slope, intercept, syntax, offset)
+    return SliceHeader(
+        sop_uid=sop_uid,
+        patient_id=patient_id,
+        study_uid=study_uid,
+        series_uid=series_uid,
+        position_mm=position_mm,
+        rows=rows,
+        columns=columns,
+        bits_allocated=allocated,
+        bits_stored=stored,
+        signed=fields["PixelRepresentation"] == 1,
+        slope=slope,
+        intercept=intercept,
+        transfer_syntax=syntax,
+        pixel_offset=offset,
+    )
 
 
 def _check_kind(fields: dict[str, Any]) -> None:

@@ -106,7 +106,8 @@ def window_channel(hu: Int16, window: Window, size_px: int) -> UInt8:
     """One channel [size_px, size_px] of a square slice `hu` [H, H]: clip, then area-resample, then quantise.
 
     DICOM PS3.3 C.11.2.1.3.2 (LINEAR_EXACT). Clipping comes before resampling, so that bone does not
-    bleed into brain. H = 4 * size_px (512 to 128) takes a fast path; every other H takes `box_sums`. The bits are equal.
+    bleed into brain. H = 4 * size_px (512 to 128) takes a fast path; every other H takes `box_sums`, to the
+    same bits.
     """
     low, scale = _low_edge(window)
     if hu.shape[0] == 4 * size_px and scale == 1 and 16 * window.width_hu < 1 << 16:

@@ -51,7 +51,7 @@ class Window:
         low, high = 2 * self.level_hu - self.width_hu, 2 * self.level_hu + self.width_hu
         _require(self.width_hu > 0, f"window {self.name}: width_hu is {self.width_hu}; it must be positive")
         _require(
-            -2 * 32768 <= low and high <= 2 * 32767,
+            low >= -2 * 32768 and high <= 2 * 32767,
             f"window {self.name}: {low / 2:g} to {high / 2:g} HU leaves the int16 range of HU",
         )
 
