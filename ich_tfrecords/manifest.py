@@ -125,7 +125,7 @@ def commit(directory: Path, spec: DatasetSpec, plan: Plan, sidecars: Mapping[str
         spec=spec,
         fingerprint=fingerprint(spec, shards),
         made_from=made_from,
-        splits=_split_entries(spec, slices, shards),
+        splits=split_entries(spec, slices, shards),
         shards=shards,
         rejects=dict(sorted(Counter(row["reason"] for row in rejects).items())),
         not_drawn=plan.not_drawn,
@@ -210,7 +210,8 @@ def _shard_entry(sidecar: Sidecar) -> dict[str, Any]:
     return {name: getattr(sidecar, name) for name in names}
 
 
-def _split_entries(spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def split_entries(spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of each split, from the slice table and the shard entries, as the manifest holds them."""
     return {name: _split_entry(spec, slices, shards, name) for name in splits.split_names(spec.split)}
 
 

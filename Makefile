@@ -1,0 +1,58 @@
+# `make demo` and `make test` set up everything they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+RUN := $(BIN)/python -m
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    synthetic CT slices -> TFRecords, verified, with a picture (into $(DEMO)/)"
+	@echo "make test    lint, types and tests"
+	@echo "make bench   the benchmarks (minutes; prints tables)"
+	@echo "make clean   remove what the others made"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else None'
+	@echo "making $(VENV) (the first time takes a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(BIN)/python setup.py constraints.txt
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	@$(PIP) --editable ".[test]"
+	@touch $@
+
+demo: $(VENV)/.base
+	@rm -rf $(DEMO)
+	$(RUN) ich_tfrecords.synthetic --output $(DEMO)/ct --patients 40 --defects
+	$(RUN) beam_pipelines.convert --input $(DEMO)/ct/stage_2_train --labels $(DEMO)/ct/stage_2_train.csv \
+	  --output $(DEMO)/rsna_ich --max_reject_fraction 0.02
+	$(RUN) ich_tfrecords.inspect verify $(DEMO)/rsna_ich
+	$(RUN) ich_tfrecords.inspect show $(DEMO)/rsna_ich --output $(DEMO)/montage.png
+	$(RUN) ich_tfrecords.inspect report $(DEMO)/rsna_ich --output $(DEMO)/report
+	@echo
+	@echo "data set  $(DEMO)/rsna_ich   (README.md there says what it holds)"
+	@echo "picture   $(DEMO)/montage.png"
+	@echo "report    $(DEMO)/report/index.html"
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(RUN) pytest -n 2
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/bench_zip.py
+	$(BIN)/python benchmarks/bench_labels.py
+	$(BIN)/python benchmarks/bench_convert.py
+	$(BIN)/python benchmarks/bench_memory.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,66 @@
+"""Packaging. The base install is what a Beam worker needs; TensorFlow and OpenCV stay out of it."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+BASE = [
+    "apache-beam[gcp]>=2.77,<3",  # 2.67 to 2.75 leak memory when elements raise
+    "google-cloud-storage>=2.18",
+    "google-crc32c>=1.5",
+    "isal>=1.7",
+    "numpy>=1.26",
+    "pandas>=2.2",
+    "pillow>=10.3",
+    "protobuf>=4.25",
+    "pyarrow>=15",
+    "pydicom>=3.0.1,<4",
+    "pyyaml>=6",
+    # decoders of compressed slices, none of them under the GPL
+    "pyjpegls>=1.4",  # JPEG-LS
+    "pylibjpeg-openjpeg>=2.4",  # JPEG 2000
+    "python-gdcm>=3.0.24",  # JPEG Lossless
+]
+TRAIN = ["tensorflow>=2.21,<2.22", "keras>=3.15,<4", "scikit-learn>=1.6", "matplotlib>=3.9", "tensorboard>=2.20"]
+TEST = [
+    "hypothesis>=6.100",
+    "mypy>=1.14",
+    "opencv-python-headless>=4.9",
+    "psutil>=6",
+    "pytest>=8.3",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-datasets>=4.9.9",
+    "types-PyYAML",
+]
+
+setup(
+    name="ich-tfrecords",
+    version="0.1.0",
+    description="Head-CT slices to verified TFRecords with Apache Beam, and classifiers of intracranial hemorrhage",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=["ich_tfrecords", "ich_tfrecords.configs", "beam_pipelines"],
+    package_dir={"ich_tfrecords.configs": "configs"},
+    package_data={"ich_tfrecords": ["py.typed"], "ich_tfrecords.configs": ["*.yaml"], "beam_pipelines": ["py.typed"]},
+    install_requires=BASE,
+    extras_require={
+        "train": TRAIN,
+        "cuda": ["tensorflow[and-cuda]>=2.21,<2.22", *TRAIN],
+        "test": TEST,
+        "tfio": ["tensorflow==2.16.2", "tensorflow-io==0.37.1"],  # in an environment of its own
+        "kaggle": ["kaggle>=1.6"],
+    },
+    entry_points={
+        "console_scripts": [
+            "ich-convert=beam_pipelines.convert:main",
+            "ich-inspect=ich_tfrecords.inspect:main",
+            "ich-synthetic=ich_tfrecords.synthetic:main",
+        ]
+    },
+)
