@@ -7,7 +7,7 @@ from setuptools import setup
 HERE = Path(__file__).parent
 
 BASE = [
-    "apache-beam[gcp]>=2.77,<3",  # 2.67 to 2.75 leak memory when elements raise
+    "apache-beam>=2.77,<3",  # 2.67 to 2.75 leak memory when elements raise
     "google-cloud-storage>=2.18",
     "google-crc32c>=1.5",
     "isal>=1.7",
@@ -53,6 +53,7 @@ setup(
         "train": TRAIN,
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22", *TRAIN],
         "test": TEST,
+        "gcp": ["apache-beam[gcp]>=2.77,<3"],  # to launch on Dataflow; its workers have it already
         "tfio": ["tensorflow==2.16.2", "tensorflow-io==0.37.1"],  # in an environment of its own
         "kaggle": ["kaggle>=1.6"],
     },

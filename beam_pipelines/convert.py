@@ -139,11 +139,25 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
         "patient_key": {"check": splits.patient_key("check", secret)},
     }
     identity = Identity(data_spec, made_from)
+    if (args.output / manifest.MANIFEST).exists():
+        return _already_done(args.output, identity)
     lock = job.claim(args.output)
     try:
         return _convert(args, options, identity, secret, listing, table, clock)
     finally:
         os.close(lock)
+
+
+def _already_done(output: Path, identity: Identity) -> Manifest:
+    """Manifest of a finished directory, which must be of the same job; nothing is written."""
+    done = manifest.read(output)
+    job.refuse_difference(output, Identity(done.spec, done.made_from), identity)
+    if WorkDir(output).path.exists():  # a run that ended between the manifest and the tidying
+        lock = job.claim(output)
+        job.clear(WorkDir(output))
+        os.close(lock)
+    print(f"{output} is complete already; nothing was written\n{card.describe(output, done)}")
+    return done
 
 
 def _convert(
@@ -156,12 +170,6 @@ def _convert(
     clock: _Clock,
 ) -> Manifest:
     work = WorkDir(args.output.absolute())
-    if (work.output / manifest.MANIFEST).exists():
-        done = manifest.read(work.output)
-        job.refuse_difference(args.output, Identity(done.spec, done.made_from), identity)
-        job.clear(work)
-        print(f"{args.output} is complete already; nothing was written\n{card.describe(args.output, done)}")
-        return done
     job.check_identity(work, identity)
     tally: Counter[str] = Counter()
     with clock.stage("index"):

@@ -1,0 +1,78 @@
+"""Fixtures, from small to large.
+
+rsna_spec            the packaged spec
+synthetic_set        a synthetic RSNA folder: 10 patients, every label, no defects   (session)
+synthetic_zip        the same slices as a Kaggle zip                                 (session)
+defective_set        a synthetic folder with one of each RSNA defect                 (session)
+dataset              `synthetic_set` converted; read only                            (session)
+dataset_copy         a copy of it to damage
+real_dicom_dir       real CT files, or a skip
+convert              the command line in this process: convert(*flags) -> exit code
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ich_tfrecords import spec
+from ich_tfrecords.synthetic import Summary, generate
+
+
+@pytest.fixture(scope="session")
+def rsna_spec() -> spec.DatasetSpec:
+    return spec.load("rsna_ich")
+
+
+def _generate(folder: Path, **options) -> Summary:
+    return generate(folder, patients=10, test_patients=2, slices_per_study=6, every_label=True, seed=3, **options)
+
+
+@pytest.fixture(scope="session")
+def synthetic_set(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    return _generate(tmp_path_factory.mktemp("synthetic"))
+
+
+@pytest.fixture(scope="session")
+def synthetic_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return next(_generate(tmp_path_factory.mktemp("zipped"), zip_archive=True).output.glob("*.zip"))
+
+
+@pytest.fixture(scope="session")
+def defective_set(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    return _generate(tmp_path_factory.mktemp("defective"), defects=True)
+
+
+@pytest.fixture(scope="session")
+def convert():
+    from beam_pipelines.convert import main
+
+    def run(*flags: object) -> int:
+        return main([str(flag) for flag in flags])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def dataset(synthetic_set: Summary, tmp_path_factory: pytest.TempPathFactory, convert) -> Path:
+    output = tmp_path_factory.mktemp("converted") / "rsna_ich"
+    folder = synthetic_set.output
+    labels = folder / "stage_2_train.csv"
+    assert convert("--input", folder / "stage_2_train", "--labels", labels, "--output", output) == 0
+    return output
+
+
+@pytest.fixture
+def dataset_copy(dataset: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(dataset, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def real_dicom_dir() -> Path:
+    place = os.environ.get("ICH_REAL_DICOM_DIR")
+    if not place:
+        pytest.skip("set ICH_REAL_DICOM_DIR to a folder of real CT files")
+    return Path(place)

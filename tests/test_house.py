@@ -1,0 +1,134 @@
+"""The house of docs/architecture.md: who may import whom, one definition for a value, light workers."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# room -> rooms of ich_tfrecords that it may import
+MAY_IMPORT = {
+    "spec": set(),
+    "atomic": set(),
+    "pixels": {"spec"},
+    "phantom": set(),
+    "zip_directory": set(),
+    "labels": {"spec"},
+    "splits": {"spec"},
+    "shards": {"spec", "splits"},
+    "records": {"spec"},
+    "dicom": {"pixels"},
+    "sources": {"zip_directory"},
+    "tfds": {"records", "spec"},
+    "plan": {"labels", "records", "shards", "sources", "spec", "splits"},
+    "card": {"manifest"},  # for its types only
+    "manifest": {"atomic", "card", "plan", "spec", "splits", "tfds"},
+    "verify": {"manifest", "records", "splits", "tfds"},
+    "job": {"atomic", "manifest", "plan", "spec"},
+    "conversion": {"atomic", "dicom", "job", "manifest", "pixels", "plan", "records", "sources", "spec", "splits"},
+    "dicom_writer": set(),
+    "synthetic_defects": {"dicom_writer", "synthetic_plan"},
+    "synthetic_plan": {"dicom_writer", "phantom"},
+    "synthetic": {"dicom_writer", "phantom", "synthetic_defects", "synthetic_plan"},
+    "montage": {"manifest", "records", "spec"},
+    "report": {"atomic", "card", "manifest", "montage", "records", "spec", "splits"},
+    "export": {"atomic", "manifest", "records", "spec"},
+    "inspect": {"atomic", "card", "export", "manifest", "montage", "records", "report", "verify"},
+}
+THIRD_PARTY = {
+    "spec": {"yaml"},
+    "pixels": {"numpy"},
+    "labels": {"numpy", "pandas", "pyarrow"},
+    "splits": {"numpy"},
+    "shards": {"numpy", "pandas"},
+    "records": {"numpy", "google", "google_crc32c", "tensorflow"},
+    "dicom": {"numpy", "pydicom"},
+    "sources": {"numpy", "pyarrow", "isal"},
+    "plan": {"numpy", "pyarrow"},
+}
+
+
+def imported(path: Path, top_only: bool = False) -> set[str]:
+    """Dotted names that a file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: set[str] = set()
+    for node in tree.body if top_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def rooms_of(names: set[str]) -> set[str]:
+    parts = {name.split(".")[1] for name in names if name.startswith("ich_tfrecords.")}
+    return parts & {path.stem for path in (ROOT / "ich_tfrecords").glob("*.py")}
+
+
+def third_party(names: set[str]) -> set[str]:
+    tops = {name.split(".")[0] for name in names}
+    return tops - set(sys.stdlib_module_names) - {"ich_tfrecords", "beam_pipelines", "trainer", "__future__"}
+
+
+FILES = {package: sorted((ROOT / package).glob("*.py")) for package in ("ich_tfrecords", "beam_pipelines", "trainer")}
+
+
+@pytest.mark.parametrize("path", FILES["ich_tfrecords"], ids=lambda path: path.stem)
+def test_a_room_imports_only_what_the_house_allows(path):
+    if path.stem == "__init__":
+        assert imported(path) == {"__future__", "__future__.annotations"} & imported(path)
+        return
+    allowed = MAY_IMPORT[path.stem]
+    assert rooms_of(imported(path)) - {path.stem} <= allowed
+    assert path.stem not in THIRD_PARTY or third_party(imported(path)) <= THIRD_PARTY[path.stem]
+
+
+def test_the_arrows_run_one_way():
+    done: set[str] = set()
+    waiting = {room: allowed - {"manifest"} if room == "card" else allowed for room, allowed in MAY_IMPORT.items()}
+    while waiting:
+        free = {room for room, allowed in waiting.items() if allowed <= done}
+        assert free, f"a circle among {sorted(waiting)}"
+        done |= free
+        waiting = {room: allowed for room, allowed in waiting.items() if room not in free}
+
+
+@pytest.mark.parametrize("package", FILES)
+def test_packages_keep_apart(package):
+    forbidden = {
+        "ich_tfrecords": {"beam_pipelines", "trainer", "cv2", "apache_beam"},
+        "beam_pipelines": {"trainer", "tensorflow", "keras", "cv2"},
+        "trainer": {"beam_pipelines", "apache_beam"},
+    }[package]
+    for path in FILES[package]:
+        assert not {name.split(".")[0] for name in imported(path)} & forbidden, path.name
+
+
+def test_tensorflow_is_never_imported_at_the_top_of_a_room():
+    for path in FILES["ich_tfrecords"]:
+        assert "tensorflow" not in third_party(imported(path, top_only=True)), path.name
+
+
+def test_the_windows_have_their_numbers_in_yaml_alone(rsna_spec):
+    """A width of 380 HU, the subset counts and the label order occur in no Python file."""
+    for path in [path for paths in FILES.values() for path in paths if "synthetic" not in path.stem]:
+        numbers = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, int)
+        }
+        assert not numbers & {380, 42500, 7500, rsna_spec.shards.target_bytes}, path.name
+
+
+def test_importing_the_command_loads_neither_tensorflow_nor_cv2():
+    code = (
+        "import sys, beam_pipelines.convert, ich_tfrecords.conversion, ich_tfrecords.inspect; "
+        "print([name for name in ('tensorflow', 'cv2', 'keras') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ich_tfrecords import plan, splits
+from ich_tfrecords.labels import LabelTable
+from ich_tfrecords.spec import from_dict, to_dict
+
+
+def row(sop: str, **changes) -> dict:
+    base = dict.fromkeys(plan.INDEX_SCHEMA.names)
+    base |= {"container": "in", "name": f"{sop}.dcm", "offset": -1, "method": -1, "stored_bytes": 9, "size_bytes": 9}
+    base |= {"crc32": -1, "mtime_ns": 1, "sop_uid": sop, "patient_key": "p1", "study_uid": "s1", "series_uid": "e1"}
+    return base | {"position_mm": 0.0, "reason": "", "detail": ""} | changes
+
+
+def index(*rows: dict) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), plan.INDEX_SCHEMA)
+
+
+def labels(dropped: dict[str, str] | None = None, **by_id: list[int]) -> LabelTable:
+    ids = sorted(by_id)
+    values = np.array([by_id[name] for name in ids], np.int8).reshape(-1, 6)
+    return LabelTable("l.csv", pa.array(ids, pa.string()), values, dropped or {}, {}, ())
+
+
+NEGATIVE = [0, 0, 0, 0, 0, 0]
+SUBDURAL = [1, 0, 0, 0, 0, 1]
+BOTH = [1, 1, 0, 0, 0, 1]
+
+
+def rejects(planned: plan.Plan) -> dict[str, str]:
+    return dict(zip(planned.rejects["name"].to_pylist(), planned.rejects["reason"].to_pylist(), strict=True))
+
+
+def test_labels_reach_their_slices_and_decide_the_stratum(rsna_spec):
+    table = labels(a=NEGATIVE, b=SUBDURAL, c=BOTH)
+    planned = plan.build_plan(index(row("c"), row("a"), row("b")), table, rsna_spec)
+    strata = {r["sop_uid"]: (rsna_spec.labels.strata[r["stratum"]], r["labels"]) for r in planned.slices.to_pylist()}
+    assert strata == {"a": ("none", NEGATIVE), "b": ("subdural", SUBDURAL), "c": ("epidural", BOTH)}
+    assert planned.rejects.num_rows == planned.not_drawn == planned.labels_unused == 0
+
+
+def test_without_labels_everything_is_unknown(rsna_spec):
+    planned = plan.build_plan(index(row("a")), None, rsna_spec)
+    [only] = planned.slices.to_pylist()
+    assert only["labels"] == [-1] * 6
+    assert rsna_spec.labels.strata[only["stratum"]] == "unlabelled"
+
+
+def test_what_is_left_out_has_its_reason(rsna_spec):
+    table = labels({"d": "label_conflict"}, a=NEGATIVE, unused=NEGATIVE)
+    rows = [
+        row("a"),
+        row("a", name="copy/a.dcm"),
+        row("d"),
+        row("e"),
+        row("", name="bad.dcm", reason="truncated", detail="3 of 4"),
+    ]
+    planned = plan.build_plan(index(*rows), table, rsna_spec)
+    assert rejects(planned) == {
+        "copy/a.dcm": "duplicate_slice",
+        "d.dcm": "label_conflict",
+        "e.dcm": "no_label",
+        "bad.dcm": "truncated",
+    }
+    assert planned.slices["name"].to_pylist() == ["a.dcm"]
+    assert planned.labels_unused == 1
+
+
+def test_labels_by_file_name_reach_slices_with_other_uids(rsna_spec):
+    planned = plan.build_plan(index(row("1.2.3", name="x/IM_7.dcm")), labels(IM_7=SUBDURAL), rsna_spec)
+    assert planned.slices["labels"].to_pylist() == [SUBDURAL]
+
+
+def test_nothing_left_is_an_error_with_the_reasons(rsna_spec):
+    bad = row("", name="x.dcm", reason="truncated", detail="")
+    with pytest.raises(plan.PlanError, match=r"no slice can be converted: 1 truncated \(first: x.dcm\)"):
+        plan.build_plan(index(bad), None, rsna_spec)
+
+
+def test_spatial_order_within_a_series(rsna_spec):
+    rows = [row(f"s{i}", position_mm=float(z)) for i, z in enumerate([5, -3, 9, 0])]
+    rows.append(row("t", series_uid="e2", position_mm=1.0))
+    planned = plan.build_plan(index(*rows), None, rsna_spec)
+    order = {r["sop_uid"]: (r["slice_index"], r["slice_count"]) for r in planned.slices.to_pylist()}
+    assert order == {"s1": (0, 4), "s3": (1, 4), "s0": (2, 4), "s2": (3, 4), "t": (0, 1)}
+
+
+def many(count: int) -> list[dict]:
+    return [row(f"s{i}", patient_key=f"p{i % 29}", study_uid=f"u{i % 37}") for i in range(count)]
+
+
+def test_the_plan_does_not_depend_on_the_order_of_the_index(rsna_spec):
+    rows = many(300)
+    forward, backward = (plan.build_plan(index(*some), None, rsna_spec).slices for some in (rows, rows[::-1]))
+    assert forward.to_pylist() == backward.to_pylist()
+
+
+def test_no_patient_stands_in_two_splits(rsna_spec):
+    planned = plan.build_plan(index(*many(300)), None, rsna_spec).slices.to_pylist()
+    seen: dict[str, set[int]] = {}
+    for slice_row in planned:
+        seen.setdefault(slice_row["patient_key"], set()).add(slice_row["split"])
+    assert len(seen) == 29
+    assert all(len(found) == 1 for found in seen.values())
+    assert len({split for found in seen.values() for split in found}) == 3
+
+
+def test_the_subset_draws_its_numbers_and_counts_the_rest(rsna_spec):
+    values = to_dict(rsna_spec)
+    values["split"]["subset"] = {"train": 50, "test": 10}
+    spec = from_dict(values)
+    whole = plan.build_plan(index(*many(300)), None, rsna_spec)
+    drawn = plan.build_plan(index(*many(300)), None, spec)
+    names = splits.split_names(spec.split)
+    counts = np.bincount(drawn.slices["split"].to_numpy(), minlength=3)
+    assert (counts[names.index("train")], counts[names.index("test")]) == (50, 10)
+    assert drawn.not_drawn == whole.slices.num_rows - drawn.slices.num_rows
+    values["split"]["subset"] = {"train": 5000}
+    with pytest.raises(splits.SubsetError, match="asks for 5,000 train slices"):
+        plan.build_plan(index(*many(300)), None, from_dict(values))
+
+
+def test_planned_shards_cover_the_plan_in_order(rsna_spec):
+    planned = plan.build_plan(index(*many(300)), None, rsna_spec)
+    shards = list(plan.planned_shards(planned, rsna_spec))
+    assert pa.concat_tables([shard.slices for shard in shards]).equals(planned.slices)
+    assert len({shard.name for shard in shards}) == len(shards)
+    for shard in shards:
+        assert shard.slices["row"].to_pylist() == list(range(shard.slices.num_rows))
+        assert shard.name.startswith(f"rsna_ich-{shard.split}.tfrecord-")
+        assert shard.stratum == "unlabelled"

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ich_tfrecords import splits
+from ich_tfrecords.spec import SplitSpec
+
+THIRDS = SplitSpec(salt="s", weights={"train": 70, "validation": 15, "test": 15}, subset={})
+KEYS = st.lists(st.text(max_size=8), unique=True, max_size=50)
+
+
+def with_subset(**subset: int) -> SplitSpec:
+    return SplitSpec(salt="s", weights=THIRDS.weights, subset=subset)
+
+
+def test_patient_key_is_a_keyed_hash():
+    assert splits.patient_key("ID_1", b"k" * 32) == hashlib.blake2b(b"ID_1", digest_size=16, key=b"k" * 32).hexdigest()
+    assert splits.patient_key("ID_1", b"k" * 32) != splits.patient_key("ID_1", b"j" * 32)
+    assert "ID_1" not in splits.patient_key("ID_1", b"k" * 32)
+
+
+def test_split_names_are_alphabetical():
+    assert splits.split_names(THIRDS) == ("test", "train", "validation")
+
+
+@given(KEYS, KEYS)
+def test_a_patient_keeps_its_split_whatever_data_come(old, new):
+    before = dict(zip(old, splits.split_of(old, THIRDS), strict=True))
+    together = list(dict.fromkeys([*new, *old]))
+    after = dict(zip(together, splits.split_of(together, THIRDS), strict=True))
+    assert all(after[key] == split for key, split in before.items())
+
+
+@given(st.text(max_size=8), st.lists(st.integers(1, 1000), min_size=1, max_size=4))
+def test_split_of_equals_the_exact_fraction(key, weights):
+    """Oracle: the hash as a fraction of 2**32, against the cumulated weights, in Python's whole numbers."""
+    spec = SplitSpec(salt="x", weights={f"s{i}": weight for i, weight in enumerate(weights)}, subset={})
+    draw = (int(splits.hash64("split:x", [key])[0]) >> 32) * sum(weights) // 2**32
+    expected = next(i for i in range(len(weights)) if draw < sum(weights[: i + 1]))
+    assert splits.split_of([key], spec)[0] == expected
+
+
+def test_the_weights_are_met():
+    found = np.bincount(splits.split_of([f"p{i}" for i in range(20_000)], THIRDS)) / 20_000
+    assert found == pytest.approx([0.15, 0.70, 0.15], abs=0.01)
+
+
+def test_the_salt_changes_the_split():
+    keys = [f"p{i}" for i in range(200)]
+    other = SplitSpec(salt="t", weights=THIRDS.weights, subset={})
+    assert (splits.split_of(keys, THIRDS) != splits.split_of(keys, other)).any()
+
+
+def test_frozen_hashes():
+    """Every converted data set relies on these: splits, subsets and shard order follow from them."""
+    assert splits.hash64("order:2019", ["ID_000012eaf", "ID_000039fa0"]).tolist() == [
+        int.from_bytes(
+            hashlib.blake2b(word, digest_size=8, key=hashlib.blake2b(b"order:2019", digest_size=32).digest()).digest(),
+            "little",
+        )
+        for word in (b"ID_000012eaf", b"ID_000039fa0")
+    ]
+    assert splits.split_of(["a", "b", "c", "d", "e", "f"], THIRDS).tolist() == FROZEN_SPLITS
+
+
+FROZEN_SPLITS = [1, 1, 2, 1, 1, 1]
+
+
+def test_draw_subset_takes_the_first_in_order_and_nests():
+    split = np.array([1, 1, 0, 1, 1, 2], np.int8)
+    order = np.array([50, 10, 5, 40, 20, 1], np.uint64)
+    small, large = (splits.draw_subset(split, order, with_subset(train=n)) for n in (2, 3))
+    assert small.tolist() == [False, True, True, False, True, True]
+    assert large.tolist() == [False, True, True, True, True, True]
+
+
+def test_draw_subset_refuses_more_than_there_are():
+    split, order = np.array([1, 1], np.int8), np.array([1, 2], np.uint64)
+    with pytest.raises(splits.SubsetError, match="asks for 3 train slices; that split holds 2"):
+        splits.draw_subset(split, order, with_subset(train=3))

@@ -1,0 +1,163 @@
+"""What `verify` must find: every test damages one thing in a copy of a good data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ich_tfrecords import manifest, records
+from ich_tfrecords.verify import verify
+
+
+def first_shard(folder: Path) -> Path:
+    return min(folder.glob("*.tfrecord*"))
+
+
+def problems(folder: Path) -> str:
+    found = verify(folder).problems
+    assert found, "the damage went unnoticed"
+    return "\n".join(found)
+
+
+def rewrite_manifest(folder: Path, change) -> None:
+    path = folder / manifest.MANIFEST
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def rewrite_slices(folder: Path, change) -> None:
+    """Change slices.parquet and let the manifest agree with it."""
+    path = folder / manifest.SLICES
+    rows = pq.read_table(path)
+    changed = rows.to_pylist()
+    change(changed)
+    pq.write_table(pa.Table.from_pylist(changed, rows.schema), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    rewrite_manifest(folder, lambda values: values["files"].update({manifest.SLICES: digest}))
+
+
+def test_a_good_data_set_passes(dataset):
+    done = verify(dataset)
+    assert done.problems == []
+    assert (done.shards, done.slices) == (len(manifest.read(dataset).shards), manifest.read(dataset).slices)
+
+
+def test_progress_is_told(dataset):
+    calls: list[tuple[int, int]] = []
+    verify(dataset, lambda number, total: calls.append((number, total)))
+    count = len(manifest.read(dataset).shards)
+    assert calls == [(number, count) for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("place", [0, 9, 40, 30_000, -2])
+def test_a_flipped_bit_names_shard_and_record(dataset_copy, place):
+    path = first_shard(dataset_copy)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+    found = problems(dataset_copy)
+    assert f"{path.name}: record " in found
+    assert "its sha256 is not the one in manifest.json" in found
+
+
+def test_a_shortened_and_a_missing_shard(dataset_copy):
+    path = first_shard(dataset_copy)
+    path.write_bytes(path.read_bytes()[:-10])
+    assert f"{path.name}: record " in problems(dataset_copy)
+    path.unlink()
+    assert f"{path.name}: No such file" in problems(dataset_copy)
+
+
+def test_a_shard_cut_between_records(dataset_copy):
+    done = manifest.read(dataset_copy)
+    shard = max(done.shards, key=lambda entry: entry["slices"])
+    path = dataset_copy / shard["name"]
+    with path.open("rb") as file:
+        offsets = [offset for offset, _ in records.read_records(file)]
+    path.write_bytes(path.read_bytes()[: offsets[-1]])
+    assert f"{shard['slices'] - 1} records; slices.parquet has {shard['slices']}" in problems(dataset_copy)
+
+
+def test_two_swapped_records(dataset_copy):
+    done = manifest.read(dataset_copy)
+    shard = max(done.shards, key=lambda entry: entry["slices"])
+    path = dataset_copy / shard["name"]
+    with path.open("rb") as file:
+        payloads = [payload for _, payload in records.read_records(file)]
+    payloads[0], payloads[1] = payloads[1], payloads[0]
+    path.write_bytes(b"".join(b"".join(records.frame(payload)) for payload in payloads))
+    assert f"{shard['name']}: record 0 at byte 0: sop_uid" in problems(dataset_copy)
+
+
+def test_pixels_that_do_not_fit_their_digest(dataset_copy):
+    path = first_shard(dataset_copy)
+    spec = manifest.read(dataset_copy).spec
+    with path.open("rb") as file:
+        payloads = [payload for _, payload in records.read_records(file)]
+    values = records.parse(payloads[0], records.features(spec))
+    values["image"] = values["image"] ^ 1
+    payloads[0] = records.encode(values, records.features(spec))
+    path.write_bytes(b"".join(b"".join(records.frame(payload)) for payload in payloads))
+    assert "the pixels do not fit their digest" in problems(dataset_copy)
+
+
+@pytest.mark.parametrize("name", ["slices.parquet", "rejects.csv", "dataset_info.json", "features.json", "README.md"])
+def test_changed_and_missing_metadata(dataset_copy, name):
+    path = dataset_copy / name
+    path.write_bytes(path.read_bytes() + b" ")
+    assert f"{name}: its sha256 is not the one in manifest.json" in problems(dataset_copy)
+    path.unlink()
+    assert f"{name}: is missing" in problems(dataset_copy)
+
+
+def test_a_changed_label_in_the_table(dataset_copy):
+    def flip(rows):
+        rows[0]["subdural"] = 1 - rows[0]["subdural"]
+
+    rewrite_slices(dataset_copy, flip)
+    found = problems(dataset_copy)
+    assert "subdural " in found
+    assert "the counts of split" in found
+
+
+def test_a_patient_in_a_foreign_split(dataset_copy):
+    def move(rows):
+        rows[0]["split"] = "test" if rows[0]["split"] != "test" else "train"
+
+    rewrite_slices(dataset_copy, move)
+    assert "stands in split" in problems(dataset_copy)
+
+
+def test_a_stranger_among_the_shards(dataset_copy):
+    (dataset_copy / "rsna_ich-train.tfrecord-99999-of-00100").write_bytes(b"")
+    assert "is no shard of this data set" in problems(dataset_copy)
+
+
+def test_a_changed_spec_breaks_the_fingerprint(dataset_copy):
+    rewrite_manifest(dataset_copy, lambda values: values["spec"]["image"]["windows"][0].update(level_hu=41))
+    assert "the fingerprint does not fit" in problems(dataset_copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "holds no manifest.json, so it is no data set"),
+        ("{", "cannot read"),
+        ("[]", "has format None; this version reads format 1"),
+        ('{"format": 2}', "has format 2"),
+        ('{"format": 1, "spec": {}}', "is damaged|missing key"),
+    ],
+)
+def test_no_manifest_no_data_set(dataset_copy, text, words):
+    path = dataset_copy / manifest.MANIFEST
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(manifest.DatasetError, match=words):
+        verify(dataset_copy)
