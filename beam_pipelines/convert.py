@@ -129,13 +129,17 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     _tell(f"{listing.table.num_rows:,} files to read" + _ignored(listing))
     with clock.stage("labels"):
         label_bytes, label_name = _label_source(args.labels, args.input)
-        table = labels.read_labels(io.BytesIO(label_bytes), data_spec.labels, label_name) if label_bytes else None
+        table = (
+            labels.read_labels(io.BytesIO(label_bytes), data_spec.labels, label_name)
+            if label_bytes is not None
+            else None
+        )
         _check_stems(listing, table, args.max_reject_fraction)
     for note in table.notes() if table else ["no labels: every label is unknown (-1)"]:
         _tell(note)
     made_from = {
         "input": input_facts,
-        "labels": {"sha256": _sha256(label_bytes)} if label_bytes else None,
+        "labels": None if label_bytes is None else {"sha256": _sha256(label_bytes)},
         "patient_key": {"check": splits.patient_key("check", secret)},
     }
     identity = Identity(data_spec, made_from)
@@ -224,10 +228,10 @@ def _input_facts(listing: sources.Listing) -> dict[str, Any]:
     return {"files": len(sizes), "bytes": int(sizes.sum()), "sha256": sources.listing_digest(listing.table)}
 
 
-def _label_source(name: str, inputs: Sequence[str]) -> tuple[bytes, str]:
-    """Bytes and name of the label file: a path, else a member of an input zip; no bytes for `none`."""
+def _label_source(name: str, inputs: Sequence[str]) -> tuple[bytes | None, str]:
+    """Bytes and name of the label file: a path, else a member of an input zip; None for `none`."""
     if name == "none":
-        return b"", name
+        return None, name
     if Path(name).exists():
         return Path(name).read_bytes(), name
     for place in inputs:

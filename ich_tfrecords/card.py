@@ -63,7 +63,7 @@ def describe(directory: Path, done: Manifest) -> str:
     if done.not_drawn:
         lines.append(f"  outside the subset: {done.not_drawn:,} slices")
     if done.labels_unused:
-        lines.append(f"  labels of slices that are not in the input: {done.labels_unused:,}")
+        lines.append(f"  labels of slices that are not in the data set: {done.labels_unused:,}")
     return "\n".join(lines)
 
 

@@ -66,12 +66,12 @@ def test_five_kills_and_restarts_give_the_same_bytes(dataset, synthetic_set, tmp
     seed = random.randrange(1 << 30)
     moments = random.Random(seed)
     kills = 0
-    for attempt in range(40):
+    for _ in range(40):
         process = subprocess.Popen(
             command(synthetic_set, output), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         if kills < 5:
-            _wait_for(lambda: (output / ".work" / "job.json").exists() or process.poll() is not None, 60)
+            _wait_for(_begun(output, process), 60)
             time.sleep(moments.uniform(0, 0.7))
             process.send_signal(signal.SIGKILL)
             kills += process.wait() == -signal.SIGKILL
@@ -79,9 +79,13 @@ def test_five_kills_and_restarts_give_the_same_bytes(dataset, synthetic_set, tmp
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, (seed, error)
-    assert process.returncode == 0, (seed, attempt)
+    assert process.returncode == 0, seed
     assert kills >= 1, seed
     assert sha256s(output) == sha256s(dataset), seed
+
+
+def _begun(output: Path, process: subprocess.Popen):
+    return lambda: (output / ".work" / "job.json").exists() or process.poll() is not None
 
 
 def _wait_for(condition, seconds: float) -> None:
