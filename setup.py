@@ -15,6 +15,7 @@ BASE = [
     "pandas>=2.2",
     "pillow>=10.3",
     "protobuf>=4.25",
+    "psutil>=6",
     "pyarrow>=15",
     "pydicom>=3.0.1,<4",
     "pyyaml>=6",
@@ -28,13 +29,13 @@ TEST = [
     "hypothesis>=6.100",
     "mypy>=1.14",
     "opencv-python-headless>=4.9",
-    "psutil>=6",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "ruff>=0.9",
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.9",
     "types-PyYAML",
+    "types-psutil",
 ]
 
 setup(

@@ -310,7 +310,7 @@ def _run(
     progress: Progress,
 ) -> None:
     if elements:
-        log = work.path / "error.log"
+        log = work.path / "beam.log"
         launch.run_step(lambda p: build(p, elements, step), options, progress.total, tally, progress, log)
 
 

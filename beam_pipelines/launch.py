@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
-import traceback
+import signal
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import psutil
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -20,6 +23,8 @@ from beam_pipelines.progress import Progress
 
 SMALL_SLICES = 6000  # fewer are converted in this process: starting worker processes costs about 4 s a step
 LOCAL_RUNNERS = ("DirectRunner", "BundleBasedDirectRunner", "FnApiRunner", "SwitchingDirectRunner")
+
+_GOES_ON = "the same command goes on where this one stopped"
 
 
 class ConversionFailed(Exception):
@@ -47,26 +52,92 @@ def run_step(
     slices: int,
     tally: Counter[str],
     progress: Progress,
-    error_log: Path,
+    log: Path,
 ) -> None:
     """Run the pipeline that `build` makes and add its counters to `tally`.
 
-    `slices` decides between this process and many. Raises `ConversionFailed` with Beam's last words (all of
-    them go to `error_log`), and `WrongUse` where the output could not be written.
+    `slices` decides between this process and many. What Beam logs goes to `log`. Raises `ConversionFailed` with
+    Beam's last words, and `WrongUse` where the output could not be written.
     """
     pipeline = beam.Pipeline(runner=_runner(options, slices), options=options)
     build(pipeline)
-    try:
-        with progress:
-            result = pipeline.run()
-            result.wait_until_finish()
-    except Exception as error:
-        error_log.write_text(traceback.format_exc(), encoding="utf-8")
-        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise ConversionFailed(f"Beam stopped: {last[0]}; details are in {error_log}") from error
+    with _logging_to(log), _WorkerWatch() as watch:
+        try:
+            with progress:
+                result = pipeline.run()
+                result.wait_until_finish()
+        except BaseException as error:
+            watch.end_workers()
+            if isinstance(error, _WorkerDied):
+                raise ConversionFailed(f"{error} (out of memory?); {_GOES_ON}; {log} tells more") from error
+            if not isinstance(error, Exception):
+                raise
+            logging.error("Beam stopped", exc_info=error)
+            last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise ConversionFailed(f"Beam stopped: {last[0]}; {log} tells more") from error
     failures = _add_counters(result, tally)
     if failures:
-        raise WrongUse(f"{failures[0]}; mend that and run the same command again, it goes on where this one stopped")
+        raise WrongUse(f"{failures[0]}; mend that; {_GOES_ON}")
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Send what Beam and its workers log to a file instead of the screen."""
+    root = logging.getLogger()
+    usual, file = root.handlers[:], logging.FileHandler(path, delay=True, encoding="utf-8")
+    root.handlers[:] = [file]
+    try:
+        yield
+    finally:
+        root.handlers[:] = usual
+        file.close()
+
+
+class _WorkerDied(Exception):
+    """A worker process ended before its work did."""
+
+
+class _WorkerWatch:
+    """Raises `_WorkerDied` in the main thread when a worker process ends early.
+
+    The local runner would wait for ever: the thread that started the process raises, and nobody listens. A
+    signal is the one way to end that wait, so only a run in the main thread is watched.
+    """
+
+    def __init__(self) -> None:
+        self._death = ""
+        self._stopping = False
+
+    def __enter__(self) -> _WorkerWatch:
+        self._watching = threading.current_thread() is threading.main_thread()
+        if self._watching:
+            self._usual = threading.excepthook, signal.signal(signal.SIGUSR1, self._raise_death)
+            threading.excepthook = self._on_thread_error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._watching:
+            signal.signal(signal.SIGUSR1, self._usual[1])
+        if self._watching and not self._stopping:
+            threading.excepthook = self._usual[0]
+
+    def _raise_death(self, *_: object) -> None:
+        raise _WorkerDied(self._death)
+
+    def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
+        logging.error("in a thread of Beam", exc_info=args.exc_value)
+        if self._stopping or args.thread is None or args.thread.name != "run_worker":
+            return
+        self._stopping = True
+        self._death = str(args.exc_value)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def end_workers(self) -> None:
+        """Kill the worker processes of a run that stops, so that nothing writes or waits behind our back."""
+        self._stopping = True
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
 
 def _runner(options: PipelineOptions, slices: int) -> Any:

@@ -10,22 +10,17 @@ left out, each with its reason. Both are counted and told by `LabelTable.notes`.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import difflib
-import gzip
-import io
-import itertools
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 
+from ich_tfrecords.label_csv import CsvFile, LabelError, bools, open_csv, shorten
 from ich_tfrecords.spec import LabelSpec
 
 LABEL_CONFLICT = "label_conflict"
@@ -36,13 +31,6 @@ _DROP_COUNTS = ("conflicting_images", "incomplete_images", "any_contradictions")
 
 _LONG_COLUMNS = ("ID", "Label")
 _WIDE_ID_COLUMNS = ("sop_uid", "filename")
-# spreadsheets and pandas turn whole columns into floats
-_TRUE_CELLS, _FALSE_CELLS = ("1", "1.0"), ("0", "0.0")
-_HEAD_BYTES = 4096
-
-
-class LabelError(ValueError):
-    """A label CSV that cannot be used; the message names the file, the line, the value and the next step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,18 +83,16 @@ def read_labels(source: str | Path | BinaryIO, labels: LabelSpec, name: str | No
 
     `name` stands for the file in messages. Raises `LabelError`.
     """
-    name = name or _display_name(source)
-    data = _csv_bytes(source, name)
-    header = next(_rows(data, name), (0, []))[1]
-    if not header:
-        raise LabelError(f"{name}: is empty; expected a header such as {','.join(_LONG_COLUMNS)} and rows")
-    if set(_LONG_COLUMNS) <= set(header):
-        return _read_long(_CsvFile(name, data, header), labels)
-    id_column = next((column for column in _WIDE_ID_COLUMNS if column in header), None)
+    file = open_csv(source, name)
+    if not file.header:
+        raise LabelError(f"{file.name}: is empty; expected a header such as {','.join(_LONG_COLUMNS)} and rows")
+    if set(_LONG_COLUMNS) <= set(file.header):
+        return _read_long(file, labels)
+    id_column = next((column for column in _WIDE_ID_COLUMNS if column in file.header), None)
     if id_column is not None:
-        return _read_wide(_CsvFile(name, data, header), id_column, labels)
+        return _read_wide(file, id_column, labels)
     raise LabelError(
-        f"{name}: header is {_shorten(','.join(header))}; expected {','.join(_LONG_COLUMNS)}, or a column "
+        f"{file.name}: header is {shorten(','.join(file.header))}; expected {','.join(_LONG_COLUMNS)}, or a column "
         f"{' or '.join(_WIDE_ID_COLUMNS)} and one for each label, separated by commas"
     )
 
@@ -129,144 +115,12 @@ def stratum_indices(values: np.ndarray, labels: LabelSpec) -> np.ndarray:
     return np.column_stack(columns).argmax(axis=1).astype(np.int8)
 
 
-@dataclasses.dataclass(frozen=True)
-class _CsvFile:
-    """The bytes of a CSV with its header, and the errors that point into it."""
-
-    name: str
-    data: bytes
-    header: list[str]
-
-    def columns(self, text: str, flags: Sequence[str]) -> tuple[pa.Array, list[np.ndarray]]:
-        """Large-string array of column `text` and a bool array of each label column; blank lines are no rows."""
-        wanted = [text, *flags]
-        twice = [column for column in wanted if self.header.count(column) > 1]
-        if twice:
-            raise LabelError(f"{self.name}: column {twice[0]!r} stands twice in the header; remove one")
-        if next(self.rows(), None) is None:
-            raise LabelError(f"{self.name}: has a header and no rows; is the download complete?")
-        options = pa_csv.ConvertOptions(
-            column_types={text: pa.large_string(), **dict.fromkeys(flags, pa.bool_())},
-            include_columns=wanted,
-            null_values=[],
-            true_values=_TRUE_CELLS,
-            false_values=_FALSE_CELLS,
-        )
-        try:
-            table = pa_csv.read_csv(pa.BufferReader(self.data), convert_options=options)
-        except pa.ArrowInvalid as error:
-            raise self._parse_error(error, flags) from error
-        return table.column(text).combine_chunks(), [_bools(table.column(flag).combine_chunks()) for flag in flags]
-
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Line number and fields of each row below the header."""
-        return itertools.islice(_rows(self.data, self.name), 1, None)
-
-    def ignored(self, wanted: Sequence[str]) -> tuple[str, ...]:
-        return tuple(column for column in self.header if column not in wanted)
-
-    def error_at(self, row: int, message: str) -> LabelError:
-        """Error about data row `row` (0 is the first below the header), with its line in the file."""
-        line, _ = next(itertools.islice(self.rows(), row, None))
-        return LabelError(f"{self.name}, line {line:,}: {message}")
-
-    def _parse_error(self, error: pa.ArrowInvalid, flags: Sequence[str]) -> LabelError:
-        """What a person can act on, found by reading again slowly, in place of the parser's message."""
-        try:
-            self.data.decode("utf-8")
-        except UnicodeDecodeError as bad:
-            line, byte = self.data.count(b"\n", 0, bad.start) + 1, self.data[bad.start]
-            return LabelError(f"{self.name}, line {line:,}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8 CSV")
-        for line, fields in self.rows():
-            wrong = self._wrong_row(fields, flags)
-            if wrong:
-                return LabelError(f"{self.name}, line {line:,}: {wrong}")
-        return LabelError(f"{self.name}: cannot be read as CSV: {' '.join(str(error).split())}")
-
-    def _wrong_row(self, fields: list[str], flags: Sequence[str]) -> str:
-        """What is wrong with a row, or nothing."""
-        if len(fields) != len(self.header):
-            return (
-                f"{_shorten(','.join(fields))} has {len(fields)} columns, the header has {len(self.header)}; "
-                "is the file cut off or edited?"
-            )
-        row = dict(zip(self.header, fields))
-        for flag in flags:
-            if row[flag] not in (*_TRUE_CELLS, *_FALSE_CELLS):
-                return f"{flag} is {_shorten(row[flag])}; it must be 0 or 1 (leave out images not labelled)"
-        return ""
-
-
-def _display_name(source: str | Path | BinaryIO) -> str:
-    if isinstance(source, (str, Path)):
-        return str(source)
-    return str(getattr(source, "name", "label CSV"))
-
-
-def _csv_bytes(source: str | Path | BinaryIO, name: str) -> bytes:
-    """All bytes of the CSV, unpacked when gzipped."""
-    try:
-        if isinstance(source, (str, Path)):
-            with Path(source).open("rb") as file:
-                data = _read_text_like(file, name)
-        else:
-            data = _read_text_like(source, name)
-    except FileNotFoundError as error:
-        raise LabelError(f"{name}: no such file; check the path of the label CSV") from error
-    except OSError as error:
-        raise LabelError(f"{name}: cannot be read ({error}); expected a label CSV") from error
-    return _gunzip(data, name) if data.startswith(b"\x1f\x8b") else data
-
-
-def _read_text_like(file: BinaryIO, name: str) -> bytes:
-    """Bytes of an open file, unless its first ones are no text: a 180 GB zip must not be read to find out."""
-    head = file.read(_HEAD_BYTES)
-    if head.startswith(b"\x1f\x8b"):
-        return head + file.read()
-    _require_text(head, name)
-    return head + file.read()
-
-
-def _gunzip(data: bytes, name: str) -> bytes:
-    try:
-        text = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise LabelError(f"{name}: damaged gzip file ({error}); fetch it again") from error
-    _require_text(text[:_HEAD_BYTES], name)
-    return text
-
-
-def _require_text(head: bytes, name: str) -> None:
-    if head.startswith(b"PK"):
-        raise LabelError(f"{name}: is a zip archive or a workbook, not CSV; unpack it and give the CSV inside")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise LabelError(f"{name}: is UTF-16 text; save it as UTF-8 CSV")
-    if b"\0" in head:
-        raise LabelError(f"{name}: is binary (byte {head.index(0):,} is zero), not CSV; give the label CSV")
-
-
-def _rows(data: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number (from 1) and fields of each line that is not blank. Slow: for the header and for errors."""
-    reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", errors="replace", newline=""))
-    try:
-        for fields in reader:
-            if fields:
-                yield reader.line_num, fields
-    except csv.Error as error:
-        raise LabelError(f"{name}, line {reader.line_num:,}: cannot be read as CSV: {error}") from error
-
-
-def _shorten(text: str, limit: int = 80) -> str:
-    """`text` quoted for a message, cut after `limit` characters."""
-    return repr(text if len(text) <= limit else text[:limit] + "...")
-
-
 def _nearest(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
 
 
-def _read_long(file: _CsvFile, labels: LabelSpec) -> LabelTable:
+def _read_long(file: CsvFile, labels: LabelSpec) -> LabelTable:
     keys, (positive,) = file.columns(_LONG_COLUMNS[0], _LONG_COLUMNS[1:])
     label_of_row = _label_of_rows(file, keys, labels.names)
     # rows grouped by label: within a group every key ends in the same suffix
@@ -276,25 +130,25 @@ def _read_long(file: _CsvFile, labels: LabelSpec) -> LabelTable:
     if pc.index(ids, "").as_py() >= 0:
         found = [pc.index(keys, f"_{name}").as_py() for name in labels.names]
         row = min(at for at in found if at >= 0)
-        raise file.error_at(row, f"ID {_shorten(keys[row].as_py())} has no image id before the label")
+        raise file.error_at(row, f"ID {shorten(keys[row].as_py())} has no image id before the label")
     tally = _count(len(ids), images, [positive[rows] for rows in groups])
     return _merge(file, _LONG_COLUMNS, ids, tally, labels)
 
 
-def _label_of_rows(file: _CsvFile, keys: pa.Array, names: Sequence[str]) -> np.ndarray:
+def _label_of_rows(file: CsvFile, keys: pa.Array, names: Sequence[str]) -> np.ndarray:
     """int8 [rows], the index in `names` of the label that each key ends with; unknown ones raise.
 
     The image id may hold underscores itself. Among labels that fit, the longest one is meant.
     """
     found = np.full(len(keys), -1, np.int8)
     for name in sorted(names, key=len, reverse=True):
-        hits = _bools(pc.ends_with(keys, f"_{name}"))
+        hits = bools(pc.ends_with(keys, f"_{name}"))
         found[hits & (found < 0)] = names.index(name)
     if (found < 0).any():
         row = int((found < 0).argmax())
         key = keys[row].as_py()
         label = key.rpartition("_")[2]
-        raise file.error_at(row, f"ID {_shorten(key)} ends in no label, {_shorten(label)}; {_nearest(label, names)}")
+        raise file.error_at(row, f"ID {shorten(key)} ends in no label, {shorten(label)}; {_nearest(label, names)}")
     absent = [name for index, name in enumerate(names) if not (found == index).any()]
     if absent:
         raise LabelError(f"{file.name}: no row for label {absent[0]!r}; each image needs {', '.join(names)}")
@@ -306,11 +160,6 @@ def _without_suffix(keys: pa.Array, name: str) -> pa.Array:
     return pc.binary_slice(keys.cast(pa.large_binary()), 0, -len(name) - 1).cast(pa.large_string())
 
 
-def _bools(values: pa.Array) -> np.ndarray:
-    """numpy bools of an Arrow bool array, which holds bits."""
-    return values.to_numpy(zero_copy_only=False)
-
-
 def _encode(parts: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
     """Distinct ids in order of appearance, and for each part the position of its ids among them (int32)."""
     # six rows an image give every label the same ids in the same order: a sixth of the hashing, same result
@@ -320,7 +169,7 @@ def _encode(parts: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
     return encoded.chunk(0).dictionary, images * len(parts) if alike else images
 
 
-def _read_wide(file: _CsvFile, id_column: str, labels: LabelSpec) -> LabelTable:
+def _read_wide(file: CsvFile, id_column: str, labels: LabelSpec) -> LabelTable:
     wanted = (id_column, *labels.names)
     for name in labels.names:
         if name not in file.header:
@@ -330,7 +179,7 @@ def _read_wide(file: _CsvFile, id_column: str, labels: LabelSpec) -> LabelTable:
     nameless = pc.index(ids, "").as_py()
     if nameless >= 0:
         row = int((images == nameless).argmax())
-        raise file.error_at(row, f"{id_column} is {_shorten(names[row].as_py())}, which names no image")
+        raise file.error_at(row, f"{id_column} is {shorten(names[row].as_py())}, which names no image")
     return _merge(file, wanted, ids, _count(len(ids), [images] * len(positive), positive), labels)
 
 
@@ -355,7 +204,7 @@ def _count(size: int, images: Sequence[np.ndarray], positive: Sequence[np.ndarra
     return _Tally(np.stack(said), np.stack(ones))
 
 
-def _merge(file: _CsvFile, wanted: Sequence[str], ids: pa.Array, tally: _Tally, labels: LabelSpec) -> LabelTable:
+def _merge(file: CsvFile, wanted: Sequence[str], ids: pa.Array, tally: _Tally, labels: LabelSpec) -> LabelTable:
     """Table of the images that agree with themselves, sorted by id; the others dropped, one reason each."""
     values = (tally.positive > 0).astype(np.int8)
     conflict = ((tally.positive > 0) & (tally.positive < tally.said)).any(axis=0)

@@ -13,9 +13,9 @@ import dataclasses
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.floating]
+from ich_tfrecords.bleeds import EXTRA_AXIAL, Bleed, clot_mm, in_csf, in_ventricles, midline_shift, under_skull
+from ich_tfrecords.tissue import Array, edge, mix, rods
 
 SIDE_PX = 512
 GRID_PX = SIDE_PX // 2
@@ -24,17 +24,6 @@ VISIBLE_MM2 = 30.0
 CSF_HU, GREY_HU, WHITE_HU, AIR_HU, FAT_HU, MUSCLE_HU = 8.0, 38.0, 28.0, -1000.0, -95.0, 52.0
 
 _FOLD_MM = 7.0
-_EXTRA_AXIAL = ("epidural", "subdural")
-_Rods = tuple[tuple[tuple[float, float, float, float], tuple[float, float, float, float]], ...]
-
-_USUAL_HEIGHT_MM = {
-    "epidural": (36, 76),
-    "intraparenchymal": (38, 76),
-    "intraventricular": (46, 55),
-    "subarachnoid": (20, 80),
-    "subdural": (42, 80),
-}
-
 # Half of a symmetric skeleton of tapering rods: (x, y, z, radius) at one end, then at the other, in mm.
 _VENTRICLES = (
     ((4.5, -20, 46, 4.0), (10, -34, 46, 3.0)),
@@ -93,23 +82,6 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bleed:
-    """One hemorrhage: a label of the data set, its centre and its reach in mm, its density in HU.
-
-    `angle_rad` counts from the front towards +x and places epidural and subdural blood. `width_mm` is half
-    the reach along the skull or in the plane, `depth_mm` the thickness under the skull.
-    """
-
-    label: str
-    centre_mm: tuple[float, float, float]
-    half_height_mm: float
-    angle_rad: float
-    width_mm: float
-    depth_mm: float
-    density_hu: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Textures:
     """Noise fields of unit deviation: folds [n, 256, 256] with a wavelength of a gyrus, grain [m, 512, 512]."""
 
@@ -142,28 +114,6 @@ def draw_head(rng: np.random.Generator) -> Head:
         noise_hu=rng.uniform(3, 5),
         texture=int(rng.integers(1 << 16)),
     )
-
-
-def draw_bleed(label: str, heights_mm: Array, rng: np.random.Generator) -> Bleed:
-    """A bleed where anatomy puts that label, centred on one of the slices at `heights_mm`."""
-    low, high = _USUAL_HEIGHT_MM[label]
-    z_mm = float(heights_mm[np.argmin(np.abs(heights_mm - rng.uniform(low, high)))])
-    side = float(rng.choice([-1.0, 1.0]))
-    density_hu = rng.uniform(60, 74)
-    if label == "epidural":
-        angle, reach = side * rng.uniform(0.7, 2.2), rng.uniform(22, 34)
-        return Bleed(label, (0, 0, z_mm), rng.uniform(16, 24), angle, reach, rng.uniform(12, 22), density_hu)
-    if label == "subdural":
-        angle, reach = side * rng.uniform(1.0, 2.0), rng.uniform(55, 85)
-        return Bleed(label, (0, 0, z_mm), rng.uniform(26, 40), angle, reach, rng.uniform(5, 12), density_hu)
-    if label == "intraventricular":
-        return Bleed(label, (side, 0, z_mm), rng.uniform(18, 26), 0, 0, rng.uniform(24, 34), density_hu)
-    if label == "subarachnoid":
-        x, y = (side * rng.uniform(5, 40), rng.uniform(-25, 10)) if z_mm < 45 else (side * 40, rng.uniform(-40, 40))
-        return Bleed(label, (x, y, z_mm), rng.uniform(16, 26), 0, rng.uniform(32, 46), 0, density_hu - 2)
-    x, y = (rng.uniform(22, 30), rng.uniform(-8, 12)) if z_mm < 56 else (rng.uniform(24, 38), rng.uniform(-36, 40))
-    height, width, length = rng.uniform(15, 24), rng.uniform(9, 18), rng.uniform(11, 22)
-    return Bleed(label, (side * x, y, z_mm), height, 0, width, length, density_hu)
 
 
 class Phantom:
@@ -224,16 +174,16 @@ def _head_hu(phantom: Phantom, shell: _Shell, bleeds: tuple[Bleed, ...]) -> tupl
     areas: dict[str, float] = {}
     if shell.scale <= 0:
         return _air(phantom, shell), areas
-    inside = _edge(shell.inner, 1.5)
+    inside = edge(shell.inner, 1.5)
     base = shell.z_mm < 24
     if base:
-        inside *= _edge(shell.z_mm - phantom.floor, 4)
+        inside *= edge(shell.z_mm - phantom.floor, 4)
     hu = _brain(phantom, shell, inside, bleeds, areas) if inside.any() else np.full_like(phantom.x, MUSCLE_HU)
-    _mix(hu, 1 - _edge(shell.inner, 1.5), _skull_hu(shell))
+    mix(hu, 1 - edge(shell.inner, 1.5), _skull_hu(shell))
     if base:
         _draw_base(phantom, shell, hu)
-    _mix(hu, 1 - _edge(shell.bone, 1.5), _scalp_hu(shell))
-    _mix(hu, 1 - _edge(shell.outer, 1.5), _air(phantom, shell))
+    mix(hu, 1 - edge(shell.bone, 1.5), _scalp_hu(shell))
+    mix(hu, 1 - edge(shell.outer, 1.5), _air(phantom, shell))
     return hu, areas
 
 
@@ -241,7 +191,7 @@ def _air(phantom: Phantom, shell: _Shell) -> Array:
     """Air with the arc of the head holder below the head."""
     hu = np.full_like(phantom.x, AIR_HU)
     gap = np.abs(phantom.rho - (phantom.outline + np.float32(phantom.head.holder_mm)))
-    return _mix(hu, _edge(2.2 - gap, 1.5) * _edge(phantom.y - 5, 6), 60.0)
+    return mix(hu, edge(2.2 - gap, 1.5) * edge(phantom.y - 5, 6), 60.0)
 
 
 def _scalp_hu(shell: _Shell) -> Array:
@@ -258,35 +208,39 @@ def _skull_hu(shell: _Shell) -> Array:
 
 def _brain(phantom: Phantom, shell: _Shell, inside: Array, bleeds: tuple[Bleed, ...], areas: dict[str, float]) -> Array:
     """HU inside the skull; adds the mm2 of each label of `bleeds` to `areas`."""
-    layers = [(bleed, _under_skull(phantom, shell, bleed)) for bleed in bleeds if bleed.label in _EXTRA_AXIAL]
+    layers = [
+        (bleed, under_skull(bleed, phantom.angle, phantom.outline, shell.z_mm, shell.scale))
+        for bleed in bleeds
+        if bleed.label in EXTRA_AXIAL
+    ]
     depth = shell.inner
     for _, thickness in layers:
         depth = depth - np.maximum(thickness, 0)
-    x = phantom.x + np.float32(_midline_shift(bleeds, shell.z_mm)) * phantom.bulge
+    x = phantom.x + np.float32(midline_shift(bleeds, shell.z_mm)) * phantom.bulge
     folds = _folds(phantom, shell.z_mm)
     medial = _medial_depth(x, phantom.y, shell.z_mm)
     hu, csf = _cortex(phantom, depth, medial, folds, shell.z_mm)
     _draw_nuclei(hu, x, phantom.y, shell.z_mm)
-    np.maximum(csf, _rods(_CISTERNS, x, phantom.y, shell.z_mm, 0.75 + 0.25 * phantom.head.sulcus_scale), out=csf)
-    ventricles = _rods(_VENTRICLES, x, phantom.y, shell.z_mm, phantom.head.ventricle_scale)
-    _mix(hu, csf, CSF_HU)
-    _mix(hu, ventricles, CSF_HU)
-    _mix(hu, 0.6 * _edge(0.9 - np.abs(x), 1.2) * _edge(1.5 - medial, 1.5), 58.0)
-    within = inside * _edge(depth, 1.0)
+    np.maximum(csf, rods(_CISTERNS, x, phantom.y, shell.z_mm, 0.75 + 0.25 * phantom.head.sulcus_scale), out=csf)
+    ventricles = rods(_VENTRICLES, x, phantom.y, shell.z_mm, phantom.head.ventricle_scale)
+    mix(hu, csf, CSF_HU)
+    mix(hu, ventricles, CSF_HU)
+    mix(hu, 0.6 * edge(0.9 - np.abs(x), 1.2) * edge(1.5 - medial, 1.5), 58.0)
+    within = inside * edge(depth, 1.0)
     for bleed in bleeds:
         if bleed.label == "subarachnoid":
-            weight = _in_csf(phantom, bleed, folds, csf)
+            weight = in_csf(bleed, phantom.x, phantom.y, folds, csf)
         elif bleed.label == "intraventricular":
-            weight = _in_ventricles(phantom, bleed, x, ventricles)
+            weight = in_ventricles(bleed, x, phantom.y, ventricles)
         elif bleed.label == "intraparenchymal":
-            inside_mm = _clot_mm(phantom, shell, bleed, folds)
-            _mix(hu, 0.8 * _edge(inside_mm + 5, 6), 17.0)
-            weight = _edge(inside_mm, 2)
+            inside_mm = clot_mm(bleed, phantom.x, phantom.y, shell.z_mm, folds)
+            mix(hu, 0.8 * edge(inside_mm + 5, 6), 17.0)
+            weight = edge(inside_mm, 2)
         else:
             continue
         _draw_bleed(hu, weight * within, bleed, folds, areas, phantom.pixel_mm2)
     for bleed, thickness in layers:
-        _draw_bleed(hu, _edge(thickness - shell.inner, 1.5) * inside, bleed, folds, areas, phantom.pixel_mm2)
+        _draw_bleed(hu, edge(thickness - shell.inner, 1.5) * inside, bleed, folds, areas, phantom.pixel_mm2)
     return hu
 
 
@@ -294,7 +248,7 @@ def _draw_bleed(
     hu: Array, weight: Array, bleed: Bleed, folds: Array, areas: dict[str, float], pixel_mm2: float
 ) -> None:
     """Mix blood of slightly uneven density into `hu` and add its mm2 to `areas`."""
-    _mix(hu, weight, np.float32(bleed.density_hu) + 2 * folds)
+    mix(hu, weight, np.float32(bleed.density_hu) + 2 * folds)
     areas[bleed.label] = areas.get(bleed.label, 0.0) + np.count_nonzero(weight > 0.5) * pixel_mm2
 
 
@@ -304,14 +258,14 @@ def _cortex(phantom: Phantom, depth: Array, medial: Array, folds: Array, z_mm: f
     surface = np.minimum(depth, medial)
     shallow = np.clip(1.4 - surface / 20, 0, 1)
     crease = np.abs(folds)
-    grey = np.maximum(_edge(5.0 - surface, 3), _edge(0.85 - crease, 0.5) * shallow)
+    grey = np.maximum(edge(5.0 - surface, 3), edge(0.85 - crease, 0.5) * shallow)
     sulci = np.maximum(1 - crease / np.float32(0.3 * scale + 0.1), 0) * shallow
     if z_mm < 18:
-        behind = _edge(phantom.y - 2, 20)
+        behind = edge(phantom.y - 2, 20)
         grey = np.maximum(grey, 0.75 * behind)
         sulci *= 1 - 0.8 * behind
     hu = WHITE_HU + (GREY_HU - WHITE_HU) * grey
-    gap = np.maximum(_edge(0.4 + 1.1 * scale - depth, 1.2), 0.8 * _edge(0.6 * scale - medial, 1.2))
+    gap = np.maximum(edge(0.4 + 1.1 * scale - depth, 1.2), 0.8 * edge(0.6 * scale - medial, 1.2))
     return hu, np.maximum(0.85 * sulci, gap)
 
 
@@ -325,76 +279,36 @@ def _medial_depth(x: Array, y: Array, z_mm: float) -> Array:
 
 def _draw_nuclei(hu: Array, x: Array, y: Array, z_mm: float) -> None:
     """Thalamus, lentiform nucleus and caudate head; between them the internal capsule stays pale."""
-    _mix(hu, 0.85 * _rods(_NUCLEI, x, y, z_mm, 1.0, soft_mm=4), GREY_HU + 1)
-    calcified = _edge(2.0 - np.hypot(x, y - 19) - abs(z_mm - 40) / 3, 1.5)
-    _mix(hu, calcified, 120.0)
+    mix(hu, 0.85 * rods(_NUCLEI, x, y, z_mm, 1.0, soft_mm=4), GREY_HU + 1)
+    calcified = edge(2.0 - np.hypot(x, y - 19) - abs(z_mm - 40) / 3, 1.5)
+    mix(hu, calcified, 120.0)
 
 
 def _draw_base(phantom: Phantom, shell: _Shell, hu: Array) -> None:
     """Draw the skull floor, orbits, petrous bone and air cells of a low slice into `hu`."""
     z_mm, x, y = shell.z_mm, phantom.x, phantom.y
     side = np.abs(x)
-    below = 1 - _edge(z_mm - phantom.floor, 4)
+    below = 1 - edge(z_mm - phantom.floor, 4)
     spongy = phantom.textures.folds[phantom.head.texture % len(phantom.textures.folds)]
-    _mix(hu, below * _edge(shell.bone - 1, 2), MUSCLE_HU + np.minimum(spongy, 0) * 60)
-    _mix(hu, _edge(1.6 - np.abs(z_mm - phantom.floor), 3) * _edge(shell.bone, 2), 750.0)
-    bones = _rods(_BASE_BONES, x, y, z_mm, 1.0) * _edge(shell.bone, 2)
-    cells = _edge(spongy - 0.7, 0.4) * _edge(side - 38, 6)
-    _mix(hu, bones, np.float32(950) + 200 * spongy - 1500 * cells)
+    mix(hu, below * edge(shell.bone - 1, 2), MUSCLE_HU + np.minimum(spongy, 0) * 60)
+    mix(hu, edge(1.6 - np.abs(z_mm - phantom.floor), 3) * edge(shell.bone, 2), 750.0)
+    bones = rods(_BASE_BONES, x, y, z_mm, 1.0) * edge(shell.bone, 2)
+    cells = edge(spongy - 0.7, 0.4) * edge(side - 38, 6)
+    mix(hu, bones, np.float32(950) + 200 * spongy - 1500 * cells)
     orbit = np.sqrt((side - 33) ** 2 + (y + 62) ** 2 * np.float32(0.55) + np.float32((z_mm + 8) ** 2))
-    _mix(hu, _edge(21.5 - orbit, 1.5), 600.0)
-    _mix(hu, _edge(19.5 - orbit, 1.5), FAT_HU + 25)
+    mix(hu, edge(21.5 - orbit, 1.5), 600.0)
+    mix(hu, edge(19.5 - orbit, 1.5), FAT_HU + 25)
     nerve = np.abs(side - (33 + (y + 72) * np.float32(-0.35)))
-    _mix(
+    mix(
         hu,
-        _edge(2.2 - nerve, 1.5) * _edge(18 - orbit, 2) * _edge(y + 72, 3) * max(0.0, 1 - abs(z_mm + 6) / 8),
+        edge(2.2 - nerve, 1.5) * edge(18 - orbit, 2) * edge(y + 72, 3) * max(0.0, 1 - abs(z_mm + 6) / 8),
         35.0,
     )
     eye = np.sqrt((side - 33) ** 2 + (y + 76) ** 2 + np.float32((z_mm + 6) ** 2))
-    _mix(hu, _edge(12.5 - eye, 1.5), 55.0)
-    _mix(hu, _edge(11.0 - eye, 1.5), 14.0)
-    air = _rods(_AIR_CELLS, x, y, z_mm, 1.0) * _edge(shell.outer - 5, 2)
-    _mix(hu, air, np.where(np.abs(spongy) < 0.16, np.float32(250), np.float32(AIR_HU)))
-
-
-def _under_skull(phantom: Phantom, shell: _Shell, bleed: Bleed) -> Array:
-    """mm of blood under the inner table: a lens (epidural) or a long crescent (subdural); negative outside."""
-    height = math.sqrt(max(0.0, 1 - ((shell.z_mm - bleed.centre_mm[2]) / bleed.half_height_mm) ** 2))
-    turn = np.abs(np.remainder(phantom.angle - np.float32(bleed.angle_rad) + math.pi, 2 * math.pi) - math.pi)
-    reach = turn * (phantom.outline * np.float32(shell.scale / (bleed.width_mm * (0.3 + 0.7 * height))))
-    shape = 1 - reach**2 if bleed.label == "epidural" else 1 - reach**4
-    return np.float32(bleed.depth_mm * height) * shape
-
-
-def _in_csf(phantom: Phantom, bleed: Bleed, folds: Array, csf: Array) -> Array:
-    """Weight of subarachnoid blood: the CSF spaces near the centre, a little widened."""
-    away = np.hypot(phantom.x - bleed.centre_mm[0], phantom.y - bleed.centre_mm[1]) / bleed.width_mm
-    return np.minimum(csf * 1.7, 1) * _edge(1 - away + 0.1 * folds, 0.35)
-
-
-def _in_ventricles(phantom: Phantom, bleed: Bleed, x: Array, ventricles: Array) -> Array:
-    """Weight of intraventricular blood: a cast on the side of `centre_mm`, a level behind `depth_mm` on both."""
-    cast = _edge(x * math.copysign(1, bleed.centre_mm[0]) + 1, 2)
-    level = _edge(phantom.y - bleed.depth_mm, 2)
-    return np.minimum(ventricles * 1.4, 1) * np.maximum(cast, level)
-
-
-def _clot_mm(phantom: Phantom, shell: _Shell, bleed: Bleed, folds: Array) -> Array:
-    """mm inside the rough border of a clot in the brain, negative outside."""
-    x, y, z = bleed.centre_mm
-    away = ((phantom.x - x) / bleed.width_mm) ** 2 + ((phantom.y - y) / bleed.depth_mm) ** 2
-    away = np.sqrt(away + ((shell.z_mm - z) / bleed.half_height_mm) ** 2)
-    return (1 - away + 0.09 * folds) * min(bleed.width_mm, bleed.depth_mm)
-
-
-def _midline_shift(bleeds: tuple[Bleed, ...], z_mm: float) -> float:
-    """mm by which one-sided blood pushes the middle of the brain away from itself."""
-    shift = 0.0
-    for bleed in bleeds:
-        if bleed.label in _EXTRA_AXIAL:
-            fade = 1 - ((z_mm - bleed.centre_mm[2]) / bleed.half_height_mm) ** 2
-            shift += 0.35 * max(bleed.depth_mm - 4, 0) * math.sin(bleed.angle_rad) * fade
-    return shift
+    mix(hu, edge(12.5 - eye, 1.5), 55.0)
+    mix(hu, edge(11.0 - eye, 1.5), 14.0)
+    air = rods(_AIR_CELLS, x, y, z_mm, 1.0) * edge(shell.outer - 5, 2)
+    mix(hu, air, np.where(np.abs(spongy) < 0.16, np.float32(250), np.float32(AIR_HU)))
 
 
 def _folds(phantom: Phantom, z_mm: float) -> Array:
@@ -404,22 +318,6 @@ def _folds(phantom: Phantom, z_mm: float) -> Array:
     turn = (z_mm / _FOLD_MM - whole) * math.pi / 2
     low, high = (fields[(head.texture + whole + step) % len(fields)] for step in (0, 1))
     return low * np.float32(math.cos(turn)) + high * np.float32(math.sin(turn))
-
-
-def _rods(rods: _Rods, x: Array, y: Array, z_mm: float, scale: float, soft_mm: float = 1.8) -> Array:
-    """Weight of tapering rods and of their mirror images; `scale` multiplies their radii."""
-    side = np.abs(x)
-    weight = np.zeros_like(x)
-    for (ax, ay, az, a_mm), (bx, by, bz, b_mm) in rods:
-        reach = scale * max(a_mm, b_mm) + soft_mm
-        if not min(az, bz) - reach < z_mm < max(az, bz) + reach:
-            continue
-        dx, dy, dz = bx - ax, by - ay, bz - az
-        px, py, pz = side - ax, y - ay, z_mm - az
-        along = np.clip((px * dx + py * dy + pz * dz) * (1 / (dx * dx + dy * dy + dz * dz)), 0, 1)
-        away = np.sqrt((px - along * dx) ** 2 + (py - along * dy) ** 2 + (pz - along * dz) ** 2)
-        np.maximum(weight, _edge(scale * (a_mm + (b_mm - a_mm) * along) - away, soft_mm), out=weight)
-    return weight
 
 
 def _outline(head: Head, angle: Array) -> Array:
@@ -442,19 +340,6 @@ def _floor(x: Array, y: Array) -> Array:
     behind = 0.5 + 0.5 * np.tanh((y - 6) / 6)
     orbits = 6 * np.exp(-(((np.abs(x) - 33) / 13) ** 2))
     return ahead * (22 - 0.2 * np.minimum(y + 45, 0) + orbits) - 12 - 34 * behind
-
-
-def _edge(inside_mm: Array, soft_mm: float) -> Array:
-    """Weight of a tissue from the mm inside its border: 0.5 on it, 0 and 1 half of `soft_mm` away."""
-    weight = inside_mm * np.float32(1 / soft_mm)
-    weight += np.float32(0.5)
-    return np.clip(weight, 0, 1, out=weight)
-
-
-def _mix(hu: Array, weight: Array, tissue_hu: Array | float) -> Array:
-    """`hu` after `weight` of it became `tissue_hu`, changed in place."""
-    hu += weight * (tissue_hu - hu)
-    return hu
 
 
 def _enlarged(image: Array) -> Array:

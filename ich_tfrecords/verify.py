@@ -176,7 +176,7 @@ def _record_problem(
     labels = dict(zip(done.spec.labels.names, values["labels"].tolist(), strict=True))
     for name, value in labels.items():
         positives[name] += value == 1
-    told = {name: _text(values[name]) for name in ("sop_uid", "study_uid", "series_uid", "patient_key")}
+    told: dict[str, Any] = {name: _text(values[name]) for name in ("sop_uid", "study_uid", "series_uid", "patient_key")}
     told |= {name: int(values[name]) for name in ("slice_index", "slice_count")} | labels
     told |= {"pixel_digest": values["pixel_digest"].hex(), "offset": offset}
     told |= {"split": shard["split"], "stratum": shard["stratum"]}

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ich_tfrecords import phantom, synthetic
+from ich_tfrecords import phantom, synthetic, synthetic_defects, synthetic_plan
 from ich_tfrecords.synthetic import RSNA_LABELS, SliceFields, Summary, SyntheticError, dicom_bytes, generate
 
 KEYWORDS = [
@@ -233,17 +233,17 @@ def test_12_bit_scanners_clip_and_both_intercepts_are_dealt() -> None:
     hu = np.full((512, 512), -3000, np.float32)
     hu[256] = 9000.0
     wanted = {
-        synthetic._UNSIGNED: (0, 4095),
-        synthetic._UNSIGNED_1000: (0, 4095),
-        synthetic._SIGNED: (-1024, 2047),
+        synthetic_plan.UNSIGNED: (0, 4095),
+        synthetic_plan.UNSIGNED_1000: (0, 4095),
+        synthetic_plan.SIGNED: (-1024, 2047),
     }
     for scanner, limits in wanted.items():
         stored = synthetic._stored(hu, scanner)
         assert (stored.min(), stored.max()) == limits
-    dealt = Counter(scanner for scanner, _ in synthetic._deal_scanners(400, np.random.default_rng(0)))
-    assert dealt[synthetic._UNSIGNED] == dealt[synthetic._UNSIGNED_1000] == 7
-    assert dealt[synthetic._SIGNED] == 2
-    assert dealt[synthetic._RING] > dealt[synthetic._PLAIN] > 100
+    dealt = Counter(scanner for scanner, _ in synthetic_plan.deal_scanners(400, np.random.default_rng(0)))
+    assert dealt[synthetic_plan.UNSIGNED] == dealt[synthetic_plan.UNSIGNED_1000] == 7
+    assert dealt[synthetic_plan.SIGNED] == 2
+    assert dealt[synthetic_plan.RING] > dealt[synthetic_plan.PLAIN] > 100
 
 
 # the phantom
@@ -258,8 +258,8 @@ def textures() -> phantom.Textures:
 @pytest.mark.parametrize("slices", [1, 2, 5, 32])
 def test_the_slice_a_bleed_is_centred_on_is_positive(label: str, slices: int, textures: phantom.Textures) -> None:
     for number in range(6):
-        study = synthetic._plan(1, 0, slices, number, 0, False)[0]
-        pose = synthetic._Pose(dataclasses.replace(study, slices=slices, labels=(label,)), number)
+        study = synthetic_plan.plan_studies(1, 0, slices, number, 0, False)[0]
+        pose = synthetic_plan.Pose(dataclasses.replace(study, slices=slices, labels=(label,)), number)
         (index,) = pose.centres
         rng = np.random.default_rng(number)
         _, found = phantom.Phantom(pose.head, textures).render(float(pose.heights_mm[index]), pose.bleeds, rng)
@@ -307,7 +307,7 @@ def test_slices_beyond_the_brain_draw_without_labels(z_mm: float, textures: phan
 @given(st.integers(1, 400), st.floats(0, 1), st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_as_many_studies_bleed_as_asked(studies: int, fraction: float, seed: int) -> None:
-    dealt = synthetic._deal_labels(studies, np.random.default_rng(seed), fraction, False)
+    dealt = synthetic_plan.deal_labels(studies, np.random.default_rng(seed), fraction, False)
     assert len(dealt) == studies
     assert sum(bool(labels) for labels in dealt) == round(fraction * studies)
     assert all(len(set(labels)) == len(labels) for labels in dealt)
@@ -316,25 +316,25 @@ def test_as_many_studies_bleed_as_asked(studies: int, fraction: float, seed: int
 @given(st.integers(1, 30), st.floats(0.01, 1), st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_every_label_is_dealt_when_asked(studies: int, fraction: float, seed: int) -> None:
-    dealt = synthetic._deal_labels(studies, np.random.default_rng(seed), fraction, True)
+    dealt = synthetic_plan.deal_labels(studies, np.random.default_rng(seed), fraction, True)
     assert {label for labels in dealt for label in labels} == set(RSNA_LABELS[:5])
 
 
 def test_first_labels_keep_their_proportions_with_epidural_rarest() -> None:
-    counts = Counter(synthetic._first_labels(1000, False))
+    counts = Counter(synthetic_plan.first_labels(1000, False))
     assert counts["epidural"] == 40
     assert min(counts, key=counts.__getitem__) == "epidural"
-    assert set(synthetic._first_labels(13, False)) == set(RSNA_LABELS[:5])
+    assert set(synthetic_plan.first_labels(13, False)) == set(RSNA_LABELS[:5])
 
 
 def test_ids_never_repeat_and_depend_on_the_seed() -> None:
-    ids = [synthetic._Ids(0).sop(number) for number in range(20_000)]
+    ids = [synthetic_plan.Ids(0).sop(number) for number in range(20_000)]
     assert len(set(ids)) == 20_000
-    assert not set(ids) & {synthetic._Ids(1).sop(number) for number in range(1000)}
+    assert not set(ids) & {synthetic_plan.Ids(1).sop(number) for number in range(1000)}
 
 
 def test_some_patients_have_two_studies_and_none_is_in_both_splits() -> None:
-    studies = synthetic._plan(100, 20, 30, 0, 0.4, False)
+    studies = synthetic_plan.plan_studies(100, 20, 30, 0, 0.4, False)
     by_patient = Counter(study.patient_id for study in studies)
     assert set(by_patient.values()) == {1, 2}
     assert len(by_patient) == 120
@@ -380,7 +380,7 @@ def test_the_wrapped_slice_is_repaired_to_its_true_hu(tiny: Summary) -> None:
 @pytest.mark.parametrize("hu", [-1000, -1, 0, 40, 3095])
 def test_wrapping_is_the_inverse_of_the_repair(hu: int) -> None:
     stored = np.full((512, 512), hu + 1024, np.int16)
-    content = synthetic._spoiled("wrapped_12bit", stored, SliceFields(), True, np.random.default_rng(0))
+    content = synthetic_defects.spoiled("wrapped_12bit", stored, SliceFields(), True, np.random.default_rng(0))
     assert (int(read(content).pixel_array[0, 0]) + 1000) % 4096 - 1000 == hu
 
 

@@ -1,0 +1,225 @@
+"""Bytes of one slice: a plain file, or a stored or deflated member of a zip archive read in place."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from isal import igzip_lib, isal_zlib
+
+from ich_tfrecords import zip_directory
+from ich_tfrecords.zip_directory import STORED
+
+# A CT slice of 2048x2048 16-bit pixels is 8 MiB, and an RSNA slice half a MiB. The cap is far above both and
+# keeps a lying size, or a whole volume in one file, from filling the memory of a worker that reads many.
+MAX_SLICE_BYTES = 64 << 20
+
+PLAIN = -1  # method of a file that lies in no archive
+
+
+class UnreadableSource(Exception):
+    """The bytes of one slice cannot be had: `reason` is a word for rejects.csv, `detail` the facts.
+
+    Reasons: unreadable_file, crc_mismatch, inflate_failed, size_mismatch, too_large, bad_local_header,
+    and changed (the source no longer is what the listing says).
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class SliceRef(NamedTuple):
+    """One row of a listing. Sizes and offset in bytes; `method` is -1 for a plain file, else the zip's."""
+
+    container: str
+    name: str
+    offset: int
+    method: int
+    stored_bytes: int
+    size_bytes: int
+    crc32: int
+    mtime_ns: int
+
+
+class SliceReader:
+    """Bytes of slices, one at a time, through one reused buffer and one open archive.
+
+    For one thread. A view that a method returns holds until the next call of a method.
+    """
+
+    def __init__(self, max_bytes: int = MAX_SLICE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._view = memoryview(bytearray(1 << 20))
+        self._zip_path = ""
+        self._zip_fd = -1
+
+    def __enter__(self) -> SliceReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the archive; the reader opens it again when it is needed."""
+        fd, self._zip_fd, self._zip_path = self._zip_fd, -1, ""
+        if fd >= 0:
+            os.close(fd)
+
+    def read(self, row: SliceRef) -> memoryview:
+        """The whole slice, its size and (in a zip) its crc32 checked. Raises `UnreadableSource`."""
+        self._require_size(row)
+        try:
+            if row.method == PLAIN:
+                return self._read_plain(row, row.size_bytes)
+            return self._checked(row, self._read_zipped(row))
+        except OSError as error:
+            raise _unreadable(row, error) from error
+
+    def read_head(self, row: SliceRef, head_bytes: int) -> memoryview:
+        """The first `head_bytes` of the slice, or all of a shorter one, without reading the rest.
+
+        The crc32 covers the whole slice and is not checked. Raises `UnreadableSource`.
+        """
+        self._require_size(row)
+        wanted = min(max(0, head_bytes), row.size_bytes)
+        try:
+            if row.method == PLAIN:
+                return self._read_plain(row, wanted)
+            if row.method == STORED:
+                return self._stored_prefix(row, wanted)
+            return self._inflate_head(row, wanted)
+        except OSError as error:
+            raise _unreadable(row, error) from error
+
+    def _require_size(self, row: SliceRef) -> None:
+        for what, size_bytes in (("size", row.size_bytes), ("stored size", row.stored_bytes)):
+            if size_bytes > self._max_bytes:
+                raise UnreadableSource(
+                    "too_large", f"{row.name}: {what} is {size_bytes:,} bytes; the limit is {self._max_bytes:,}"
+                )
+        if row.method == STORED and row.stored_bytes != row.size_bytes:
+            raise _mismatch(row, row.stored_bytes)
+
+    def _read_plain(self, row: SliceRef, wanted: int) -> memoryview:
+        # os.open and preadv into a buffer in use: a fresh half-megabyte buffer a slice costs page faults.
+        fd = os.open(f"{row.container}/{row.name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size_bytes = os.fstat(fd).st_size
+            if size_bytes != row.size_bytes:
+                raise _changed(row, f"the file has {size_bytes:,} bytes; the listing said {row.size_bytes:,}")
+            got = self._fill(fd, 0, wanted)
+        finally:
+            os.close(fd)
+        if got < wanted:
+            raise _changed(row, f"the file ended after {got:,} of {wanted:,} bytes")
+        return self._view[:wanted]
+
+    def _read_zipped(self, row: SliceRef) -> memoryview:
+        data = self._stored_prefix(row, row.stored_bytes)
+        if row.method == STORED:
+            return data
+        inflater = _inflater()
+        # One byte more than declared is enough to catch a stream that holds more, and all that a zip bomb gets.
+        content = _inflate(inflater, data, row.size_bytes + 1, row)
+        if not inflater.eof and len(content) <= row.size_bytes:
+            raise _cut_short(row, len(content))
+        return memoryview(content)
+
+    def _checked(self, row: SliceRef, content: memoryview) -> memoryview:
+        if len(content) != row.size_bytes:
+            raise _mismatch(row, len(content))
+        crc32 = isal_zlib.crc32(content)
+        if crc32 != row.crc32:
+            raise UnreadableSource(
+                "crc_mismatch", f"{row.name}: crc32 is {crc32:08x}, the archive says {row.crc32:08x}"
+            )
+        return content
+
+    def _inflate_head(self, row: SliceRef, wanted: int) -> memoryview:
+        """First `wanted` bytes of a deflated member, from as little of its stream as that takes."""
+        inflater, head, at = _inflater(), b"", 0
+        while len(head) < wanted and not inflater.eof:
+            if at == row.stored_bytes:
+                raise _cut_short(row, len(head))
+            # Deflate seldom makes bytes more, so this first step nearly always is the only one.
+            end = min(at + wanted + 1024, row.stored_bytes)
+            data = self._stored_prefix(row, end)[at:]
+            head += _inflate(inflater, data, wanted - len(head), row)
+            at = end
+        if len(head) < wanted:
+            raise _mismatch(row, len(head))
+        return memoryview(head)
+
+    def _stored_prefix(self, row: SliceRef, size_bytes: int) -> memoryview:
+        """First bytes of a member as they lie in the archive."""
+        fd = self._open_zip(row.container)
+        # One read for header and bytes: local names and extras mostly are as short as this.
+        guess_bytes = zip_directory.LOCAL_HEADER_BYTES + 4 * len(row.name) + 64
+        got = self._fill(fd, row.offset, guess_bytes + size_bytes)
+        header = zip_directory.parse_local_header(self._view[:got])
+        if header is None:
+            raise UnreadableSource("bad_local_header", f"{row.name}: no member begins at byte {row.offset:,}")
+        if (header.name, header.method) != (row.name, row.method):
+            raise _changed(row, f"byte {row.offset:,} holds {header.name!r}, method {header.method}")
+        end = header.header_bytes + size_bytes
+        if end > got:
+            got = self._fill(fd, row.offset, end)
+        if end > got:
+            raise _changed(row, f"the archive ends inside the slice, after {got:,} bytes")
+        return self._view[header.header_bytes : end]
+
+    def _open_zip(self, path: str) -> int:
+        if path != self._zip_path:
+            self.close()
+            self._zip_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._zip_path = path
+        return self._zip_fd
+
+    def _fill(self, fd: int, offset: int, size_bytes: int) -> int:
+        """Read into the buffer; how many bytes came, fewer only at the end of the file."""
+        if size_bytes > len(self._view):
+            self._view = memoryview(bytearray(size_bytes))
+        got = 0
+        while got < size_bytes:
+            fresh = os.preadv(fd, [self._view[got:size_bytes]], offset + got)
+            if not fresh:
+                break
+            got += fresh
+        return got
+
+
+def _inflater() -> igzip_lib.IgzipDecompressor:
+    return igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE, 15)
+
+
+def _inflate(inflater: igzip_lib.IgzipDecompressor, data: memoryview, max_bytes: int, row: SliceRef) -> bytes:
+    try:
+        return inflater.decompress(data, max_bytes)
+    except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub calls this class an instance
+        raise UnreadableSource("inflate_failed", f"{row.name}: {error}") from error
+
+
+def _cut_short(row: SliceRef, got_bytes: int) -> UnreadableSource:
+    return UnreadableSource("inflate_failed", f"{row.name}: the deflated stream ends after {got_bytes:,} bytes")
+
+
+def _mismatch(row: SliceRef, got_bytes: int) -> UnreadableSource:
+    more = "more than " if got_bytes > row.size_bytes else ""
+    return UnreadableSource(
+        "size_mismatch",
+        f"{row.name}: holds {more}{min(got_bytes, row.size_bytes):,} bytes; the archive says {row.size_bytes:,}",
+    )
+
+
+def _changed(row: SliceRef, fact: str) -> UnreadableSource:
+    return UnreadableSource("changed", f"{row.name}: {fact}; it changed since it was listed")
+
+
+def _unreadable(row: SliceRef, error: OSError) -> UnreadableSource:
+    where = row.container if row.method != PLAIN else f"{row.container}/{row.name}"
+    return UnreadableSource("unreadable_file", f"{where}: {error.strerror or error}")
