@@ -24,7 +24,7 @@ BASE = [
     "pylibjpeg-openjpeg>=2.4",  # JPEG 2000
     "python-gdcm>=3.0.24",  # JPEG Lossless
 ]
-TRAIN = ["tensorflow>=2.21,<2.22", "keras>=3.15,<4", "scikit-learn>=1.6", "matplotlib>=3.9", "tensorboard>=2.20"]
+TRAIN = ["tensorflow>=2.21,<2.22", "keras>=3.10,<4", "scikit-learn>=1.6", "matplotlib>=3.9", "tensorboard>=2.20"]
 TEST = [
     "hypothesis>=6.100",
     "mypy>=1.14",

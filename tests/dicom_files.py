@@ -133,9 +133,11 @@ def _item(tag: int, value: bytes) -> bytes:
     return struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(value)) + value
 
 
-def compressed_file(stored: Stored, syntax: str, bits_stored: int, work: Path, fragments: int = 1) -> bytes:
-    """A slice file in a compressed syntax, encoded by whatever library is not the decoder's only twin."""
-    elements = slice_elements(stored, bits_stored)
+def compressed_file(
+    stored: Stored, syntax: str, bits_stored: int, work: Path, fragments: int = 1, **changes: bytes | None
+) -> bytes:
+    """A slice file in a compressed syntax; `work` is a scratch folder, for gdcm knows files only."""
+    elements = slice_elements(stored, bits_stored, **changes)
     if syntax in (JPEG_LOSSLESS, JPEG_LOSSLESS_SV1, RLE):
         return _by_gdcm(dicom_file(elements), syntax, work)
     return encapsulated(elements, syntax, codestream(stored, syntax, bits_stored), fragments)
@@ -147,9 +149,11 @@ def codestream(stored: Stored, syntax: str, bits_stored: int) -> bytes:
     if syntax in (JPEG_LS, JPEG_LS_NEAR):
         import jpeg_ls
 
-        bits = stored.view(np.uint16) & np.uint16((1 << bits_stored) - 1)
+        bits = stored.view(f"u{stored.itemsize}") & ((1 << bits_stored) - 1)
         error = NEAR if syntax == JPEG_LS_NEAR else 0
-        return bytes(jpeg_ls.encode_buffer(bits.tobytes(), rows, columns, 1, bits_stored, error))
+        return bytes(
+            jpeg_ls.encode_buffer(bits.astype(f"u{stored.itemsize}").tobytes(), rows, columns, 1, bits_stored, error)
+        )
     from openjpeg import utils as openjpeg
 
     ratios = [4.0] if syntax == J2K else None
