@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +28,7 @@ def command(synthetic_set, output: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "beam_pipelines.convert", *map(str, flags)]
 
 
+SDK_WORKER = ["-m", "apache_beam.runners.worker.sdk_worker_main"]
 TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
 
 
@@ -103,5 +106,30 @@ def test_a_kill_at_a_known_moment_resumes(dataset, synthetic_set, tmp_path, mome
     _wait_for(lambda: (folder.is_dir() and any(folder.iterdir())) or process.poll() is not None, 60)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    subprocess.run(command(synthetic_set, output), cwd=ROOT, check=True, capture_output=True, timeout=120)
+    assert sha256s(output) == sha256s(dataset)
+
+
+def test_a_killed_worker_ends_the_run_with_one_line_and_the_next_run_finishes(dataset, synthetic_set, tmp_path):
+    """Beam's local runner would wait for the dead process for ever."""
+    output = tmp_path / "out"
+    run = command(synthetic_set, output, *TWO_PROCESSES)
+    process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    workers: list[psutil.Process] = []
+
+    def started() -> bool:
+        family = psutil.Process(process.pid).children(recursive=True)
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            workers[:] = [child for child in family if child.cmdline()[1:] == SDK_WORKER]
+        return len(workers) == 2 or process.poll() is not None
+
+    _wait_for(started, 60)
+    time.sleep(0.5)
+    workers[0].kill()
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1, error
+    assert "Worker subprocess exited with return code" in error.strip().splitlines()[-1]
+    assert "Traceback" not in error
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
     subprocess.run(command(synthetic_set, output), cwd=ROOT, check=True, capture_output=True, timeout=120)
     assert sha256s(output) == sha256s(dataset)

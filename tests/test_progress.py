@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+
+from beam_pipelines import progress
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599, "59:59"), (3600, "1:00:00"), (36_061, "10:01:01")],
+)
+def test_clock(seconds, text):
+    assert progress.clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "now", "seconds", "text"),
+    [
+        (0, 0, 0, 0.0, "x [########################] 0/0 slices, 0 slices/s, 0:00 in all"),
+        (0, 10, 0, 1.0, "x [........................] 0/10 slices, 0 slices/s, time left not known yet"),
+        (500, 1000, 500, 10.0, "x [############............] 500/1,000 slices, 50 slices/s, 0:10 left"),
+        (500, 1000, 100, 10.0, "x [############............] 500/1,000 slices, 10 slices/s, 0:50 left"),  # resumed
+        (1000, 1000, 1000, 8.0, "x [########################] 1,000/1,000 slices, 125 slices/s, 0:08 in all"),
+    ],
+)
+def test_progress_line(done, total, now, seconds, text):
+    assert progress.progress_line("x", done, total, now, seconds) == text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_one_line_that_is_drawn_again(monkeypatch):
+    monkeypatch.setattr(progress, "BAR_EVERY_S", 0.01)
+    out, done = Terminal(), iter(range(1000))
+    with progress.Progress("x", 1000, lambda: next(done), out):
+        time.sleep(0.1)
+    text = out.getvalue()
+    assert text.count("\n") == 1
+    assert text.count("\r") > 1
+    assert "1,000/1,000" in text.splitlines()[-1]
+
+
+def test_a_file_gets_plain_lines(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.01)
+    out = io.StringIO()
+    with progress.Progress("x", 10, lambda: 5, out):
+        time.sleep(0.1)
+    assert "\r" not in out.getvalue()
+    assert "x [############............] 5/10" in out.getvalue()
+
+
+def test_an_error_passes_and_leaves_no_finished_bar():
+    out = io.StringIO()
+    with pytest.raises(ValueError, match="stop"), progress.Progress("x", 10, lambda: 5, out):
+        raise ValueError("stop")
+    assert "in all" not in out.getvalue()

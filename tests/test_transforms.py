@@ -1,0 +1,113 @@
+"""Beam steps: numbers and names piped into the transforms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
+
+from beam_pipelines import launch, transforms
+from beam_pipelines.convert import build
+from ich_tfrecords import atomic, conversion, job, plan, sources, splits
+from ich_tfrecords.job import WorkDir
+
+SECRET = splits.public_secret("s")
+
+
+@pytest.fixture
+def listed(synthetic_set, tmp_path) -> tuple[WorkDir, int, int]:
+    """A work directory with a listing in parts of ten slices: (work, parts, slices)."""
+    work = WorkDir(tmp_path / "out")
+    work.create()
+    table = sources.list_inputs([str(synthetic_set.output / "stage_2_train")]).table
+    parts = -(-table.num_rows // 10)
+    for number in range(parts):
+        atomic.write_table(work.listing(number), table.slice(number * 10, 10))
+    return work, parts, table.num_rows
+
+
+def counters(result) -> Counter[str]:
+    tally: Counter[str] = Counter()
+    assert launch._add_counters(result, tally) == []
+    return tally
+
+
+def run(elements, step, finished) -> Counter[str]:
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+    assert_that(build(pipeline, elements, step), equal_to(finished))
+    result = pipeline.run()
+    result.wait_until_finish()
+    return counters(result)
+
+
+def test_index_parts_then_write_shards(listed, rsna_spec):
+    work, parts, slices = listed
+    tally = run(list(range(parts)), transforms.IndexParts(work, SECRET), list(range(parts)))
+    assert tally["indexed"] == slices
+    index = job.read_index(work, parts)
+    assert index.num_rows == slices
+    assert set(index["reason"].to_pylist()) == {""}
+    planned = plan.build_plan(index, None, rsna_spec)
+    names = job.write_plan(work, planned, rsna_spec)
+    tally = run(names, transforms.WriteShards(work, rsna_spec), names)
+    assert (tally["read"], tally["written"], tally["rejected"]) == (slices, slices, 0)
+    assert tally["written_bytes"] == sum((work.output / name).stat().st_size for name in names)
+    assert all(tally[f"{stage}_us"] > 0 for stage in ("read", "decode", "window", "encode"))
+    assert job.write_plan(work, planned, rsna_spec) == [], "nothing is pending after all shards are written"
+
+
+def test_the_steps_equal_their_plain_functions(listed, tmp_path):
+    work, _, _ = listed
+    run([0], transforms.IndexParts(work, SECRET), [0])
+    by_beam = work.index(0).read_bytes()
+    with sources.SliceReader() as reader:
+        conversion.index_part(work, 0, reader, SECRET, Counter())
+    assert work.index(0).read_bytes() == by_beam
+
+
+def test_what_cannot_be_written_is_counted_by_its_words(listed, monkeypatch):
+    work, _, _ = listed
+
+    def full(path: Path, *_: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(atomic, "replacing", full)
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
+    assert_that(build(pipeline, [0], transforms.IndexParts(work, SECRET)), equal_to([]))
+    result = pipeline.run()
+    result.wait_until_finish()
+    assert launch._add_counters(result, Counter()) == [f"No space left on device: {work.index(0)}"]
+
+
+def test_the_secret_stays_out_of_the_text_of_a_step(listed):
+    work, _, _ = listed
+    assert SECRET.hex() not in repr(transforms.IndexParts(work, SECRET))
+    assert str(SECRET) not in repr(transforms.IndexParts(work, SECRET))
+
+
+@pytest.mark.parametrize(
+    ("flags", "slices", "mode", "workers"),
+    [
+        ([], 10, "in_memory", 1),
+        ([], launch.SMALL_SLICES + 1, "multi_processing", 0),
+        (["--runner=DirectRunner"], 10_000_000, "in_memory", 1),  # named: as Beam's flags say
+        (["--direct_num_workers=3"], 10, "multi_processing", 3),
+        (["--direct_num_workers=1", "--direct_running_mode=multi_threading"], 99_999, "multi_threading", 1),
+    ],
+)
+def test_the_local_runner_is_named(flags, slices, mode, workers):
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    options = PipelineOptions(flags)
+    assert isinstance(launch._runner(options, slices), FnApiRunner)
+    direct = options.view_as(DirectOptions)
+    assert (direct.direct_running_mode, direct.direct_num_workers) == (mode, workers)
+
+
+def test_other_runners_are_left_to_beam():
+    assert launch._runner(PipelineOptions(["--runner=DataflowRunner"]), 10) == "DataflowRunner"
