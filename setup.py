@@ -19,10 +19,9 @@ BASE = [
     "pyarrow>=15",
     "pydicom>=3.0.1,<4",
     "pyyaml>=6",
-    # decoders of compressed slices, none of them under the GPL
+    # decoders of compressed slices, neither under the GPL; JPEG Lossless and RLE need none
     "pyjpegls>=1.4",  # JPEG-LS
     "pylibjpeg-openjpeg>=2.4",  # JPEG 2000
-    "python-gdcm>=3.0.24",  # JPEG Lossless
 ]
 TRAIN = ["tensorflow>=2.21,<2.22", "keras>=3.10,<4", "scikit-learn>=1.6", "matplotlib>=3.9", "tensorboard>=2.20"]
 TEST = [
@@ -31,6 +30,7 @@ TEST = [
     "opencv-python-headless>=4.9",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
+    "python-gdcm>=3.0.24",  # encodes JPEG Lossless test files
     "ruff>=0.9",
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.9",

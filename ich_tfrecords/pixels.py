@@ -53,7 +53,8 @@ def to_hu(
     fits_int16 = stored.dtype.kind == "i" or bits_stored < 16
     if slope == 1 and intercept == int(intercept) and abs(intercept) <= INT16_MAX and fits_int16:
         return _shift_hu(stored.astype(np.int16, copy=False), int(intercept))
-    hu = np.rint(stored.astype(np.float64) * slope + intercept)
+    with np.errstate(over="ignore"):  # a slope of 1e308 saturates like any other
+        hu = np.rint(stored.astype(np.float64) * slope + intercept)
     return np.clip(hu, INT16_MIN, INT16_MAX).astype(np.int16)
 
 
@@ -128,7 +129,7 @@ def _window_quarter(hu: Int16, low: int, width: int) -> UInt8:
     Values above `low` are at most `width`, sixteen of them stay below 2**16, so no lane carries over.
     """
     size = hu.shape[0] // 4
-    clipped = np.clip(hu, np.int16(low), np.int16(low + width))
+    clipped = np.clip(hu, np.int16(low), np.int16(low + width), order="C")
     clipped -= np.int16(low)
     rows = clipped.view("<u8").reshape(size, 4, size)
     lanes = rows[:, 0] + rows[:, 1]

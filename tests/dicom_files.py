@@ -122,7 +122,7 @@ def deflate(data: bytes) -> bytes:
 def encapsulated(elements: Elements, syntax: str, codestream: bytes, fragments: int = 1) -> bytes:
     """A file whose PixelData is one codestream in so many fragments (PS3.5 A.4)."""
     codestream += bytes(len(codestream) % 2)
-    step = -(-len(codestream) // (2 * fragments)) * 2
+    step = max(-(-len(codestream) // (2 * fragments)) * 2, 2)
     items = [b"", *(codestream[at : at + step] for at in range(0, len(codestream), step))]
     body = b"".join(_item(0xFFFEE000, item) for item in items) + _item(0xFFFEE0DD, b"")
     head = {tag: value for tag, value in elements.items() if tag < PIXEL_DATA}

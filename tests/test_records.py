@@ -53,7 +53,7 @@ def test_golden_bytes():
     """Every converted data set, and the sha256 in every manifest, relies on these bytes."""
     payload = records.encode(values(), TABLE)
     assert len(payload) == 310
-    assert google_crc32c.value(payload) == 0x6d5e8a35
+    assert google_crc32c.value(payload) == 0x6D5E8A35
     assert payload.startswith(b"\x0a\xb3\x02\x0a\x4d\x0a\x05image\x12\x44\x0a\x42\x0a\x40\x00\x01\x02\x03")
 
 

@@ -1,0 +1,226 @@
+"""The thorough way from the bytes of a DICOM file to header and cells: by pydicom, whatever the encoding.
+
+pydicom parses; the values are taken raw, as the fast walk takes them, and PixelData goes to `codestream`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ich_tfrecords import codestream
+from ich_tfrecords.slice_header import (
+    ASCII_ESCAPE,
+    DEFLATED,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    NATIVE,
+    PIXEL_DATA,
+    SHORT,
+    TEXT,
+    SliceHeader,
+    SliceProblem,
+    UnreadableSlice,
+    UnsupportedSlice,
+    checked,
+)
+
+MAX_INFLATED_BYTES = 1 << 27
+_QUIET = threading.Lock()
+
+Buffer = bytes | bytearray | memoryview
+
+
+def read_header(data: Buffer) -> SliceHeader:
+    """Header of a whole file, `pixel_offset` -1. Raises `UnreadableSlice`, `UnsupportedSlice`."""
+    with _typed_problems():
+        return _header(_parsed(data), data)
+
+
+def read_cells(data: Buffer) -> tuple[SliceHeader, npt.NDArray[np.unsignedinteger]]:
+    """Header and unsigned cells [rows * columns] of a whole file. Raises `UnreadableSlice`, `UnsupportedSlice`."""
+    with _typed_problems():
+        dataset = _parsed(data)
+        header = _header(dataset, data)
+        value = bytes(_raw(dataset, PIXEL_DATA).value or b"")
+        return header, _native(header, value) if header.transfer_syntax in NATIVE else _encoded(header, value)
+
+
+@contextlib.contextmanager
+def _typed_problems() -> Iterator[None]:
+    """Turns whatever a parser raises into a typed problem.
+
+    The values of damaged files reach many corners of pydicom, so every exception counts as damage here;
+    none is dropped, its words stand in the problem's detail.
+    """
+    try:
+        yield
+    except SliceProblem:
+        raise
+    except (EOFError, struct.error) as error:
+        raise UnreadableSlice("truncated", f"the file ends inside an element: {error}") from error
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise UnreadableSlice("decode_failed", f"{type(error).__name__}: {words}") from error
+
+
+def _parsed(data: Buffer) -> Any:
+    """The pydicom Dataset of a file, without a word on the screen: RSNA's ids alone warn once a file."""
+    from pydicom.filereader import read_partial
+
+    _check_signature(data)
+    deflated = DEFLATED.encode() in bytes(data)
+    with _quiet():
+        file = io.BytesIO(_inflated(data) if deflated else bytes(data))
+        dataset = read_partial(file, _after_pixel_data(), force=True)
+    if deflated:
+        dataset.file_meta.TransferSyntaxUID = DEFLATED
+    return dataset
+
+
+def _after_pixel_data() -> Callable[[int, str | None, int], bool]:
+    """Says when to stop reading: the fast walk ends with PixelData too, whatever damage follows it."""
+    seen: set[int] = set()
+
+    def is_after(tag: int, vr: str | None, length: int) -> bool:
+        after = PIXEL_DATA in seen
+        seen.add(int(tag))
+        return after
+
+    return is_after
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps warnings and log lines of the libraries back; both switches are the process's, hence the lock."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "openjpeg.decode")]
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = [logger.disabled for logger in loggers]
+        try:
+            for logger in loggers:
+                logger.disabled = True
+            yield
+        finally:
+            for logger, disabled in zip(loggers, before, strict=True):
+                logger.disabled = disabled
+
+
+def _check_signature(data: Buffer) -> None:
+    """Refuse what cannot be DICOM (PS3.10 7.1)."""
+    if len(data) == 0:
+        raise UnreadableSlice("empty_file", "the file has no bytes")
+    if bytes(data[128:132]) != b"DICM" and bytes(data[:2]) not in (b"\x02\x00", b"\x08\x00"):
+        raise UnreadableSlice("not_dicom", "no DICM at byte 128, and the file does not begin with group 2 or 8")
+
+
+def _inflated(data: Buffer) -> bytes:
+    """The file with its deflated data set (PS3.5 A.5) inflated, at most to the cap, as explicit little endian.
+
+    Done here because pydicom inflates without a cap. The stream begins after the meta group, whose length
+    stands at byte 140; a file that names the deflated syntax elsewhere comes back as it is.
+    """
+    whole = bytes(data)
+    begin = 144 + int.from_bytes(whole[140:144], "little")
+    uid = DEFLATED.encode()
+    meta = whole[:begin]
+    if meta[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00" or meta.count(uid) != 1 or uid in whole[begin:]:
+        raise UnreadableSlice("decode_failed", "the file names the deflated transfer syntax out of its place")
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(whole[begin:], MAX_INFLATED_BYTES + 1)
+    if len(inflated) > MAX_INFLATED_BYTES:
+        raise UnreadableSlice("too_large", f"the deflated data set is larger than {MAX_INFLATED_BYTES:,} bytes")
+    if not inflater.eof:
+        raise UnreadableSlice("truncated", f"the deflated data set ends early, after {len(inflated):,} bytes")
+    return meta.replace(uid, EXPLICIT_LITTLE.encode().ljust(len(uid), b"\0")) + inflated
+
+
+def _header(dataset: Any, data: Buffer) -> SliceHeader:
+    fields: dict[str, Any] = {keyword: _text(dataset, tag) for tag, keyword in TEXT.items() if tag in dataset}
+    for tag, keyword in SHORT.items():
+        value = _raw(dataset, tag)
+        if value is not None and len(value.value or b"") == 2:
+            fields[keyword] = int.from_bytes(value.value, "little" if value.is_little_endian else "big")
+    fields["TransferSyntaxUID"] = _syntax(dataset)
+    pixel_data = _raw(dataset, PIXEL_DATA)
+    if pixel_data is None:
+        _check_whole(dataset, bytes(data))
+        return checked(fields, None, None, -1)
+    declared = None if pixel_data.length == 0xFFFFFFFF else pixel_data.length
+    return checked(fields, len(pixel_data.value or b""), declared, -1)
+
+
+def _raw(dataset: Any, tag: int) -> Any:
+    """pydicom's RawDataElement (length, value in bytes) of a tag; None where it is absent or a sequence."""
+    item = dataset.get_item(tag)
+    return item if item is not None and hasattr(item, "is_little_endian") else None
+
+
+def _text(dataset: Any, tag: int) -> str:
+    """Text of an element as the fast walk reads it; pydicom decodes what is not ASCII."""
+    raw = _raw(dataset, tag)
+    if raw is not None and raw.value is not None:
+        value = bytes(raw.value)
+        if value.isascii() and ASCII_ESCAPE.encode() not in value:
+            return value.decode("ascii").rstrip(" \0")
+    with _quiet():
+        value = dataset[tag].value
+    many = isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue"
+    return "\\".join(map(str, value)) if many else str("" if value is None else value).rstrip(" \0")
+
+
+def _syntax(dataset: Any) -> str:
+    """Transfer syntax by the meta group, or as pydicom guessed it where that is silent."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax:
+        return str(syntax)
+    implicit, little = dataset.original_encoding
+    return IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE if little else EXPLICIT_BIG
+
+
+def _check_whole(dataset: Any, data: bytes) -> None:
+    """Tell a file that was cut from one that never had PixelData."""
+    raws = [_raw(dataset, tag) for tag in sorted(dataset.keys())]
+    short = [raw for raw in raws if raw and raw.length != 0xFFFFFFFF and len(raw.value or b"") < raw.length]
+    if short:
+        raise UnreadableSlice("truncated", f"the file ends inside element {short[-1].tag}, before PixelData")
+    if b"\xe0\x7f\x10\x00" in data:
+        raise UnreadableSlice("truncated", f"PixelData begins, but does not end within the {len(data):,} bytes")
+
+
+def _native(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger]:
+    order = ">" if header.transfer_syntax == EXPLICIT_BIG else "<"
+    kind = np.dtype(f"{order}u{header.bits_allocated // 8}")
+    cells = np.frombuffer(value, kind, header.rows * header.columns)
+    return cells.astype(kind.newbyteorder("="), copy=False)
+
+
+def _encoded(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger]:
+    """Cells of encapsulated PixelData (PS3.5 A.4), all its fragments being one frame."""
+    from pydicom.encaps import generate_frames
+
+    decode = codestream.DECODERS.get(header.transfer_syntax)
+    if decode is None:
+        raise UnsupportedSlice("unsupported_syntax", f"no decoder for transfer syntax {header.transfer_syntax}")
+    try:
+        with _quiet():
+            frame = next(generate_frames(value, number_of_frames=1), b"")
+            cells = decode(frame, header.rows, header.columns, header.bits_allocated)
+    except ImportError as error:
+        raise UnsupportedSlice(
+            "unsupported_syntax", f"transfer syntax {header.transfer_syntax} needs the module {error.name}"
+        ) from error
+    except codestream.CutShort as error:
+        raise UnreadableSlice("truncated", str(error)) from error
+    return cells.reshape(-1)

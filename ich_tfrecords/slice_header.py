@@ -1,0 +1,204 @@
+"""What makes a file a CT slice: the wanted elements, and the typed problem for every file that is none.
+
+Whoever reads a file, the fast walk or pydicom, hands the elements to `checked`. So both ways accept, refuse
+and explain alike.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+MAX_SIDE_PX = 4096  # the largest CT matrix in use is 2048; a larger claim is damage, refused before allocation
+MAX_POSITION_MM = 1e6
+
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+TEXT = {
+    0x00080008: "ImageType",
+    0x00080016: "SOPClassUID",
+    0x00080018: "SOPInstanceUID",
+    0x00080060: "Modality",
+    0x00100020: "PatientID",
+    0x0020000D: "StudyInstanceUID",
+    0x0020000E: "SeriesInstanceUID",
+    0x00200032: "ImagePositionPatient",
+    0x00200037: "ImageOrientationPatient",
+    0x00280004: "PhotometricInterpretation",
+    0x00280008: "NumberOfFrames",
+    0x00281052: "RescaleIntercept",
+    0x00281053: "RescaleSlope",
+}
+SHORT = {
+    0x00280002: "SamplesPerPixel",
+    0x00280010: "Rows",
+    0x00280011: "Columns",
+    0x00280100: "BitsAllocated",
+    0x00280101: "BitsStored",
+    0x00280102: "HighBit",
+    0x00280103: "PixelRepresentation",
+}
+TRANSFER_SYNTAX = 0x00020010
+PIXEL_DATA = 0x7FE00010
+ASCII_ESCAPE = "\x1b"  # begins a switch of character set (PS3.5 6.1.2.5.3), so the text is not ASCII after all
+
+
+class SliceProblem(Exception):
+    """Why a file gives no slice: `reason`, a fixed word for counting, and `detail` for people."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class UnreadableSlice(SliceProblem):
+    """The bytes are damaged or are not DICOM."""
+
+
+class UnsupportedSlice(SliceProblem):
+    """The file is whole, but it is no axial CT slice with known HU."""
+
+
+class SliceHeader(NamedTuple):
+    """What the header of a CT slice says.
+
+    `position_mm` runs along the slice normal (PS3.3 C.7.6.2.1.1) towards the head. `slope` and
+    `intercept` give HU. `pixel_offset` is where plain cells begin in the file, -1 when they are encoded.
+    """
+
+    sop_uid: str
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    position_mm: float
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    slope: float
+    intercept: float
+    transfer_syntax: str
+    pixel_offset: int
+
+
+def checked(fields: dict[str, Any], present: int | None, declared: int | None, offset: int) -> SliceHeader:
+    """Header of understood elements, or the typed problem that keeps the file from being a slice.
+
+    `fields`: values by keyword, `TEXT` ones str, `SHORT` ones int, and TransferSyntaxUID. `present`,
+    `declared`: bytes of PixelData in the file and by its length field (None: undefined length); `present`
+    None: there is no PixelData.
+    """
+    if present is None:
+        raise UnsupportedSlice("no_pixel_data", f"no PixelData element; modality {fields.get('Modality', 'unknown')}")
+    _check_kind(fields)
+    sop, patient = _id(fields, "SOPInstanceUID"), _id(fields, "PatientID")
+    study, series = _id(fields, "StudyInstanceUID"), _id(fields, "SeriesInstanceUID")
+    rows, columns, allocated, stored = _matrix(fields)
+    slope, intercept = _number(fields, "RescaleSlope"), _number(fields, "RescaleIntercept")
+    if slope == 0:
+        raise UnsupportedSlice("no_rescale", "RescaleSlope is 0, so stored values give no HU (PS3.3 C.11.1)")
+    position_mm = _position_mm(fields)
+    syntax = fields["TransferSyntaxUID"]
+    if syntax in NATIVE:
+        _check_length(rows * columns * allocated // 8, present, declared)
+    bits = (allocated, stored, fields["PixelRepresentation"] == 1)
+    return SliceHeader(sop, patient, study, series, position_mm, rows, columns, *bits, slope, intercept, syntax, offset)
+
+
+def _check_kind(fields: dict[str, Any]) -> None:
+    """Only single-frame grey original CT passes (PS3.3 A.3, C.8.2.1.1.1)."""
+    samples, photometric = fields.get("SamplesPerPixel", 1), fields.get("PhotometricInterpretation", "")
+    if samples != 1 or photometric not in ("MONOCHROME2", "MONOCHROME1"):
+        raise UnsupportedSlice("color", f"{samples} samples a pixel, {photometric or 'no'} photometric interpretation")
+    frames = fields.get("NumberOfFrames", "").strip() or "1"
+    if _numbers(frames) != (1.0,):
+        raise UnsupportedSlice("multi_frame", f"NumberOfFrames is {frames!r}; only single-frame slices are read")
+    kind = [part.strip() for part in fields.get("ImageType", "").upper().split("\\")]
+    if "LOCALIZER" in kind:
+        raise UnsupportedSlice("localizer", f"ImageType is {fields['ImageType']}")
+    if "SECONDARY" in kind[1:2] or fields.get("SOPClassUID") == SECONDARY_CAPTURE:
+        raise UnsupportedSlice("derived_secondary", f"ImageType is {fields.get('ImageType', 'absent')}")
+    if fields.get("Modality", "").strip() != "CT":
+        raise UnsupportedSlice("not_ct", f"Modality is {fields.get('Modality', 'absent')!r}")
+
+
+def _id(fields: dict[str, Any], keyword: str) -> str:
+    value = fields.get(keyword, "").strip()
+    if not value:
+        raise UnsupportedSlice("missing_id", f"{keyword} is empty; slices are told apart and split by their ids")
+    return value
+
+
+def _matrix(fields: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Rows, Columns, BitsAllocated, BitsStored (PS3.3 C.7.6.3.1, PS3.5 8.1.1)."""
+    rows, columns = fields.get("Rows", 0), fields.get("Columns", 0)
+    if not (0 < rows <= MAX_SIDE_PX and 0 < columns <= MAX_SIDE_PX):
+        raise UnreadableSlice("bad_geometry", f"{rows} rows and {columns} columns; 1 to {MAX_SIDE_PX} are read")
+    allocated, stored = fields.get("BitsAllocated", 0), fields.get("BitsStored", 0)
+    high = fields.get("HighBit", stored - 1)
+    sign = fields.get("PixelRepresentation")
+    if allocated not in (8, 16) or not 1 <= stored <= allocated or high != stored - 1 or sign not in (0, 1):
+        raise UnsupportedSlice(
+            "bad_bits",
+            f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}, PixelRepresentation {sign}",
+        )
+    return rows, columns, allocated, stored
+
+
+def _number(fields: dict[str, Any], keyword: str) -> float:
+    numbers = _numbers(fields.get(keyword, ""))
+    if len(numbers) != 1:
+        raise UnsupportedSlice(
+            "no_rescale", f"{keyword} is {fields.get(keyword, 'absent')!r}, so stored values give no HU"
+        )
+    return numbers[0]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Values of a DS or IS text (PS3.5 6.2); empty when one is no finite number."""
+    if "_" in text:  # Python reads 1_0 as ten
+        return ()
+    try:
+        values = tuple(float(part) for part in text.split("\\"))
+    except ValueError:
+        return ()
+    return values if all(map(math.isfinite, values)) else ()
+
+
+def _position_mm(fields: dict[str, Any]) -> float:
+    """ImagePositionPatient along the normal of ImageOrientationPatient, towards the head."""
+    corner = _numbers(fields.get("ImagePositionPatient", ""))
+    axes = _numbers(fields.get("ImageOrientationPatient", ""))
+    if len(corner) != 3 or len(axes) != 6:
+        raise UnsupportedSlice("no_position", "ImagePositionPatient or ImageOrientationPatient is absent or unusable")
+    if max(map(abs, corner)) > MAX_POSITION_MM:
+        raise UnsupportedSlice("no_position", f"ImagePositionPatient {corner} mm is in no scanner")
+    ax, ay, az, bx, by, bz = axes
+    normal = (ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx)
+    length = math.sqrt(sum(part * part for part in normal))
+    if not 0.5 < length < 2:
+        raise UnsupportedSlice("no_position", f"ImageOrientationPatient {axes} are not two unit vectors")
+    if abs(normal[2]) < length * math.sqrt(0.5):
+        shown = ", ".join(f"{part + 0.0:.2f}" for part in normal)
+        raise UnsupportedSlice("not_axial", f"the slice normal ({shown}) is more than 45 degrees off the body axis")
+    along = sum(a * b for a, b in zip(corner, normal, strict=True)) / length
+    return math.copysign(1.0, normal[2]) * along
+
+
+def _check_length(expected: int, present: int, declared: int | None) -> None:
+    """PixelData must hold the matrix, and one byte more at most (PS3.5 8.1.1 pads to even length)."""
+    claimed = present if declared is None else declared
+    if claimed not in (expected, expected + 1):
+        raise UnreadableSlice("wrong_pixel_length", f"PixelData has {claimed:,} bytes, the matrix needs {expected:,}")
+    if present < expected:
+        raise UnreadableSlice("truncated", f"PixelData has {max(present, 0):,} of {expected:,} bytes")
