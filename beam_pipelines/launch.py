@@ -98,10 +98,11 @@ class _WorkerDied(Exception):
 
 
 class _WorkerWatch:
-    """Raises `_WorkerDied` in the main thread when a worker process ends early.
+    """Ends a run whose worker process ended early, by raising `_WorkerDied` in the main thread.
 
     The local runner would wait for ever: the thread that started the process raises, and nobody listens. A
-    signal is the one way to end that wait, so only a run in the main thread is watched.
+    signal is the one way to end that wait, so only a run in the main thread is watched. The other workers are
+    ended first, here and on an interrupt, because the runner joins them on its way out.
     """
 
     def __init__(self) -> None:
@@ -111,25 +112,33 @@ class _WorkerWatch:
     def __enter__(self) -> _WorkerWatch:
         self._watching = threading.current_thread() is threading.main_thread()
         if self._watching:
-            self._usual = threading.excepthook, signal.signal(signal.SIGUSR1, self._raise_death)
-            threading.excepthook = self._on_thread_error
+            self._usual_hook, threading.excepthook = threading.excepthook, self._on_thread_error
+            self._usual_death = signal.signal(signal.SIGUSR1, self._raise_death)
+            self._usual_interrupt = signal.getsignal(signal.SIGINT)
+            if self._usual_interrupt is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._raise_interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._watching:
-            signal.signal(signal.SIGUSR1, self._usual[1])
-        if self._watching and not self._stopping:
-            threading.excepthook = self._usual[0]
+            signal.signal(signal.SIGUSR1, self._usual_death)
+            signal.signal(signal.SIGINT, self._usual_interrupt)
+            if not self._stopping:
+                threading.excepthook = self._usual_hook
 
     def _raise_death(self, *_: object) -> None:
         raise _WorkerDied(self._death)
+
+    def _raise_interrupt(self, *_: object) -> None:
+        self.end_workers()
+        raise KeyboardInterrupt
 
     def _on_thread_error(self, args: threading.ExceptHookArgs) -> None:
         logging.error("in a thread of Beam", exc_info=args.exc_value)
         if self._stopping or args.thread is None or args.thread.name != "run_worker":
             return
-        self._stopping = True
         self._death = str(args.exc_value)
+        self.end_workers()
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     def end_workers(self) -> None:

@@ -133,3 +133,17 @@ def test_a_killed_worker_ends_the_run_with_one_line_and_the_next_run_finishes(da
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
     subprocess.run(command(synthetic_set, output), cwd=ROOT, check=True, capture_output=True, timeout=120)
     assert sha256s(output) == sha256s(dataset)
+
+
+def test_an_interrupt_ends_workers_too_and_says_how_to_go_on(synthetic_set, tmp_path):
+    output = tmp_path / "out"
+    run = command(synthetic_set, output, *TWO_PROCESSES)
+    process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    _wait_for(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 2 or process.poll() is not None, 60)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert error.strip().splitlines()[-1].endswith("interrupted; the same command goes on where this one stopped")
+    assert "Traceback" not in error
+    assert not psutil.wait_procs(children, timeout=10)[1]
