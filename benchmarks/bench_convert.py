@@ -4,8 +4,8 @@
 
 Three tables:
 1. One core pinned, one uncompressed 512x512 slice a step, all in turns: the plain way that people write
-   (pydicom dcmread, pixel_array, float64 windows, cv2.resize INTER_AREA, tf.train.Example fields through
-   protobuf), ours, and a bare read() of the file as the floor.
+   (pydicom dcmread, pixel_array, float64 windows stacked to an image, cv2.resize INTER_AREA, a record), the same
+   tuned (each window resized by itself), ours, and a bare read() of the file as the floor.
 2. The same slices deflated in a zip: zipfile + pydicom against ours.
 3. The Beam job with two processes at `--slices` slices against cores x single-process speed, its start-up apart.
 
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -38,16 +39,28 @@ PROMISES = {"slice": 8.0, "zip": 4.0, "beam": 0.70}
 
 
 def plain_image(data: bytes | Path) -> np.ndarray:
-    """What people write: pydicom, float64 HU and windows, OpenCV area resize."""
+    """The plain way: pydicom, float64 HU, float64 windows stacked to an image, OpenCV area resize of the image."""
+    stacked = np.stack(float_windows(data), axis=-1)
+    small = cv2.resize(stacked, (SPEC.image.size_px, SPEC.image.size_px), interpolation=cv2.INTER_AREA)
+    return (small * 255 + 0.5).astype(np.uint8)
+
+
+def tuned_image(data: bytes | Path) -> np.ndarray:
+    """The plain way by somebody who knows that OpenCV resizes three planes faster than one interleaved image."""
+    size = (SPEC.image.size_px, SPEC.image.size_px)
+    small = [cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in float_windows(data)]
+    return np.stack([(plane * 255 + 0.5).astype(np.uint8) for plane in small], axis=-1)
+
+
+def float_windows(data: bytes | Path) -> list[np.ndarray]:
+    """Each window of a slice, float64 [512, 512] from 0 to 1."""
     dataset = pydicom.dcmread(data if isinstance(data, Path) else io.BytesIO(data))
     hu = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
-    channels = []
-    for window in SPEC.image.windows:
-        low = window.level_hu - window.width_hu / 2
-        scaled = (np.clip(hu, low, low + window.width_hu) - low) / window.width_hu
-        small = cv2.resize(scaled, (SPEC.image.size_px, SPEC.image.size_px), interpolation=cv2.INTER_AREA)
-        channels.append((small * 255 + 0.5).astype(np.uint8))
-    return np.stack(channels, axis=-1)
+    lows = [window.level_hu - window.width_hu / 2 for window in SPEC.image.windows]
+    return [
+        (np.clip(hu, low, low + window.width_hu) - low) / window.width_hu
+        for low, window in zip(lows, SPEC.image.windows, strict=True)
+    ]
 
 
 def record(image: np.ndarray, uid: bytes) -> bytes:
@@ -91,10 +104,12 @@ def bench_slices(folder: Path, rounds: int) -> dict[str, float]:
     writer = records.ShardWriter(open(os.devnull, "wb"))  # noqa: SIM115
     ways = {
         "plain way": lambda path: writer.write(record(plain_image(path), b"x")),
+        "plain way, tuned": lambda path: writer.write(record(tuned_image(path), b"x")),
         "ours": Ours(),
         "bare read()": lambda path: path.open("rb", buffering=0).read(),
     }
-    return turns(ways, {"plain way": paths, "ours": refs, "bare read()": paths}, rounds)
+    items = {"plain way": paths, "plain way, tuned": paths, "ours": refs, "bare read()": paths}
+    return turns(ways, items, rounds)
 
 
 def bench_zip(folder: Path, work: Path, rounds: int) -> dict[str, float]:
@@ -109,9 +124,11 @@ def bench_zip(folder: Path, work: Path, rounds: int) -> dict[str, float]:
     writer = records.ShardWriter(open(os.devnull, "wb"))  # noqa: SIM115
     ways = {
         "zipfile + pydicom": lambda name: writer.write(record(plain_image(archive.read(name)), b"x")),
+        "zipfile + pydicom, tuned": lambda name: writer.write(record(tuned_image(archive.read(name)), b"x")),
         "ours": Ours(),
     }
-    return turns(ways, {"zipfile + pydicom": [file.name for file in files], "ours": refs}, rounds)
+    names = [file.name for file in files]
+    return turns(ways, {"zipfile + pydicom": names, "zipfile + pydicom, tuned": names, "ours": refs}, rounds)
 
 
 def many_names(folder: Path, work: Path, count: int) -> Path:
@@ -164,6 +181,7 @@ def main() -> int:
     parser.add_argument("--skip_beam", action="store_true", help="leave out the Beam job")
     args = parser.parse_args()
     cv2.setNumThreads(1)
+    warnings.filterwarnings("ignore", module="pydicom")
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -195,7 +213,7 @@ def show(figures: dict) -> None:
         print(title)
         for name, value in values.items():
             promise = f"   promised {PROMISES[name]:g}" if title == "ratios" else ""
-            print(f"  {name:<20} {value:10.3f}{promise}")
+            print(f"  {name:<26} {value:10.3f}{promise}")
 
 
 if __name__ == "__main__":

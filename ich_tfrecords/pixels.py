@@ -132,9 +132,7 @@ def _window_quarter(hu: Int16, low: int, width: int) -> UInt8:
     clipped = np.clip(hu, np.int16(low), np.int16(low + width), order="C")
     clipped -= np.int16(low)
     rows = clipped.view("<u8").reshape(size, 4, size)
-    lanes = rows[:, 0] + rows[:, 1]
-    lanes += rows[:, 2]
-    lanes += rows[:, 3]
+    lanes = np.add.reduce(rows, axis=1)
     lanes *= np.uint64(0x0001_0001_0001_0001)
     sums = (lanes >> np.uint64(48)).astype(np.uint32)
     return ((sums * np.uint32(510) + np.uint32(16 * width)) // np.uint32(32 * width)).astype(np.uint8)
