@@ -128,18 +128,13 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
         input_facts = _input_facts(listing)
     _tell(f"{listing.table.num_rows:,} files to read" + _ignored(listing))
     with clock.stage("labels"):
-        label_bytes, label_name = _label_source(args.labels, args.input)
-        table = (
-            labels.read_labels(io.BytesIO(label_bytes), data_spec.labels, label_name)
-            if label_bytes is not None
-            else None
-        )
+        table, label_facts = _labels(args, data_spec)
         _check_stems(listing, table, args.max_reject_fraction)
     for note in table.notes() if table else ["no labels: every label is unknown (-1)"]:
         _tell(note)
     made_from = {
         "input": input_facts,
-        "labels": None if label_bytes is None else {"sha256": _sha256(label_bytes)},
+        "labels": label_facts,
         "patient_key": {"check": splits.patient_key("check", secret)},
     }
     identity = Identity(data_spec, made_from)
@@ -147,7 +142,12 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
         return _already_done(args.output, identity)
     lock = job.claim(args.output)
     try:
-        return _convert(args, options, identity, secret, listing, table, clock)
+        work = WorkDir(args.output.absolute())
+        job.check_identity(work, identity)
+        with clock.stage("list"):
+            job.write_listing(work, listing.table)
+        del listing  # workers read its parts; the launcher stays small
+        return _convert(args, options, work, identity, secret, table, clock)
     finally:
         os.close(lock)
 
@@ -167,26 +167,24 @@ def _already_done(output: Path, identity: Identity) -> Manifest:
 def _convert(
     args: argparse.Namespace,
     options: PipelineOptions,
+    work: WorkDir,
     identity: Identity,
     secret: bytes,
-    listing: sources.Listing,
     table: labels.LabelTable | None,
     clock: _Clock,
 ) -> Manifest:
-    work = WorkDir(args.output.absolute())
-    job.check_identity(work, identity)
+    files = identity.made_from["input"]["files"]
     tally: Counter[str] = Counter()
     with clock.stage("index"):
-        index = _index(work, listing, secret, options, tally)
+        _index(work, files, secret, options, tally)
     with clock.stage("plan"):
-        planned = plan.build_plan(index, table, identity.spec)
-        _check_rejects(planned.rejects.num_rows, index.num_rows, args, plan.top_reasons(planned.rejects))
-        del index
+        planned = plan.build_plan(job.read_index(work, files), table, identity.spec)
+        _check_rejects(planned.rejects.num_rows, files, args, plan.top_reasons(planned.rejects))
         pending = job.write_plan(work, planned, identity.spec)
     with clock.stage("convert"):
         _write_shards(work, planned, pending, identity.spec, options, tally)
     with clock.stage("commit"):
-        finished = _finished(work, planned, identity.spec, args, listing.table.num_rows)
+        finished = _finished(work, planned, identity.spec, args, files)
         result = manifest.commit(work.output, identity.spec, planned, finished, identity.made_from)
         job.clear(work)
     print(card.describe(args.output, result))
@@ -228,6 +226,16 @@ def _input_facts(listing: sources.Listing) -> dict[str, Any]:
     return {"files": len(sizes), "bytes": int(sizes.sum()), "sha256": sources.listing_digest(listing.table)}
 
 
+def _labels(
+    args: argparse.Namespace, data_spec: spec.DatasetSpec
+) -> tuple[labels.LabelTable | None, dict[str, str] | None]:
+    """The label table and what names its file's content; None and None for `--labels none`."""
+    data, name = _label_source(args.labels, args.input)
+    if data is None:
+        return None, None
+    return labels.read_labels(io.BytesIO(data), data_spec.labels, name), {"sha256": hashlib.sha256(data).hexdigest()}
+
+
 def _label_source(name: str, inputs: Sequence[str]) -> tuple[bytes | None, str]:
     """Bytes and name of the label file: a path, else a member of an input zip; None for `none`."""
     if name == "none":
@@ -238,10 +246,6 @@ def _label_source(name: str, inputs: Sequence[str]) -> tuple[bytes | None, str]:
         if Path(place).suffix.lower() == ".zip":
             return sources.read_member(place, name), f"{place}: {name}"
     raise launch.WrongUse(f"--labels {name}: no such file; write its path, or none for slices without labels")
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _check_stems(listing: sources.Listing, table: labels.LabelTable | None, limit: float) -> None:
@@ -260,20 +264,15 @@ def _check_stems(listing: sources.Listing, table: labels.LabelTable | None, limi
     )
 
 
-def _index(
-    work: WorkDir, listing: sources.Listing, secret: bytes, options: PipelineOptions, tally: Counter[str]
-) -> Any:
-    parts = job.write_listing(work, listing.table)
-    total = listing.table.num_rows
-
+def _index(work: WorkDir, files: int, secret: bytes, options: PipelineOptions, tally: Counter[str]) -> None:
     def done() -> int:
-        return min(total, job.LISTING_ROWS * len(list((work.path / "index").glob("*.parquet"))))
+        return min(files, job.LISTING_ROWS * len(list((work.path / "index").glob("*.parquet"))))
 
     step = transforms.IndexParts(work, secret)
-    _run(work, job.missing_index(work, parts), step, options, tally, Progress("index", total, done, sys.stderr))
-    if job.missing_index(work, parts):
+    progress = Progress("index", files, done, sys.stderr)
+    _run(work, job.missing_index(work, files), step, options, tally, progress)
+    if job.missing_index(work, files):
         raise launch.ConversionFailed(f"the index step left parts unwritten (see {work.path})")
-    return job.read_index(work, parts)
 
 
 def _write_shards(
@@ -378,7 +377,7 @@ class _Clock:
     def stage(self, name: str) -> Iterator[None]:
         begin = time.monotonic()
         yield
-        self.seconds[name] = time.monotonic() - begin
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
 
 
 if __name__ == "__main__":

@@ -130,23 +130,25 @@ def _describe(value: Any) -> str:
     return " ".join(f"{key} {item[:12] if isinstance(item, str) else f'{item:,}'}" for key, item in value.items())
 
 
-def write_listing(work: WorkDir, listing: pa.Table) -> int:
-    """Cut the listing into parts, one an index element; returns how many."""
-    parts = -(-listing.num_rows // LISTING_ROWS)
-    for number in range(parts):
+def write_listing(work: WorkDir, listing: pa.Table) -> None:
+    """Cut the listing into parts, one an index element."""
+    for number in _parts(listing.num_rows):
         if not work.listing(number).exists():
             atomic.write_table(work.listing(number), listing.slice(number * LISTING_ROWS, LISTING_ROWS))
-    return parts
 
 
-def missing_index(work: WorkDir, parts: int) -> list[int]:
-    """Numbers of the index parts that are yet to be written."""
-    return [number for number in range(parts) if not work.index(number).exists()]
+def _parts(files: int) -> range:
+    return range(-(-files // LISTING_ROWS))
 
 
-def read_index(work: WorkDir, parts: int) -> pa.Table:
-    """The whole index (`INDEX_SCHEMA`)."""
-    tables = [pq.read_table(work.index(number), memory_map=False).cast(INDEX_SCHEMA) for number in range(parts)]
+def missing_index(work: WorkDir, files: int) -> list[int]:
+    """Numbers of the index parts of a listing of `files` that are yet to be written."""
+    return [number for number in _parts(files) if not work.index(number).exists()]
+
+
+def read_index(work: WorkDir, files: int) -> pa.Table:
+    """The whole index (`INDEX_SCHEMA`) of a listing of `files`."""
+    tables = [pq.read_table(work.index(number), memory_map=False).cast(INDEX_SCHEMA) for number in _parts(files)]
     return pa.concat_tables(tables).unify_dictionaries()
 
 

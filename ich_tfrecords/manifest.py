@@ -165,7 +165,7 @@ def slice_table(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) 
     parts = [_shard_slices(shard, sidecars[shard.name], spec) for shard in planned_shards(plan, spec)]
     table = pa.concat_tables(parts)
     keys = [(name, "ascending") for name in ("split", "study_uid", "series_uid", "slice_index", "sop_uid")]
-    return table.take(pc.sort_indices(table, keys)).combine_chunks()
+    return table.take(pc.sort_indices(table, keys))
 
 
 def _shard_slices(shard: PlannedShard, sidecar: Sidecar, spec: DatasetSpec) -> pa.Table:

@@ -41,6 +41,7 @@ REJECT_SCHEMA = pa.schema(
     [("name", pa.string()), ("sop_uid", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 )
 IDS = ("sop_uid", "study_uid", "series_uid", "patient_key")
+PLANNED = [*LISTING_SCHEMA.names, *IDS, "position_mm"]
 
 
 class PlanError(ValueError):
@@ -78,16 +79,17 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     `labels` None: the slices carry unknown labels (-1).
     """
     usable, rejects = _usable(index)
+    del index  # the largest table; whoever gave it away keeps no name for it either
     usable = _with_order(usable)
     usable, values, label_rejects, labels_unused = _labelled(usable, labels, len(spec.labels.names))
     rejects = pa.concat_tables([rejects, label_rejects])
     if usable.num_rows == 0:
         raise PlanError(f"no slice can be converted: {top_reasons(rejects)}")
-    hashed = splits.hash64(f"order:{spec.shards.seed}", usable["sop_uid"].to_pylist())
+    hashed = splits.hash64(f"order:{spec.shards.seed}", _texts(usable["sop_uid"]))
     patients = usable["patient_key"].combine_chunks().dictionary_encode()
     split = splits.split_of(patients.dictionary.to_pylist(), spec.split)[patients.indices.to_numpy()]
     drawn = splits.draw_subset(split, hashed, spec.split)
-    usable = usable.filter(pa.array(drawn))
+    usable = _filtered(usable, drawn)
     values, hashed, split = values[drawn], hashed[drawn], split[drawn]
     stratum = stratum_indices(values, spec.labels)
     seats = shards.assign_shards(split, stratum, hashed, records.slice_bytes(spec), spec.shards)
@@ -135,17 +137,27 @@ def _usable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Readable slices sorted by SOP UID, once each, and the rejects among the rest."""
     good = pc.equal(index["reason"], "")
     rejects = index.filter(pc.invert(good)).select(REJECT_SCHEMA.names)
-    usable = index.filter(good)
+    usable = _filtered(index.select(PLANNED), good.to_numpy())
     usable = usable.take(pc.sort_indices(usable, [("sop_uid", "ascending"), ("name", "ascending")]))
-    usable = usable.combine_chunks()
-    sop = usable["sop_uid"]
+    sop = usable["sop_uid"].combine_chunks()
     again = np.zeros(len(sop), bool)
-    again[1:] = pc.equal(sop.slice(1), sop.slice(0, max(len(sop) - 1, 0))).to_numpy()
+    again[1:] = pc.equal(sop.slice(1), sop.slice(0, max(len(sop) - 1, 0))).to_numpy(zero_copy_only=False)
     if not again.any():
         return usable, rejects
     repeated = usable.filter(pa.array(again))
     detail = [f"SOPInstanceUID {uid} stands in an earlier file too" for uid in repeated["sop_uid"].to_pylist()]
-    return usable.filter(pa.array(~again)), pa.concat_tables([rejects, _rejects(repeated, "duplicate_slice", detail)])
+    return _filtered(usable, ~again), pa.concat_tables([rejects, _rejects(repeated, "duplicate_slice", detail)])
+
+
+def _filtered(table: pa.Table, kept: npt.NDArray[np.bool_]) -> pa.Table:
+    """Rows that are kept, without a copy where all are."""
+    return table if kept.all() else table.filter(pa.array(kept))
+
+
+def _texts(column: pa.ChunkedArray) -> Iterator[str]:
+    """Values of a text column, a block at a time: Python's strings are larger than Arrow's."""
+    for begin in range(0, len(column), 8192):
+        yield from column.slice(begin, 8192).to_pylist()
 
 
 def _with_order(usable: pa.Table) -> pa.Table:
@@ -171,7 +183,7 @@ def _labelled(
     details = ["the label file has no row for this slice" if why == "no_label" else why for why in untrusted]
     rejects = _rejects(lacking, untrusted, details)
     unused = len(labels.ids) - len(np.unique(row[known]))
-    return usable.filter(pa.array(known)), labels.values[row[known]], rejects, unused
+    return _filtered(usable, known), labels.values[row[known]], rejects, unused
 
 
 def _label_rows(usable: pa.Table, ids: pa.Array) -> npt.NDArray[np.int64]:

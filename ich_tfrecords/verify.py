@@ -202,7 +202,5 @@ def _duplicate_notes(slices: pa.Table) -> list[str]:
     crossing = [group for group in shared if len({split for _, split in group}) > 1]
     if not shared:
         return ["no two patients share identical pixels"]
-    return [
-        f"{len(shared):,} images stand under several patients with identical pixels, "
-        f"{len(crossing):,} of them in several splits"
-    ]
+    facts = f"{len(shared):,} images stand under several patients with identical pixels"
+    return [f"{facts}, {len(crossing):,} of them in several splits"]

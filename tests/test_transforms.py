@@ -20,15 +20,14 @@ SECRET = splits.public_secret("s")
 
 
 @pytest.fixture
-def listed(synthetic_set, tmp_path) -> tuple[WorkDir, int, int]:
+def listed(synthetic_set, tmp_path, monkeypatch) -> tuple[WorkDir, int, int]:
     """A work directory with a listing in parts of ten slices: (work, parts, slices)."""
     work = WorkDir(tmp_path / "out")
     work.create()
+    monkeypatch.setattr(job, "LISTING_ROWS", 10)
     table = sources.list_inputs([str(synthetic_set.output / "stage_2_train")]).table
-    parts = -(-table.num_rows // 10)
-    for number in range(parts):
-        atomic.write_table(work.listing(number), table.slice(number * 10, 10))
-    return work, parts, table.num_rows
+    job.write_listing(work, table)
+    return work, len(job.missing_index(work, table.num_rows)), table.num_rows
 
 
 def counters(result) -> Counter[str]:
@@ -49,7 +48,7 @@ def test_index_parts_then_write_shards(listed, rsna_spec):
     work, parts, slices = listed
     tally = run(list(range(parts)), transforms.IndexParts(work, SECRET), list(range(parts)))
     assert tally["indexed"] == slices
-    index = job.read_index(work, parts)
+    index = job.read_index(work, slices)
     assert index.num_rows == slices
     assert set(index["reason"].to_pylist()) == {""}
     planned = plan.build_plan(index, None, rsna_spec)

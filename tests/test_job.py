@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ich_tfrecords import job, spec
+from ich_tfrecords.job import Identity, WorkDir
+from ich_tfrecords.manifest import Sidecar
+
+SIDECAR = Sidecar("s", "train", "none", 1, 10, "00", "11", {"any": 0}, [0], [0], ["ff"], [])
+
+
+def identity(rsna_spec, **made_from) -> Identity:
+    return Identity(rsna_spec, {"input": {"files": 2, "bytes": 10, "sha256": "a" * 64}, "labels": None} | made_from)
+
+
+def test_the_same_job_resumes_and_another_is_refused(tmp_path, rsna_spec):
+    work = WorkDir(tmp_path)
+    job.check_identity(work, identity(rsna_spec))
+    job.check_identity(work, identity(rsna_spec))
+    other = identity(rsna_spec, labels={"sha256": "b" * 64})
+    with pytest.raises(job.JobError, match="labels: None, now sha256 bbbbbbbbbbbb"):
+        job.check_identity(work, other)
+    thesis = dataclasses.replace(identity(rsna_spec), spec=spec.load("thesis_subset"))
+    with pytest.raises(job.JobError, match=r"spec split\.subset\.train: None, now 42500"):
+        job.check_identity(work, thesis)
+
+
+def test_another_version_is_refused(tmp_path, rsna_spec, monkeypatch):
+    job.check_identity(WorkDir(tmp_path), identity(rsna_spec))
+    monkeypatch.setattr(job, "__version__", "99.0.0")
+    with pytest.raises(job.JobError, match=r"was begun by version .*, this is 99\.0\.0"):
+        job.check_identity(WorkDir(tmp_path), identity(rsna_spec))
+
+
+def test_the_lock_goes_with_its_process(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from ich_tfrecords import job; "
+        "job.claim(Path(sys.argv[1])); print('locked', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(job.JobError, match="another conversion is writing"):
+            job.claim(tmp_path / "out")
+        process.kill()
+    os.close(job.claim(tmp_path / "out"))
+
+
+def test_a_sidecar_comes_back(tmp_path):
+    work = WorkDir(tmp_path)
+    work.create()
+    assert job.read_sidecar(work, "s") is None
+    job.write_sidecar(work, SIDECAR, "digest")
+    assert job.read_sidecar(work, "s") == (SIDECAR, "digest")
+    assert dict(job.sidecars(work, ["s", "t"])) == {"s": SIDECAR}
+
+
+def test_size_of_a_file_that_is_not_there(tmp_path):
+    assert job.size_bytes(tmp_path / "no") == 0
