@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines import launch, transforms
@@ -44,6 +45,7 @@ WRONG_USE = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 the work failed, 2 wrong use or input."""
     launch.quiet_libraries()
+    pa.set_memory_pool(pa.system_memory_pool())  # gives memory back after each stage; Arrow's own pool keeps it
     args, beam_flags = _parse(argv)
     try:
         options = launch.beam_options(args.runner, beam_flags)
