@@ -28,6 +28,7 @@ TEST = [
     "hypothesis>=6.100",
     "mypy>=1.14",
     "opencv-python-headless>=4.9",
+    "pandas-stubs",
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "python-gdcm>=3.0.24",  # encodes JPEG Lossless test files
