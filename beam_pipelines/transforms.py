@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -24,8 +24,14 @@ FAILURES = "ich.failures"
 FAILED = "failed"
 
 
-class _ReadingDoFn(beam.DoFn):
-    """Keeps one reader a worker and turns what cannot be written into a tagged output."""
+class _WorkDoFn(beam.DoFn):
+    """Calls `function(work, element, detail, reader, tally)`; what it cannot write becomes a tagged output.
+
+    The reader is the worker's own and stays open between elements.
+    """
+
+    def __init__(self, function: Callable[..., None], work: WorkDir, detail: Any) -> None:
+        self._function, self._work, self._detail = function, work, detail
 
     def setup(self) -> None:
         self._reader = SliceReader()
@@ -36,32 +42,19 @@ class _ReadingDoFn(beam.DoFn):
     def process(self, element: Any) -> Iterator[Any]:
         tally: Counter[str] = Counter()
         try:
-            self.work_on(element, self._reader, tally)
+            self._function(self._work, element, self._detail, self._reader, tally)
             yield element
         except OSError as error:
             yield beam.pvalue.TaggedOutput(FAILED, f"{error.strerror or error}: {error.filename or element}")
         for name, count in tally.items():
             Metrics.counter(COUNTERS, name).inc(count)
 
-    def work_on(self, element: Any, reader: SliceReader, tally: Counter[str]) -> None:
-        """The work of one element; may raise `OSError` for what cannot be written."""
-        raise NotImplementedError
 
-
-class _IndexDoFn(_ReadingDoFn):
-    def __init__(self, work: WorkDir, secret: bytes) -> None:
-        self._work, self._secret = work, secret
-
-    def work_on(self, element: int, reader: SliceReader, tally: Counter[str]) -> None:
-        conversion.index_part(self._work, element, reader, self._secret, tally)
-
-
-class _ConvertDoFn(_ReadingDoFn):
-    def __init__(self, work: WorkDir, spec: DatasetSpec) -> None:
-        self._work, self._spec = work, spec
-
-    def work_on(self, element: str, reader: SliceReader, tally: Counter[str]) -> None:
-        conversion.write_shard(self._work, element, self._spec, reader, tally)
+def _spread(elements: beam.PCollection, label: str, work: _WorkDoFn) -> beam.PCollection:
+    """Elements that were worked on; the reshuffle keeps the runner from fusing them all into one worker."""
+    done = elements | "Spread" >> beam.Reshuffle() | label >> beam.ParDo(work).with_outputs(FAILED, main="done")
+    _ = done[FAILED] | "CountFailure" >> beam.Map(count_failure)
+    return done["done"]
 
 
 def count_failure(message: str) -> str:
@@ -78,14 +71,8 @@ class IndexParts(beam.PTransform):
     secret: bytes = dataclasses.field(repr=False)
 
     def expand(self, numbers: beam.PCollection) -> beam.PCollection:
-        """The reshuffle keeps the runner from fusing the parts into one worker."""
-        done = (
-            numbers
-            | "SpreadParts" >> beam.Reshuffle()
-            | "IndexPart" >> beam.ParDo(_IndexDoFn(self.work, self.secret)).with_outputs(FAILED, main="done")
-        )
-        _ = done[FAILED] | "CountFailure" >> beam.Map(count_failure)
-        return done["done"]
+        """Graph of the step."""
+        return _spread(numbers, "IndexPart", _WorkDoFn(conversion.index_part, self.work, self.secret))
 
 
 @dataclasses.dataclass
@@ -96,11 +83,5 @@ class WriteShards(beam.PTransform):
     spec: DatasetSpec
 
     def expand(self, names: beam.PCollection) -> beam.PCollection:
-        """The reshuffle keeps the runner from fusing the shards into one worker."""
-        done = (
-            names
-            | "SpreadShards" >> beam.Reshuffle()
-            | "WriteShard" >> beam.ParDo(_ConvertDoFn(self.work, self.spec)).with_outputs(FAILED, main="done")
-        )
-        _ = done[FAILED] | "CountFailure" >> beam.Map(count_failure)
-        return done["done"]
+        """Graph of the step."""
+        return _spread(names, "WriteShard", _WorkDoFn(conversion.write_shard, self.work, self.spec))

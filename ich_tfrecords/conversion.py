@@ -14,15 +14,16 @@ from ich_tfrecords import atomic, dicom, job, pixels, records, sources, splits
 from ich_tfrecords.job import WorkDir
 from ich_tfrecords.manifest import Sidecar
 from ich_tfrecords.plan import HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
+from ich_tfrecords.problems import Problem
 from ich_tfrecords.spec import DatasetSpec
 
 _NO_HEADER = dict.fromkeys(HEADER_SCHEMA.names) | {"sop_uid": ""}
 
 
-def index_part(work: WorkDir, number: int, reader: sources.SliceReader, secret: bytes, tally: Counter[str]) -> None:
+def index_part(work: WorkDir, number: int, secret: bytes, reader: sources.SliceReader, tally: Counter[str]) -> None:
     """Index one part of the listing in `work` and write it there. Raises `OSError` when that cannot be written."""
     listing = pq.read_table(work.listing(number)).cast(sources.LISTING_SCHEMA)
-    atomic.write_table(work.index(number), index_slices(listing, reader, secret, tally))
+    atomic.write_table(work.index(number), index_slices(listing, secret, reader, tally))
 
 
 def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]) -> None:
@@ -37,7 +38,7 @@ def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.Sli
     job.write_sidecar(work, sidecar, plan_sha256)
 
 
-def index_slices(listing: pa.Table, reader: sources.SliceReader, secret: bytes, tally: Counter[str]) -> pa.Table:
+def index_slices(listing: pa.Table, secret: bytes, reader: sources.SliceReader, tally: Counter[str]) -> pa.Table:
     """Index (`INDEX_SCHEMA`) of listed files: header fields where they can be used, else a typed problem.
 
     `secret` keys the hash that stands for the patient id, which goes no further than this function.
@@ -54,7 +55,7 @@ def _index_row(ref: sources.SliceRef, reader: sources.SliceReader, secret: bytes
     try:
         head = reader.read_head(ref, dicom.HEAD_BYTES)
         header = dicom.fast_header(head, ref.size_bytes) or dicom.read_header(reader.read(ref))
-    except (dicom.SliceProblem, sources.UnreadableSource) as problem:
+    except Problem as problem:
         return _NO_HEADER | {"reason": problem.reason, "detail": problem.detail}
     fields = header._asdict()
     fields["patient_key"] = splits.patient_key(header.patient_id, secret)
@@ -75,7 +76,7 @@ def convert_shard(
     for row, (ref, meta) in enumerate(zip(sources.refs(shard.slices), _metadata(shard.slices), strict=True)):
         try:
             image = _image(ref, meta["sop_uid"], spec, reader, tally)
-        except (dicom.SliceProblem, sources.UnreadableSource) as problem:
+        except Problem as problem:
             rejects.append({"row": row, "reason": problem.reason, "detail": problem.detail})
             continue
         begin = time.perf_counter_ns()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from ich_tfrecords.problems import Problem
+
 MAX_SIDE_PX = 4096  # the largest CT matrix in use is 2048; a larger claim is damage, refused before allocation
 MAX_POSITION_MM = 1e6
 
@@ -48,16 +50,8 @@ PIXEL_DATA = 0x7FE00010
 ASCII_ESCAPE = "\x1b"  # begins a switch of character set (PS3.5 6.1.2.5.3), so the text is not ASCII after all
 
 
-class SliceProblem(Exception):
-    """Why a file gives no slice: `reason`, a fixed word for counting, and `detail` for people."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
+class SliceProblem(Problem):
+    """Why the bytes of a file give no slice."""
 
 
 class UnreadableSlice(SliceProblem):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from isal import igzip_lib, isal_zlib
 
 from ich_tfrecords import zip_directory
+from ich_tfrecords.problems import Problem
 from ich_tfrecords.zip_directory import STORED
 
 # A CT slice of 2048x2048 16-bit pixels is 8 MiB, and an RSNA slice half a MiB. The cap is far above both and
@@ -17,20 +18,12 @@ MAX_SLICE_BYTES = 64 << 20
 PLAIN = -1  # method of a file that lies in no archive
 
 
-class UnreadableSource(Exception):
-    """The bytes of one slice cannot be had: `reason` is a word for rejects.csv, `detail` the facts.
+class UnreadableSource(Problem):
+    """The bytes of one slice cannot be had.
 
     Reasons: unreadable_file, crc_mismatch, inflate_failed, size_mismatch, too_large, bad_local_header,
     and changed (the source no longer is what the listing says).
     """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
 
 
 class SliceRef(NamedTuple):

@@ -65,7 +65,7 @@ def test_the_steps_equal_their_plain_functions(listed, tmp_path):
     run([0], transforms.IndexParts(work, SECRET), [0])
     by_beam = work.index(0).read_bytes()
     with sources.SliceReader() as reader:
-        conversion.index_part(work, 0, reader, SECRET, Counter())
+        conversion.index_part(work, 0, SECRET, reader, Counter())
     assert work.index(0).read_bytes() == by_beam
 
 
