@@ -57,7 +57,7 @@ def convert(source: Path, output: Path, data_spec: spec.DatasetSpec, table: labe
     work.create()
     listing = sources.list_inputs([str(source)]).table
     with sources.SliceReader() as reader:
-        index = conversion.index_slices(listing, reader, b"secret of the test", tally)
+        index = conversion.index_slices(listing, b"secret of the test", reader, tally)
         planned = plan.build_plan(index, table, data_spec)
         names = job.write_plan(work, planned, data_spec)
         for name in names:
