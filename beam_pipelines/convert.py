@@ -349,16 +349,22 @@ def _finished(
 
 
 def describe_work(tally: Counter[str], seconds: dict[str, float]) -> str:
-    """Lines that say what this run did and where its time went."""
-    read_mb, written_mb = tally["read_bytes"] / 1e6, tally["written_bytes"] / 1e6
+    """Lines that say what this run did, from Beam's counters, and where its time went."""
+    rejected = {name.removeprefix("rejected_"): count for name, count in tally.items() if name.startswith("rejected_")}
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(rejected.items())) or "none"
     lines = [
-        f"read {tally['read']:,} slices ({read_mb:,.1f} MB), wrote {tally['written']:,} records ({written_mb:,.1f} MB)"
+        f"read     {tally['indexed']:,} headers, {tally['read']:,} slices ({tally['read_bytes'] / 1e6:,.1f} MB)",
+        f"wrote    {tally['written']:,} records ({tally['written_bytes'] / 1e6:,.1f} MB)",
+        f"unusable {reasons}",
+        "seconds  " + ", ".join(f"{stage} {time_s:.1f}" for stage, time_s in seconds.items()),
     ]
     if tally["read"]:
         stages = ("read", "decode", "window", "encode")
         parts = ", ".join(f"{stage} {tally[f'{stage}_us'] / tally['read'] / 1000:.2f}" for stage in stages)
-        lines.append(f"ms a slice: {parts}")
-    return "\n".join([*lines, "seconds: " + ", ".join(f"{stage} {time_s:.1f}" for stage, time_s in seconds.items())])
+        lines.append(
+            f"ms a slice in one worker: {parts}; header {tally['index_us'] / max(tally['indexed'], 1) / 1000:.2f}"
+        )
+    return "\n".join(lines)
 
 
 def _tell(line: str) -> None:

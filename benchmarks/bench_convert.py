@@ -167,8 +167,8 @@ def run_convert(source: Path, output: Path, flags: list[str]) -> float:
     command = [sys.executable, "-m", "beam_pipelines.convert", "--input", source, "--labels", "none"]
     command += ["--output", output, *flags]
     done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
-    line = next(line for line in done.stdout.splitlines() if line.startswith("seconds: "))
-    stages = dict(part.rsplit(" ", 1) for part in line.removeprefix("seconds: ").split(", "))
+    line = next(line for line in done.stdout.splitlines() if line.startswith("seconds "))
+    stages = dict(part.rsplit(" ", 1) for part in line.removeprefix("seconds ").strip().split(", "))
     return float(stages["convert"])
 
 

@@ -42,11 +42,12 @@ def index_slices(listing: pa.Table, secret: bytes, reader: sources.SliceReader, 
     """Index (`INDEX_SCHEMA`) of listed files: header fields where they can be used, else a typed problem.
 
     `secret` keys the hash that stands for the patient id, which goes no further than this function.
-    `tally` counts `indexed` and `index_us`.
+    `tally` counts `indexed`, `index_us` and `rejected_<reason>`.
     """
     begin = time.perf_counter_ns()
     rows = [ref._asdict() | _index_row(ref, reader, secret) for ref in sources.refs(listing)]
     tally["indexed"] += len(rows)
+    tally.update(f"rejected_{row['reason']}" for row in rows if row["reason"])
     tally["index_us"] += (time.perf_counter_ns() - begin) // 1000
     return pa.Table.from_pylist(rows, INDEX_SCHEMA)
 
@@ -68,7 +69,7 @@ def convert_shard(
     """Write the records of a planned shard to `file`, one slice in memory at a time; returns its sidecar.
 
     Slices that turn out damaged are left out and stand in the sidecar with their reason. `tally` counts
-    `read written rejected read_bytes written_bytes` and the microseconds of each stage.
+    `read written read_bytes written_bytes rejected_<reason>` and the microseconds of each stage.
     """
     table = records.features(spec)
     writer = records.ShardWriter(file)
@@ -78,6 +79,7 @@ def convert_shard(
             image = _image(ref, meta["sop_uid"], spec, reader, tally)
         except Problem as problem:
             rejects.append({"row": row, "reason": problem.reason, "detail": problem.detail})
+            tally[f"rejected_{problem.reason}"] += 1
             continue
         begin = time.perf_counter_ns()
         digest = records.pixel_digest(image)
@@ -87,7 +89,6 @@ def convert_shard(
         digests.append(digest.hex())
         tally["encode_us"] += (time.perf_counter_ns() - begin) // 1000
     tally["written"] += len(rows)
-    tally["rejected"] += len(rejects)
     tally["written_bytes"] += writer.size_bytes
     positives = np.asarray(shard.slices["labels"].take(pa.array(rows, pa.int64())).to_pylist(), np.int64)
     counts = {name: int((positives[:, i] == 1).sum()) if rows else 0 for i, name in enumerate(spec.labels.names)}

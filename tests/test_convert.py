@@ -76,8 +76,9 @@ def test_the_summary_tells_what_was_done(synthetic_set, tmp_path, convert, capfd
     out, err = capfd.readouterr()
     count = sum(s.split == "train" for s in synthetic_set.slices)
     assert f"{count:,} slices in" in out
-    assert f"wrote {count:,} records" in out
-    assert "ms a slice: read" in out
+    assert f"wrote    {count:,} records" in out
+    assert "unusable none" in out
+    assert "ms a slice in one worker: read" in out
     assert f"convert [########################] {count:,}/{count:,} slices" in err
     assert "arning" not in err
     assert not (tmp_path / "out" / ".work").exists()
@@ -107,12 +108,13 @@ def test_a_mixed_zip_without_include_says_which_flag_helps(synthetic_zip, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_defects_are_named_or_repaired(defective_set, tmp_path, convert):
+def test_defects_are_named_or_repaired(defective_set, tmp_path, convert, capsys):
     output = tmp_path / "out"
     assert convert(*flags(defective_set, output, "--max_reject_fraction", "0.2")) == 0
     expected = {"truncated": "truncated", "empty_file": "empty_file", "text_file": "not_dicom", "no_labels": "no_label"}
     files = {defect.file: expected[defect.name] for defect in defective_set.defects if defect.name in expected}
     assert rejects(output) == files
+    assert "unusable 1 empty_file, 1 not_dicom, 1 truncated" in capsys.readouterr().out
     checked = verify(output)
     assert checked.problems == []
     assert any("1 images stand under several patients" in note for note in checked.notes)

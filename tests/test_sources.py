@@ -455,10 +455,16 @@ def test_head_reads_little_of_the_stream(tmp_path, monkeypatch):
     assert sum(asked) < 8192
 
 
+def deflated(data: bytes) -> bytes:
+    """A raw deflate stream."""
+    deflater = zlib.compressobj(wbits=-15)
+    return deflater.compress(data) + deflater.flush()
+
+
 def test_head_of_a_stream_longer_than_its_content(tmp_path):
     """Empty deflate blocks in front: the first step of the reader brings nothing."""
     path = make_zip(tmp_path / "a.zip", {"a.dcm": b"x" * 6000}, zipfile.ZIP_STORED)
-    stream = b"\x00\x00\x00\xff\xff" * 1000 + zlib.compress(SLICE[:500], wbits=-15)
+    stream = b"\x00\x00\x00\xff\xff" * 1000 + deflated(SLICE[:500])
     stream += bytes(6000 - len(stream))
     content = path.read_bytes().replace(b"x" * 6000, stream)
     path.write_bytes(content)
