@@ -8,11 +8,7 @@ The launcher lists and plans; Beam indexes the headers and writes the shards. Pa
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import hashlib
-import io
 import os
-import secrets
 import sys
 import time
 from collections import Counter
@@ -25,7 +21,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines import launch, transforms
+from beam_pipelines import inputs, launch, transforms
 from beam_pipelines.progress import Progress
 from ich_tfrecords import card, job, labels, manifest, plan, records, sources, spec, splits
 from ich_tfrecords.job import Identity, WorkDir
@@ -70,15 +66,15 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m beam_pipelines.convert",
         description="Convert CT slices (DICOM) to a TFRecord data set. The same command resumes what it began.",
-        epilog="Every other flag goes to Beam: --runner DataflowRunner --project P --region R --temp_location URL, or "
+        epilog="Every other flag goes to Beam, such as "
         "--direct_num_workers N (0: all cores) --direct_running_mode multi_processing. Without them the job runs "
         "here: in this process when the input is small, else on all cores. "
-        "Exit codes: 0 done, 1 the work failed, 2 wrong use or input.",
+        "Exit codes: 0 done, 1 the work failed, 2 wrong use or input, 130 interrupted.",
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what to convert")
     what.add_argument(
-        "--input", action="append", required=True, metavar="PATH",
+        "--input", action="append", required=True, type=_place, metavar="PATH",
         help="folder (with its sub-folders), glob, one file, or a zip read in place; may be given several times",
     )  # fmt: skip
     what.add_argument(
@@ -113,6 +109,12 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(argv)
 
 
+def _place(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
+
+
 def _fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
@@ -123,16 +125,16 @@ def _fraction(text: str) -> float:
 def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     """Convert as the arguments say; raises what `main` turns into exit codes."""
     clock = _Clock()
-    data_spec = _spec(args)
-    secret = _secret(args.patient_key_file, data_spec)
+    data_spec = inputs.data_spec(args)
+    secret, key_note = inputs.patient_secret(args, data_spec.split.salt)
     with clock.stage("list"):
         listing = sources.list_inputs(args.input, args.include)
-        input_facts = _input_facts(listing)
+        input_facts = inputs.input_facts(listing)
     _tell(f"{listing.table.num_rows:,} files to read" + _ignored(listing))
     with clock.stage("labels"):
-        table, label_facts = _labels(args, data_spec)
-        _check_stems(listing, table, args.max_reject_fraction)
-    for note in table.notes() if table else ["no labels: every label is unknown (-1)"]:
+        table, label_facts = inputs.read_labels(args.labels, listing, data_spec.labels)
+        inputs.check_stems(listing, table, args.max_reject_fraction)
+    for note in [key_note, *(table.notes() if table else ["no labels: every label is unknown (-1)"])]:
         _tell(note)
     made_from = {
         "input": input_facts,
@@ -144,6 +146,8 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
         return _already_done(args.output, identity)
     lock = job.claim(args.output)
     try:
+        if (args.output / manifest.MANIFEST).exists():  # another process has just finished here
+            return _already_done(args.output, identity)
         work = WorkDir(args.output.absolute())
         job.check_identity(work, identity)
         with clock.stage("list"):
@@ -158,10 +162,14 @@ def _already_done(output: Path, identity: Identity) -> Manifest:
     """Manifest of a finished directory, which must be of the same job; nothing is written."""
     done = manifest.read(output)
     job.refuse_difference(output, Identity(done.spec, done.made_from), identity)
+    damaged = [shard["name"] for shard in done.shards if job.size_bytes(output / shard["name"]) != shard["bytes"]]
+    if damaged:
+        raise launch.WrongUse(
+            f"{output} is damaged: {damaged[0]} has not the length that {manifest.MANIFEST} tells; "
+            "inspect verify says more; delete that folder to begin anew"
+        )
     if WorkDir(output).path.exists():  # a run that ended between the manifest and the tidying
-        lock = job.claim(output)
         job.clear(WorkDir(output))
-        os.close(lock)
     print(f"{output} is complete already; nothing was written\n{card.describe(output, done)}")
     return done
 
@@ -178,6 +186,7 @@ def _convert(
     files = identity.made_from["input"]["files"]
     tally: Counter[str] = Counter()
     with clock.stage("index"):
+        job.forget_transient(work, files)
         _index(work, files, secret, options, tally)
     with clock.stage("plan"):
         planned = plan.build_plan(job.read_index(work, files), table, identity.spec)
@@ -193,77 +202,6 @@ def _convert(
     print(describe_work(tally, clock.seconds))
     print(f"next: python -m ich_tfrecords.inspect verify {args.output}")
     return result
-
-
-def _spec(args: argparse.Namespace) -> spec.DatasetSpec:
-    loaded = spec.load(args.spec)
-    if args.subset is None:
-        return loaded
-    try:
-        subset = {name: int(count) for name, count in (part.split("=") for part in args.subset.split(","))}
-    except ValueError as error:
-        raise launch.WrongUse(
-            f"--subset {args.subset}: write SPLIT=N,SPLIT=N, such as train=50000,test=5000"
-        ) from error
-    return dataclasses.replace(loaded, split=dataclasses.replace(loaded.split, subset=subset))
-
-
-def _secret(path: Path | None, data_spec: spec.DatasetSpec) -> bytes:
-    """The key of the patient hash: from a file (made when missing, never shown), or from the public salt."""
-    if path is None:
-        return splits.public_secret(data_spec.split.salt)
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-        _tell(f"made the patient key {path}; keep it, a later conversion needs it to give patients the same keys")
-    key = path.read_text(encoding="utf-8").strip().encode()
-    if not 16 <= len(key) <= 64:
-        raise launch.WrongUse(f"{path} holds {len(key)} bytes; a patient key has 16 to 64")
-    return key
-
-
-def _input_facts(listing: sources.Listing) -> dict[str, Any]:
-    sizes = listing.table["size_bytes"].to_numpy()
-    return {"files": len(sizes), "bytes": int(sizes.sum()), "sha256": sources.listing_digest(listing.table)}
-
-
-def _labels(
-    args: argparse.Namespace, data_spec: spec.DatasetSpec
-) -> tuple[labels.LabelTable | None, dict[str, str] | None]:
-    """The label table and what names its file's content; None and None for `--labels none`."""
-    data, name = _label_source(args.labels, args.input)
-    if data is None:
-        return None, None
-    return labels.read_labels(io.BytesIO(data), data_spec.labels, name), {"sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _label_source(name: str, inputs: Sequence[str]) -> tuple[bytes | None, str]:
-    """Bytes and name of the label file: a path, else a member of an input zip; None for `none`."""
-    if name == "none":
-        return None, name
-    if Path(name).exists():
-        return Path(name).read_bytes(), name
-    for place in inputs:
-        if Path(place).suffix.lower() == ".zip":
-            return sources.read_member(place, name), f"{place}: {name}"
-    raise launch.WrongUse(f"--labels {name}: no such file; write its path, or none for slices without labels")
-
-
-def _check_stems(listing: sources.Listing, table: labels.LabelTable | None, limit: float) -> None:
-    """Where files are named after their slice, as RSNA's are, missing labels show before any file is read."""
-    if table is None:
-        return
-    stems = plan.stems(listing.table["name"])
-    known = plan.known_ids(stems, table)
-    lacking = int((~known).sum())
-    if not known.any() or lacking <= limit * len(known):
-        return
-    first = listing.table["name"][int((~known).argmax())].as_py()
-    raise launch.WrongUse(
-        f"{lacking:,} of {len(known):,} files have no label in {table.name} (first: {first}); choose the labelled "
-        f"ones with --include, such as --include '*/stage_2_train/*', or raise --max_reject_fraction"
-    )
 
 
 def _index(work: WorkDir, files: int, secret: bytes, options: PipelineOptions, tally: Counter[str]) -> None:
@@ -368,7 +306,8 @@ def describe_work(tally: Counter[str], seconds: dict[str, float]) -> str:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if line:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _ignored(listing: sources.Listing) -> str:

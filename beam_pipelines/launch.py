@@ -40,10 +40,30 @@ def beam_options(runner: str | None, flags: Sequence[str]) -> PipelineOptions:
     options = PipelineOptions([*flags, *([f"--runner={runner}"] if runner else [])])
     known: list[argparse.ArgumentParser] = []
     options.get_all_options(add_extra_args_fn=known.append)
-    strangers = [flag for flag in known[0].parse_known_args(list(flags))[1] if flag.startswith("-")]
-    if strangers or any(not flag.startswith("-") for flag in flags[:1]):
-        raise WrongUse(f"unknown flag {(strangers or list(flags))[0]}; --help lists this command's own")
+    strangers = known[0].parse_known_args(list(flags))[1]
+    if strangers and strangers[0].startswith("-"):
+        raise WrongUse(f"unknown flag {strangers[0]}; --help lists this command's own")
+    if strangers:
+        raise WrongUse(f"{strangers[0]} follows no flag; give --input once for each path, and quote a glob")
+    if options.view_as(DirectOptions).direct_num_workers < 0:
+        raise WrongUse("--direct_num_workers is negative; 0 takes all cores")
+    if not _is_local(options):
+        _check_runner(options)
     return options
+
+
+def _is_local(options: PipelineOptions) -> bool:
+    name = options.view_as(StandardOptions).runner
+    return name is None or name.rsplit(".", 1)[-1] in LOCAL_RUNNERS
+
+
+def _check_runner(options: PipelineOptions) -> None:
+    """Refuse a runner that Beam does not know or whose flags are incomplete, before any work is done."""
+    name = options.view_as(StandardOptions).runner
+    try:
+        beam.Pipeline(runner=name, options=options)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise WrongUse(f"--runner {name}: {' '.join(str(error).split())[:300]}") from error
 
 
 def run_step(
@@ -152,7 +172,7 @@ class _WorkerWatch:
 def _runner(options: PipelineOptions, slices: int) -> Any:
     """FnApiRunner by name for local work (Beam's DirectRunner may fetch Prism), else the runner asked for."""
     name = options.view_as(StandardOptions).runner
-    if name is not None and name.rsplit(".", 1)[-1] not in LOCAL_RUNNERS:
+    if not _is_local(options):
         return name
     direct = options.view_as(DirectOptions)
     chosen = direct.direct_num_workers != 1 or direct.direct_running_mode != "in_memory"

@@ -22,6 +22,8 @@ from ich_tfrecords.spec import DatasetSpec, differences, from_dict, to_dict
 
 WORK = ".work"
 LISTING_ROWS = 512  # slices in one element of the index step
+SIDECAR_KEYS = tuple(field.name for field in dataclasses.fields(Sidecar))
+TRANSIENT = frozenset(("unreadable_file", "changed", "bad_local_header"))  # a rerun looks again: a share may be back
 
 
 class JobError(ValueError):
@@ -83,17 +85,20 @@ def claim(output: Path) -> int:
     strangers = [entry.name for entry in output.iterdir() if entry.name != WORK] if output.is_dir() else []
     if strangers and not (output / manifest.MANIFEST).exists() and not (output / WORK / "job.json").exists():
         raise JobError(f"{output} holds other files (such as {min(strangers)}); name a new or empty folder as --output")
+    path = output / WORK / "lock"
     try:
-        (output / WORK).mkdir(parents=True, exist_ok=True)
-        lock = os.open(output / WORK / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise JobError(f"cannot write to --output {output}: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise JobError(f"another conversion is writing to {output}; wait for it, or stop it") from error
-    return lock
+        if os.fstat(lock).st_ino == path.stat().st_ino:
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass  # held by another process, or removed by one that has just finished
+    os.close(lock)
+    raise JobError(f"another conversion is writing to {output}; wait for it, or stop it")
 
 
 def check_identity(work: WorkDir, identity: Identity) -> None:
@@ -101,10 +106,15 @@ def check_identity(work: WorkDir, identity: Identity) -> None:
     path = work.path / "job.json"
     facts = {"software": __version__, "spec": to_dict(identity.spec), "made_from": identity.made_from}
     if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
-        refuse_difference(work.output, Identity(from_dict(old["spec"]), old["made_from"]), identity)
-        if old["software"] != __version__:
-            raise JobError(f"{work.output} was begun by version {old['software']}, this is {__version__}; {_WAYS_OUT}")
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+            before = Identity(from_dict(old["spec"]), old["made_from"])
+            software = old["software"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise JobError(f"{path} is damaged ({error}); {_WAYS_OUT}") from error
+        refuse_difference(work.output, before, identity)
+        if software != __version__:
+            raise JobError(f"{work.output} was begun by version {software}, this is {__version__}; {_WAYS_OUT}")
         return
     work.create()
     atomic.write_bytes(path, json.dumps(facts, indent=1).encode())
@@ -131,10 +141,32 @@ def _describe(value: Any) -> str:
 
 
 def write_listing(work: WorkDir, listing: pa.Table) -> None:
-    """Cut the listing into parts, one an index element."""
+    """Cut the listing into parts, one an index element.
+
+    Where the files lie (container, offset) is no part of a data set's identity. When it has changed since the
+    interrupted run, the old listing and index are thrown away.
+    """
+    places = hashlib.sha256()
+    for name in ("container", "offset", "method", "stored_bytes"):
+        for chunk in listing[name].cast(pa.string()).chunks:
+            places.update("\n".join(chunk.to_pylist()).encode())
+    told = work.path / "places"
+    if not told.exists() or told.read_text(encoding="ascii") != places.hexdigest():
+        for folder in ("listing", "index"):
+            shutil.rmtree(work.path / folder, ignore_errors=True)
+        work.create()
+        atomic.write_bytes(told, places.hexdigest().encode())
     for number in _parts(listing.num_rows):
         if not work.listing(number).exists():
             atomic.write_table(work.listing(number), listing.slice(number * LISTING_ROWS, LISTING_ROWS))
+
+
+def forget_transient(work: WorkDir, files: int) -> None:
+    """Drop the index parts that hold a problem which may have passed, so that their files are read again."""
+    for number in _parts(files):
+        path = work.index(number)
+        if path.exists() and not TRANSIENT.isdisjoint(pq.read_table(path, columns=["reason"])["reason"].to_pylist()):
+            path.unlink()
 
 
 def _parts(files: int) -> range:
@@ -155,16 +187,23 @@ def read_index(work: WorkDir, files: int) -> pa.Table:
 def write_plan(work: WorkDir, plan: Plan, spec: DatasetSpec) -> list[str]:
     """Write each shard's plan unless the same stands there; returns the names of the shards to convert.
 
-    A shard is done when its sidecar bears the digest of its plan and the file has the length it tells.
+    A shard is done when its sidecar bears the digest of its plan, the file has the length it tells, and none of
+    its rejects may have passed.
     """
     pending = []
     for shard in planned_shards(plan, spec):
         data = _plan_bytes(work, shard)
         sidecar = read_sidecar(work, shard.name)
-        path = work.output / shard.name
-        if sidecar is None or sidecar[1] != hashlib.sha256(data).hexdigest() or size_bytes(path) != sidecar[0].bytes:
+        done = sidecar is not None and _is_done(sidecar, hashlib.sha256(data).hexdigest(), work.output / shard.name)
+        if not done:
             pending.append(shard.name)
     return pending
+
+
+def _is_done(sidecar: tuple[Sidecar, str], plan_sha256: str, path: Path) -> bool:
+    told, sha256 = sidecar
+    transient = any(reject["reason"] in TRANSIENT for reject in told.rejects)
+    return sha256 == plan_sha256 and size_bytes(path) == told.bytes and not transient
 
 
 def size_bytes(path: Path) -> int:
@@ -200,10 +239,9 @@ def read_sidecar(work: WorkDir, name: str) -> tuple[Sidecar, str] | None:
     """Sidecar of a shard and the plan digest it bears; None when there is none."""
     try:
         facts = json.loads(work.sidecar(name).read_bytes())
-    except FileNotFoundError:
+        return Sidecar(**{key: facts[key] for key in SIDECAR_KEYS}), facts["plan_sha256"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a damaged one is as good as none
         return None
-    plan_sha256 = facts.pop("plan_sha256")
-    return Sidecar(**facts), plan_sha256
 
 
 def sidecars(work: WorkDir, names: Iterable[str]) -> Iterator[tuple[str, Sidecar]]:

@@ -33,6 +33,7 @@ __all__ = [
     "SliceRef",
     "SourceError",
     "UnreadableSource",
+    "archives",
     "list_inputs",
     "listing_digest",
     "read_member",
@@ -79,7 +80,8 @@ def list_inputs(inputs: Sequence[str], include: Sequence[str] = ()) -> Listing:
 
     `include` are fnmatch globs on the name, which is matched with and without a leading slash, so that
     `*/stage_2_train/*` finds that folder at any depth. Files of one input that another one holds too are
-    listed once. Raises `SourceError` for an input that is missing, unreadable or without candidates.
+    listed once. Raises `SourceError` for an input that is missing, unreadable or without candidates, and for one
+    of which `include` leaves nothing.
     """
     if not inputs:
         raise SourceError("no input given; name a folder, a glob, a DICOM file or a .zip")
@@ -91,10 +93,11 @@ def list_inputs(inputs: Sequence[str], include: Sequence[str] = ()) -> Listing:
                 _GATHER[kind](gathered, place)
         for link in gathered.walk.take_links():
             _gather_files(gathered, link)
-    tables = [_container_table(key, gathered.rows[key]) for key in sorted(gathered.rows)]
-    table = pa.concat_tables(tables).unify_dictionaries()
-    if not table.num_rows:
-        raise SourceError(f"include {' '.join(include)} matches none of the slices in {', '.join(inputs)}")
+    tables = {key: _container_table(key, gathered.rows[key]) for key in sorted(gathered.rows)}
+    for container, table in tables.items():
+        if not table.num_rows:
+            raise SourceError(f"include {' '.join(include)} matches none of the slices in {container}")
+    table = pa.concat_tables(tables.values()).unify_dictionaries()
     return Listing(table, gathered.walk.ignored + gathered.ignored_members)
 
 
@@ -116,6 +119,12 @@ def listing_digest(table: pa.Table) -> str:
         for column in columns[1:]:
             digest.update(zip_directory.numbers(part.column(column)).astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+def archives(table: pa.Table) -> list[str]:
+    """Paths of the zip archives among the containers of a listing."""
+    zipped = table.filter(pc.greater_equal(table["offset"], 0))["container"]
+    return sorted({path for chunk in zipped.chunks for path in pc.unique(chunk).dictionary_decode().to_pylist()})
 
 
 def refs(table: pa.Table) -> Iterator[SliceRef]:

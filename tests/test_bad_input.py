@@ -311,6 +311,11 @@ def test_a_really_full_disk(folder, convert, capsys):
     ("more", "words"),
     [
         (("--bogus", "1"), "unknown flag --bogus"),
+        (("--direct_num_workers", "1", "stray.dcm"), "stray.dcm follows no flag"),
+        (("stray.dcm",), "stray.dcm follows no flag"),
+        (("--direct_num_workers", "-1"), "--direct_num_workers is negative"),
+        (("--runner", "Nonsense"), "--runner Nonsense: "),
+        (("--runner", "DataflowRunner"), "--runner DataflowRunner: "),
         (("--spec", "rsna_icc"), "did you mean 'rsna_ich'"),
         (("--subset", "train"), "write SPLIT=N"),
         (("--subset", "tarin=5"), "did you mean 'train'"),
@@ -339,3 +344,22 @@ def test_formula_cells_are_neutralised(folder, convert):
     shutil.rmtree(folder.parent / "out")
     assert run(convert, folder) == 0
     assert "\n'=2+2.dcm,,empty_file," in (folder.parent / "out" / manifest.REJECTS).read_text()
+
+
+def test_an_empty_path_is_not_this_folder(tmp_path, convert, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        convert("--input", "", "--labels", "none", "--output", tmp_path / "out")
+    assert "the path is empty" in capsys.readouterr().err
+
+
+def test_keys_that_cannot_be_used(folder, convert, capsys):
+    key = folder.parent / "key"
+    key.write_bytes(bytes(range(128, 160)))  # binary is welcome
+    assert run(convert, folder, "--patient_key_file", key) == 0
+    shutil.rmtree(folder.parent / "out")
+    key.write_bytes(b"short")
+    assert run(convert, folder, "--patient_key_file", key) == 2
+    assert "holds 5 bytes; a patient key has 16 to 64" in one_line(capsys)
+    assert run(convert, folder, "--patient_key_file", folder / "key") == 2
+    assert "lies in an input folder" in one_line(capsys)
+    assert not (folder / "key").exists()

@@ -270,3 +270,101 @@ def test_the_manifest_is_plain_and_complete(dataset):
     assert set(values["files"]) == {"README.md", "dataset_info.json", "features.json", "rejects.csv", "slices.parquet"}
     assert {shard["name"] for shard in values["shards"]} == {path.name for path in dataset.glob("*.tfrecord*")}
     assert sum(split["slices"] for split in values["splits"].values()) == sum(s["slices"] for s in values["shards"])
+
+
+def interrupted(convert, monkeypatch, after: int, *command: object) -> None:
+    """Run `command` until `after` shards are written."""
+    real_write, written = atomic.replacing, []
+
+    def stopping(path, *args):
+        if ".tfrecord" in path.name and path.parent.name != "plan" and path.suffix != ".json":
+            written.append(path)
+            if len(written) > after:
+                raise KeyboardInterrupt
+        return real_write(path, *args)
+
+    monkeypatch.setattr(atomic, "replacing", stopping)
+    assert convert(*command) in (1, 130)
+    monkeypatch.setattr(atomic, "replacing", real_write)
+
+
+def test_a_moved_input_resumes_at_its_new_place(small_set, tmp_path, convert, monkeypatch):
+    """The old listing would send the workers to a folder that is gone, and good slices to rejects.csv."""
+    command = ("--labels", "none", "--output", tmp_path / "out")
+    interrupted(convert, monkeypatch, 3, "--input", small_set, *command)
+    moved = small_set.rename(tmp_path / "moved")
+    assert convert("--input", moved, *command) == 0
+    assert manifest.read(tmp_path / "out").slices == 12
+    assert rejects(tmp_path / "out") == {}
+
+
+def test_a_file_that_can_be_read_again_is_read_again(small_set, tmp_path, convert, monkeypatch):
+    command = ("--input", small_set, "--labels", "none", "--output", tmp_path / "out")
+    first = min(small_set.glob("*.dcm")).name
+    real_open = os.open
+
+    def refusing(path, *args, **kwargs):
+        if str(path).endswith(first):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refusing)
+    assert convert(*command) == 1
+    monkeypatch.setattr(os, "open", real_open)
+    assert convert(*command) == 0
+    assert rejects(tmp_path / "out") == {}
+
+
+def test_a_job_that_finished_while_we_waited_is_not_overwritten(small_set, tmp_path, convert, monkeypatch, capsys):
+    from ich_tfrecords import job
+
+    output, real_claim = tmp_path / "out", job.claim
+    other = tmp_path / "other"
+    shutil.copytree(small_set, other)
+    min(other.glob("*.dcm")).unlink()
+
+    def slow_claim(folder):
+        monkeypatch.setattr(job, "claim", real_claim)
+        assert convert("--input", other, "--labels", "none", "--output", output) == 0
+        return real_claim(folder)
+
+    monkeypatch.setattr(job, "claim", slow_claim)
+    assert convert("--input", small_set, "--labels", "none", "--output", output) == 2
+    assert "was made from something else" in capsys.readouterr().err
+    assert manifest.read(output).slices == 11
+    assert verify(output).problems == []
+
+
+def test_a_finished_set_that_lost_a_shard_says_so(dataset_copy, synthetic_set, convert, capsys):
+    min(dataset_copy.glob("*.tfrecord*")).unlink()
+    assert convert(*flags(synthetic_set, dataset_copy)) == 2
+    assert "is damaged: rsna_ich-" in capsys.readouterr().err
+
+
+def test_labels_are_found_in_a_zip_that_a_glob_names(synthetic_zip, tmp_path, convert):
+    glob = synthetic_zip.parent / "*.zip"
+    include = ("--include", "*/stage_2_train/*")
+    assert convert("--input", glob, *include, "--labels", "stage_2_train.csv", "--output", tmp_path / "o") == 0
+
+
+def test_damaged_work_files(small_set, tmp_path, convert, monkeypatch, capsys):
+    command = ("--input", small_set, "--labels", "none", "--output", tmp_path / "out")
+    interrupted(convert, monkeypatch, 3, *command)
+    sidecar = min((tmp_path / "out" / ".work" / "sidecars").iterdir())
+    sidecar.write_text("{}")
+    state = (tmp_path / "out" / ".work" / "job.json").read_text()
+    (tmp_path / "out" / ".work" / "job.json").write_text("")
+    assert convert(*command) == 2
+    assert "job.json is damaged" in capsys.readouterr().err
+    (tmp_path / "out" / ".work" / "job.json").write_text(state)
+    assert convert(*command) == 0
+    assert verify(tmp_path / "out").problems == []
+
+
+def test_an_include_that_drops_a_whole_input_is_refused(small_set, tmp_path, convert, capsys):
+    other = tmp_path / "stage"
+    (other / "wanted").mkdir(parents=True)
+    shutil.copy2(min(small_set.glob("*.dcm")), other / "wanted")
+    both = ("--input", small_set, "--input", other, "--include", "*/wanted/*")
+    assert convert(*both, "--labels", "none", "--output", tmp_path / "out") == 2
+    assert f"matches none of the slices in {small_set}" in capsys.readouterr().err
