@@ -64,6 +64,8 @@ def _check_runner(options: PipelineOptions) -> None:
         beam.Pipeline(runner=name, options=options)
     except (ValueError, ImportError, AttributeError) as error:
         raise WrongUse(f"--runner {name}: {' '.join(str(error).split())[:300]}") from error
+    if "Dataflow" in name:
+        raise WrongUse(f"--runner {name}: its workers see gs:// only, which this version does not read or write yet")
 
 
 def run_step(
