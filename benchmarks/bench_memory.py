@@ -124,7 +124,7 @@ def inventory(count: int) -> tuple[pa.Table, LabelTable]:
         values[:, label] = (share >= low) & (share < high)
     values[:, 0] = values[:, 1:].max(axis=1)
     order = np.argsort(uids)
-    table = LabelTable("made up", pa.array(np.array(uids)[order]), values[order], {}, {}, ())
+    table = LabelTable("made up", pa.array(np.array(uids)[order]), values[order], {}, {}, (), False)
     return pa.table(full, schema=plan.INDEX_SCHEMA), table
 
 

@@ -29,6 +29,7 @@ def card(manifest: Manifest) -> str:
             *(_card_row(name, values) for name, values in manifest.splits.items()),
             "",
             "Numbers under a label count its positive slices. Patients stand in one split only.",
+            *(f"No slices fell into: {', '.join(names)}." for names in [_empty(manifest)] if names),
             f"{sum(manifest.rejects.values()):,} files gave no record; `rejects.csv` names each with its reason.",
             "",
             f"Fingerprint `{manifest.fingerprint}`. `manifest.json` holds the spec and the sha256 of every shard;",
@@ -36,13 +37,23 @@ def card(manifest: Manifest) -> str:
             "",
             "```python",
             "import tensorflow_datasets as tfds",
-            'train = tfds.builder_from_directory(".").as_dataset(split="train")',
+            f'slices = tfds.builder_from_directory(".").as_dataset(split="{_sample_split(manifest)}")',
             "```",
             "",
             "Not a medical device, and no basis for decisions about patients.",
             "",
         ]
     )
+
+
+def _empty(manifest: Manifest) -> list[str]:
+    return [name for name, values in manifest.splits.items() if not values["slices"]]
+
+
+def _sample_split(manifest: Manifest) -> str:
+    """A split that holds slices, `train` where it does; TFDS knows no empty ones."""
+    filled = [name for name, values in manifest.splits.items() if values["slices"]]
+    return "train" if "train" in filled or not filled else filled[0]
 
 
 def _card_row(name: str, values: Mapping[str, Any]) -> str:
@@ -57,6 +68,8 @@ def describe(directory: Path, done: Manifest) -> str:
     for name, values in done.splits.items():
         if values["slices"]:
             lines.append(f"  {name}: {values['slices']:,} slices of {values['patients']:,} patients; {_labels(values)}")
+    if empty := _empty(done):
+        lines.append(f"  no slices fell into: {', '.join(empty)}")
     if done.rejects:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.rejects.items()))
         lines.append(f"  no record: {sum(done.rejects.values()):,} files ({reasons}); see rejects.csv")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import struct
 import threading
 import warnings
@@ -62,7 +63,7 @@ def _typed_problems() -> Iterator[None]:
     """Turns whatever a parser raises into a typed problem.
 
     The values of damaged files reach many corners of pydicom, so every exception counts as damage here;
-    none is dropped, its words stand in the problem's detail.
+    none is dropped. A parser's words may quote ids, so its exception's type alone stands in the detail.
     """
     try:
         yield
@@ -70,9 +71,12 @@ def _typed_problems() -> Iterator[None]:
         raise
     except (EOFError, struct.error) as error:
         raise UnreadableSlice("truncated", f"the file ends inside an element: {error}") from error
+    except codestream.BadStream as error:
+        raise UnreadableSlice("decode_failed", f"BadStream: {error}") from error
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
-        raise UnreadableSlice("decode_failed", f"{type(error).__name__}: {words}") from error
+        kind = type(error)
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        raise UnreadableSlice("decode_failed", f"{name} while parsing") from error
 
 
 def _parsed(data: Buffer) -> Any:
@@ -212,7 +216,9 @@ def _encoded(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedintege
 
     decode = codestream.DECODERS.get(header.transfer_syntax)
     if decode is None:
-        raise UnsupportedSlice("unsupported_syntax", f"no decoder for transfer syntax {header.transfer_syntax}")
+        known = re.fullmatch(r"1\.2\.[0-9.]{1,60}", header.transfer_syntax)
+        shown = header.transfer_syntax if known else f"of {len(header.transfer_syntax):,} characters, no DICOM UID"
+        raise UnsupportedSlice("unsupported_syntax", f"no decoder for transfer syntax {shown}")
     try:
         with _quiet():
             frame = next(generate_frames(value, number_of_frames=1), b"")

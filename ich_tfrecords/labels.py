@@ -30,7 +30,9 @@ DROP_REASONS = (LABEL_CONFLICT, LABEL_INCOMPLETE, LABEL_ANY_CONTRADICTION)  # an
 _DROP_COUNTS = ("conflicting_images", "incomplete_images", "any_contradictions")
 
 _LONG_COLUMNS = ("ID", "Label")
-_WIDE_ID_COLUMNS = ("sop_uid", "filename")
+_FILE_NAME = "filename"
+_WIDE_ID_COLUMNS = ("sop_uid", _FILE_NAME)
+_NOT_OF_THE_NAME = r"(?i)^(\./)+|\.(dcm|dicom|ima|png|jpg)$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,8 @@ class LabelTable:
     unknown. `dropped`: the images whose labels are not all known for sure, id -> one of `DROP_REASONS`,
     ascending by id. `counts`: `rows`, `images` (n), `duplicate_rows` and `duplicate_images` (repeats, merged,
     of images without a conflict), `conflicting_images`, `incomplete_images`, `any_contradictions` (dropped).
+    `by_file_name`: the ids are file names as `bare_names` gives them, with the folders the file wrote; else
+    they are SOP instance UIDs.
     """
 
     name: str
@@ -50,6 +54,7 @@ class LabelTable:
     dropped: dict[str, str]
     counts: dict[str, int]
     ignored_columns: tuple[str, ...]
+    by_file_name: bool
 
     def notes(self) -> list[str]:
         """Lines to show the user: the size of the table, then one line for each thing merged or left out."""
@@ -95,6 +100,14 @@ def read_labels(source: str | Path | BinaryIO, labels: LabelSpec, name: str | No
         f"{file.name}: header is {shorten(','.join(file.header))}; expected {','.join(_LONG_COLUMNS)}, or a column "
         f"{' or '.join(_WIDE_ID_COLUMNS)} and one for each label, separated by commas"
     )
+
+
+def bare_names(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """File names as both sides of the join write them: folders kept, parted by `/`, and without one suffix.
+
+    Only `.dcm .dicom .ima .png .jpg` are suffixes; any other dot belongs to the name, as in `p1/1.2.840.7`.
+    """
+    return pc.replace_substring_regex(pc.replace_substring(names, "\\", "/"), _NOT_OF_THE_NAME, "")
 
 
 def stratum_indices(values: np.ndarray, labels: LabelSpec) -> np.ndarray:
@@ -175,18 +188,12 @@ def _read_wide(file: CsvFile, id_column: str, labels: LabelSpec) -> LabelTable:
         if name not in file.header:
             raise LabelError(f"{file.name}: no column for label {name!r}; {_nearest(name, file.header)}")
     names, positive = file.columns(id_column, labels.names)
-    ids, (images,) = _encode([_image_ids(names)])
-    nameless = pc.index(ids, "").as_py()
+    ids, (images,) = _encode([bare_names(names) if id_column == _FILE_NAME else names])
+    nameless = pc.index(pc.match_substring_regex(ids, r"(^|/)$"), True).as_py()
     if nameless >= 0:
         row = int((images == nameless).argmax())
         raise file.error_at(row, f"{id_column} is {shorten(names[row].as_py())}, which names no image")
     return _merge(file, wanted, ids, _count(len(ids), [images] * len(positive), positive), labels)
-
-
-def _image_ids(names: pa.Array) -> pa.Array:
-    """Ids of file names: without folders and without `.png` or `.dcm`; other dots belong to the id (UIDs)."""
-    bare = pc.replace_substring_regex(names, r"^.*[/\\]", "")
-    return pc.replace_substring_regex(bare, r"(?i)\.(png|dcm)$", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +229,7 @@ def _merge(file: CsvFile, wanted: Sequence[str], ids: pa.Array, tally: _Tally, l
         dropped=dict(zip(ids.take(left).to_pylist(), [DROP_REASONS[index] for index in reason[left]])),
         counts=_counts(tally, reason, len(kept), wanted),
         ignored_columns=file.ignored(wanted),
+        by_file_name=wanted[0] == _FILE_NAME,
     )
 
 

@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 SLICES = "slices.parquet"
 REJECTS = "rejects.csv"
 CARD = "README.md"
+SUM = "manifest_sha256"
 
 
 class DatasetError(ValueError):
@@ -92,19 +93,80 @@ def read(directory: Path) -> Manifest:
             f"{directory} holds no {MANIFEST}, so it is no data set (or its conversion has not ended; "
             f"run the same convert command again)"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DatasetError(f"{path} has format {_get(values, 'format')!r}; this version reads format {FORMAT}")
     try:
+        _check(values, _FIELDS, "the manifest")
         values["spec"] = from_dict(values["spec"], f"{path}: spec")
-        return Manifest(**{field.name: values[field.name] for field in dataclasses.fields(Manifest)})
-    except (KeyError, SpecError) as error:
-        raise DatasetError(f"{path} is damaged: {error}") from error
+        _check_entries(values, values["spec"].labels.names)
+    except (_Damage, SpecError) as error:
+        raise DatasetError(f"{path} is damaged: {error}; restore it or convert again") from error
+    return Manifest(**{field.name: values[field.name] for field in dataclasses.fields(Manifest)})
 
 
 def _get(values: Any, key: str) -> Any:
     return values.get(key) if isinstance(values, dict) else None
+
+
+class _Damage(ValueError):
+    """A field of the manifest that is absent or of a wrong kind."""
+
+
+_FIELDS: dict[str, type] = {"spec": dict, "fingerprint": str, "made_from": dict, "splits": dict, "shards": list}
+_FIELDS |= {"rejects": dict, "not_drawn": int, "labels_unused": int, "files": dict}
+_SHARD: dict[str, type] = {
+    "name": str,
+    "split": str,
+    "stratum": str,
+    "slices": int,
+    "bytes": int,
+    "sha256": str,
+    "crc32c": str,
+}
+_SPLIT: dict[str, type] = dict.fromkeys(("shards", "slices", "bytes", "series", "studies", "patients"), int)
+_COUNTS: dict[str, type] = dict.fromkeys(("positive", "negative", "unknown"), int)
+_KINDS: dict[type, str] = {str: "a text", int: "a count", dict: "an object", list: "a list"}
+
+
+def _check_entries(values: Mapping[str, Any], labels: Sequence[str]) -> None:
+    """Check what stands inside the fields. Raises `_Damage`."""
+    for number, shard in enumerate(values["shards"]):
+        _check(shard, {**_SHARD, "labels": dict}, f"shard {number}")
+        _check(shard["labels"], dict.fromkeys(labels, int), f"labels of shard {number}")
+    for name, split in values["splits"].items():
+        _check(split, {**_SPLIT, "labels": dict, "strata": dict}, f"split {name}")
+        _check(split["labels"], dict.fromkeys(labels, dict), f"labels of split {name}")
+        for label in labels:
+            _check(split["labels"][label], _COUNTS, f"{label} of split {name}")
+        _check(split["strata"], dict.fromkeys(split["strata"], int), f"strata of split {name}")
+    _check(values["rejects"], dict.fromkeys(values["rejects"], int), "rejects")
+    _check(values["files"], dict.fromkeys(values["files"], str), "files")
+
+
+def _check(values: Any, kinds: Mapping[str, type], place: str) -> None:
+    """Check that an object holds the keys of `kinds`, each of its kind. Raises `_Damage`."""
+    if not isinstance(values, dict):
+        raise _Damage(f"{place} is {type(values).__name__}, not {_KINDS[dict]}")
+    for key, kind in kinds.items():
+        if key not in values:
+            raise _Damage(f"{place} has no {key}")
+        value = values[key]
+        if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
+            raise _Damage(f"{key} of {place} is {str(value)[:40]!r}, not {_KINDS[kind]}")
+
+
+def read_json(directory: Path) -> dict[str, Any]:
+    """The fields of a manifest as they stand in its file, unchecked; for a manifest that `read` takes."""
+    values: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    return values
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a manifest with `manifest_sha256`, the sha256 over all others, made anew."""
+    rest = {key: value for key, value in values.items() if key != SUM}
+    return {**rest, SUM: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def fingerprint(spec: DatasetSpec, shards: Sequence[Mapping[str, Any]]) -> str:
@@ -150,7 +212,8 @@ def commit(directory: Path, spec: DatasetSpec, plan: Plan, sidecars: Mapping[str
 
 def _manifest_dict(manifest: Manifest) -> dict[str, Any]:
     fields = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
-    return {"format": FORMAT, "generator": f"ich_tfrecords {__version__}", **fields, "spec": to_dict(manifest.spec)}
+    head = {"format": FORMAT, "generator": f"ich_tfrecords {__version__}"}
+    return sealed({**head, **fields, "spec": to_dict(manifest.spec)})
 
 
 def _json(values: Any) -> bytes:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ich_tfrecords import records, shards, splits
-from ich_tfrecords.labels import LabelTable, stratum_indices
+from ich_tfrecords.labels import LabelTable, bare_names, stratum_indices
 from ich_tfrecords.sources import LISTING_SCHEMA
 from ich_tfrecords.spec import DatasetSpec
 
@@ -114,14 +114,17 @@ def planned_shards(plan: Plan, spec: DatasetSpec) -> Iterator[PlannedShard]:
 
 
 def stems(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    """File names without folders and without the last suffix."""
-    return pc.replace_substring_regex(names, r"^.*/|\.[^./]*$", "")
+    """File names without folders and without the suffix of an image file (`labels.bare_names`)."""
+    return _without_folders(bare_names(names))
 
 
 def known_ids(ids: pa.ChunkedArray, labels: LabelTable) -> npt.NDArray[np.bool_]:
-    """True for each id that the label file speaks of, trusted or not."""
-    named = pa.concat_arrays([labels.ids.cast(pa.string()), pa.array(list(labels.dropped), pa.string())])
-    return pc.is_in(ids, value_set=named).to_numpy()
+    """True for each id (a SOP UID, or one of `stems`) that the label file speaks of, trusted or not.
+
+    Folders in the label file are not looked at, so a stem found here may still lack a label; one not found does.
+    """
+    named = _named(labels)
+    return pc.is_in(ids, value_set=_without_folders(named) if labels.by_file_name else named).to_numpy()
 
 
 def top_reasons(rejects: pa.Table, most: int = 4) -> str:
@@ -176,20 +179,59 @@ def _labelled(
     none = REJECT_SCHEMA.empty_table()
     if labels is None:
         return usable, np.full((usable.num_rows, label_count), -1, np.int8), none, 0
-    row = _label_rows(usable, labels.ids)
-    known = row >= 0
-    lacking = usable.filter(pa.array(~known))
-    untrusted = [labels.dropped.get(uid, "no_label") for uid in lacking["sop_uid"].to_pylist()]
-    details = ["the label file has no row for this slice" if why == "no_label" else why for why in untrusted]
-    rejects = _rejects(lacking, untrusted, details)
+    row = _label_rows(usable, labels)
+    fits = _slices_of_row(row)
+    known = (row >= 0) & (row < len(labels.ids)) & (fits == 1)
+    rejects = _label_rejects(usable.filter(pa.array(~known)), row[~known], fits[~known], labels)
     unused = len(labels.ids) - len(np.unique(row[known]))
     return _filtered(usable, known), labels.values[row[known]], rejects, unused
 
 
-def _label_rows(usable: pa.Table, ids: pa.Array) -> npt.NDArray[np.int64]:
-    """Row of the label table for each slice, by SOP UID, else by the stem of the file name; -1 where none."""
-    by_uid, by_stem = (pc.index_in(column, value_set=ids) for column in (usable["sop_uid"], stems(usable["name"])))
-    return pc.fill_null(pc.coalesce(by_uid, by_stem), -1).to_numpy().astype(np.int64)
+def _named(labels: LabelTable) -> pa.Array:
+    """Every id of the label file: the trusted ones in their order, then the dropped ones in theirs."""
+    return pa.concat_arrays([labels.ids.cast(pa.string()), pa.array(list(labels.dropped), pa.string())])
+
+
+def _without_folders(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return pc.replace_substring_regex(names, "^.*/", "")
+
+
+def _label_rows(usable: pa.Table, labels: LabelTable) -> npt.NDArray[np.int64]:
+    """Position in `_named` of the id of each slice, -1 where none: by SOP UID, and where ids are file names then
+    by the path below the input, then by the name alone, which fits no id that has a folder."""
+    ids, uids = _named(labels), usable["sop_uid"]
+    found = pc.index_in(uids, value_set=ids)
+    if labels.by_file_name:
+        # an id with a folder is a path; a UID that looks like one says nothing about it
+        by_uid = pc.if_else(pc.match_substring(uids, "/"), pa.scalar(None, pa.int32()), found)
+        paths = bare_names(usable["name"])
+        by_path, by_name = (pc.index_in(names, value_set=ids) for names in (paths, _without_folders(paths)))
+        found = pc.coalesce(by_uid, by_path, by_name)
+    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+
+
+def _slices_of_row(row: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For each slice, how many slices have the same label row; whatever it is where the row is -1."""
+    return np.bincount(row + 1, minlength=1)[row + 1]
+
+
+def _label_rejects(
+    lacking: pa.Table, row: npt.NDArray[np.int64], fits: npt.NDArray[np.int64], labels: LabelTable
+) -> pa.Table:
+    """Rejects of the slices without a label of their own, from `_label_rows` and `_slices_of_row` of each."""
+    reasons, details = [], []
+    ids = _named(labels).take(pa.array(row, mask=row < 0)).to_pylist()
+    for image, slices in zip(ids, fits.tolist(), strict=True):
+        if image is None:
+            reasons.append("no_label")
+            details.append("the label file has no row for this slice")
+        elif slices > 1:
+            reasons.append("ambiguous_label")
+            details.append(f"{slices:,} files fit the label of {image}; write file names with their folders there")
+        else:
+            reasons.append(labels.dropped[image])
+            details.append(labels.dropped[image])
+    return _rejects(lacking, reasons, details)
 
 
 def _rejects(rows: pa.Table, reason: str | list[str], detail: list[str]) -> pa.Table:

@@ -7,12 +7,14 @@ and explain alike.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, NamedTuple
 
 from ich_tfrecords.problems import Problem
 
 MAX_SIDE_PX = 4096  # the largest CT matrix in use is 2048; a larger claim is damage, refused before allocation
 MAX_POSITION_MM = 1e6
+MAX_CODE = 16  # characters of a code string (PS3.5 6.2, CS) and of a decimal string
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -93,7 +95,9 @@ def checked(fields: dict[str, Any], present: int | None, declared: int | None, o
     None: there is no PixelData.
     """
     if present is None:
-        raise UnsupportedSlice("no_pixel_data", f"no PixelData element; modality {fields.get('Modality', 'unknown')}")
+        raise UnsupportedSlice(
+            "no_pixel_data", f"no PixelData element; modality {_shown(fields, 'Modality', 'unknown')}"
+        )
     _check_kind(fields)
     sop, patient = _id(fields, "SOPInstanceUID"), _id(fields, "PatientID")
     study, series = _id(fields, "StudyInstanceUID"), _id(fields, "SeriesInstanceUID")
@@ -113,17 +117,34 @@ def _check_kind(fields: dict[str, Any]) -> None:
     """Only single-frame grey original CT passes (PS3.3 A.3, C.8.2.1.1.1)."""
     samples, photometric = fields.get("SamplesPerPixel", 1), fields.get("PhotometricInterpretation", "")
     if samples != 1 or photometric not in ("MONOCHROME2", "MONOCHROME1"):
-        raise UnsupportedSlice("color", f"{samples} samples a pixel, {photometric or 'no'} photometric interpretation")
+        shown = _shown(fields, "PhotometricInterpretation", "no")
+        raise UnsupportedSlice("color", f"{samples} samples a pixel, {shown} photometric interpretation")
     frames = fields.get("NumberOfFrames", "").strip() or "1"
     if _numbers(frames) != (1.0,):
-        raise UnsupportedSlice("multi_frame", f"NumberOfFrames is {frames!r}; only single-frame slices are read")
+        shown = _shown(fields, "NumberOfFrames")
+        raise UnsupportedSlice("multi_frame", f"NumberOfFrames is '{shown}'; only single-frame slices are read")
     kind = [part.strip() for part in fields.get("ImageType", "").upper().split("\\")]
     if "LOCALIZER" in kind:
-        raise UnsupportedSlice("localizer", f"ImageType is {fields['ImageType']}")
+        raise UnsupportedSlice("localizer", f"ImageType is {_shown(fields, 'ImageType')}")
     if "SECONDARY" in kind[1:2] or fields.get("SOPClassUID") == SECONDARY_CAPTURE:
-        raise UnsupportedSlice("derived_secondary", f"ImageType is {fields.get('ImageType', 'absent')}")
+        raise UnsupportedSlice("derived_secondary", f"ImageType is {_shown(fields, 'ImageType')}")
     if fields.get("Modality", "").strip() != "CT":
-        raise UnsupportedSlice("not_ct", f"Modality is {fields.get('Modality', 'absent')!r}")
+        raise UnsupportedSlice("not_ct", f"Modality is '{_shown(fields, 'Modality')}'")
+
+
+def _shown(fields: dict[str, Any], keyword: str, absent: str = "absent") -> str:
+    """The value of an element where it is short and of code characters, otherwise only how long it is.
+
+    Details go into rejects.csv, and damage or a careless writer can put the words of any element here.
+    """
+    value = fields.get(keyword, "")
+    if not value:
+        return absent if keyword not in fields else "empty"
+    most = 64 if keyword == "ImageType" else MAX_CODE
+    short = len(value) <= most and all(len(part) <= MAX_CODE for part in value.split("\\"))
+    if short and re.fullmatch(r"[A-Z0-9_ .+\-\\]*", value):
+        return str(value)
+    return f"an invalid value of {len(value):,} characters"
 
 
 def _id(fields: dict[str, Any], keyword: str) -> str:
@@ -152,9 +173,7 @@ def _matrix(fields: dict[str, Any]) -> tuple[int, int, int, int]:
 def _number(fields: dict[str, Any], keyword: str) -> float:
     numbers = _numbers(fields.get(keyword, ""))
     if len(numbers) != 1:
-        raise UnsupportedSlice(
-            "no_rescale", f"{keyword} is {fields.get(keyword, 'absent')!r}, so stored values give no HU"
-        )
+        raise UnsupportedSlice("no_rescale", f"{keyword} is '{_shown(fields, keyword)}', so stored values give no HU")
     return numbers[0]
 
 
@@ -176,12 +195,12 @@ def _position_mm(fields: dict[str, Any]) -> float:
     if len(corner) != 3 or len(axes) != 6:
         raise UnsupportedSlice("no_position", "ImagePositionPatient or ImageOrientationPatient is absent or unusable")
     if max(map(abs, corner)) > MAX_POSITION_MM:
-        raise UnsupportedSlice("no_position", f"ImagePositionPatient {corner} mm is in no scanner")
+        raise UnsupportedSlice("no_position", f"ImagePositionPatient is beyond {MAX_POSITION_MM:,.0f} mm")
     ax, ay, az, bx, by, bz = axes
     normal = (ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx)
     length = math.sqrt(sum(part * part for part in normal))
     if not 0.5 < length < 2:
-        raise UnsupportedSlice("no_position", f"ImageOrientationPatient {axes} are not two unit vectors")
+        raise UnsupportedSlice("no_position", "ImageOrientationPatient is not two unit vectors")
     if abs(normal[2]) < length * math.sqrt(0.5):
         shown = ", ".join(f"{part + 0.0:.2f}" for part in normal)
         raise UnsupportedSlice("not_axial", f"the slice normal ({shown}) is more than 45 degrees off the body axis")

@@ -102,9 +102,12 @@ class SliceReader:
         # os.open and preadv into a buffer in use: a fresh half-megabyte buffer a slice costs page faults.
         fd = os.open(f"{row.container}/{row.name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            size_bytes = os.fstat(fd).st_size
+            status = os.fstat(fd)
+            size_bytes = status.st_size
             if size_bytes != row.size_bytes:
                 raise _changed(row, f"the file has {size_bytes:,} bytes; the listing said {row.size_bytes:,}")
+            if row.mtime_ns >= 0 and status.st_mtime_ns != row.mtime_ns:
+                raise _changed(row, "the file was written after the listing")
             got = self._fill(fd, 0, wanted)
         finally:
             os.close(fd)
@@ -158,7 +161,7 @@ class SliceReader:
         if header is None:
             raise UnreadableSource("bad_local_header", f"{row.name}: no member begins at byte {row.offset:,}")
         if (header.name, header.method) != (row.name, row.method):
-            raise _changed(row, f"byte {row.offset:,} holds {header.name!r}, method {header.method}")
+            raise _changed(row, f"another member begins at byte {row.offset:,}")
         end = header.header_bytes + size_bytes
         if end > got:
             got = self._fill(fd, row.offset, end)
@@ -214,5 +217,5 @@ def _changed(row: SliceRef, fact: str) -> UnreadableSource:
 
 
 def _unreadable(row: SliceRef, error: OSError) -> UnreadableSource:
-    where = row.container if row.method != PLAIN else f"{row.container}/{row.name}"
-    return UnreadableSource("unreadable_file", f"{where}: {error.strerror or error}")
+    # The name alone: the folder may be called after a patient, and the reason goes into rejects.csv.
+    return UnreadableSource("unreadable_file", f"{row.name}: {error.strerror or type(error).__name__}")

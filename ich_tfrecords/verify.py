@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
-from collections import defaultdict
+import io
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,9 +39,9 @@ class Verification:
 def verify(directory: Path, on_shard: Callable[[int, int], None] | None = None) -> Verification:
     """Check everything; `on_shard(done, total)` is called after each shard. Raises `manifest.DatasetError`.
 
-    Checked: the sha256 of every file, the framing and checksum of every record, that it parses, its ids,
-    labels, place and pixel digest against `slices.parquet`, all counts, that no stranger lies among the
-    shards, that patients stand in one split, and which pixels occur more than once.
+    Checked: the sha256 of every file and of the manifest, the framing and checksum of every record, that it
+    parses, its ids, labels, place and pixel digest against `slices.parquet`, all counts, that no stranger lies
+    among the shards, that patients stand in one split, and which pixels occur more than once.
     """
     done = manifest.read(directory)
     problems = list(_file_problems(directory, done))
@@ -47,6 +49,7 @@ def verify(directory: Path, on_shard: Callable[[int, int], None] | None = None) 
         return Verification(problems, [], 0, 0)
     slices = pq.read_table(directory / manifest.SLICES)
     problems += _count_problems(done, slices)
+    problems += _reject_problems(directory, done)
     problems += _patient_problems(done, slices)
     problems += _stranger_problems(directory, done)
     read = 0
@@ -69,6 +72,28 @@ def _file_problems(directory: Path, done: Manifest) -> Iterator[str]:
             yield f"{name}: its sha256 is not the one in {manifest.MANIFEST}"
     if manifest.fingerprint(done.spec, done.shards) != done.fingerprint:
         yield f"{manifest.MANIFEST}: the fingerprint does not fit the spec and the shards"
+    values = manifest.read_json(directory)
+    if values.get(manifest.SUM) != manifest.sealed(values)[manifest.SUM]:
+        yield f"{manifest.MANIFEST}: its {manifest.SUM} does not fit its other fields; it was edited"
+
+
+def _reject_problems(directory: Path, done: Manifest) -> Iterator[str]:
+    """Every file of the input gave a slice, stands in rejects.csv, or was not drawn."""
+    path = directory / manifest.REJECTS
+    if path.is_file():
+        try:
+            rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8", "replace"), newline="")))
+        except csv.Error as error:
+            yield f"{manifest.REJECTS}: is no table: {error}"
+        else:
+            if Counter(row.get("reason") for row in rows) != done.rejects:
+                yield f"{manifest.MANIFEST}: the counts of rejects do not fit {manifest.REJECTS}"
+    source = done.made_from.get("input")
+    files = source.get("files") if isinstance(source, dict) else None
+    told = done.slices + sum(done.rejects.values()) + done.not_drawn
+    if files is not None and files != told:
+        parts = "slices, rejects and slices outside the subset"
+        yield f"{manifest.MANIFEST}: the input had {files} files, but {parts} are {told:,}"
 
 
 def _count_problems(done: Manifest, slices: pa.Table) -> Iterator[str]:

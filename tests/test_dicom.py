@@ -339,6 +339,47 @@ def test_what_is_no_ct_slice_has_its_reason(reason, syntax):
     assert (found.reason, found.detail) == (reason, words)
 
 
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"Modality": b"CT\x10\x00\x20\x00LO"}, "Modality is 'an invalid value of 8 characters'"),
+        ({"Modality": b"Doe^Jane"}, "Modality is 'an invalid value of 8 characters'"),
+        ({"Modality": b"A" * 16}, f"Modality is '{'A' * 16}'"),
+        ({"Modality": b"A" * 17}, "Modality is 'an invalid value of 17 characters'"),
+        ({"Modality": b""}, "Modality is 'empty'"),
+        ({"Modality": b"Doe^Jane", "PixelData": None}, "modality an invalid value of 8 characters"),
+        ({"ImageType": b"ORIGINAL\\LOCALIZER\\Doe^Jane"}, "ImageType is an invalid value of 27 characters"),
+        ({"ImageType": b"LOCALIZER\\" + b"A" * 17}, "ImageType is an invalid value of 27 characters"),
+        ({"ImageType": b"LOCALIZER" + b"\\AAAAAAAA" * 7}, "ImageType is an invalid value of 72 characters"),
+        ({"ImageType": b"X\\SECONDARY\\Doe^Jane"}, "ImageType is an invalid value of 20 characters"),
+        ({"RescaleSlope": b"Doe^Jane"}, "RescaleSlope is 'an invalid value of 8 characters', so"),
+        ({"NumberOfFrames": b"zwei"}, "NumberOfFrames is 'an invalid value of 4 characters'; only"),
+        ({"PhotometricInterpretation": b"Doe^Jane"}, "1 samples a pixel, an invalid value of 8 characters photo"),
+        ({"ImagePositionPatient": b"1\\2\\12345678"}, "ImagePositionPatient is beyond 1,000,000 mm"),
+        ({"ImageOrientationPatient": b"1\\0\\0\\0\\9876\\0"}, "ImageOrientationPatient is not two unit vectors"),
+    ],
+)
+def test_details_quote_no_foreign_text(changes, words, syntax):
+    found = problem(dicom_file(slice_elements(STORED, **changes), syntax))
+    assert found.detail.split("no PixelData element; ")[-1].startswith(words)
+
+
+def test_a_parser_is_not_quoted(monkeypatch):
+    def fail(*_):
+        raise ValueError("Invalid value for 'Doe^Jane'")
+
+    monkeypatch.setattr(dicom_slow, "_header", fail)
+    with pytest.raises(dicom.UnreadableSlice) as caught:
+        dicom_slow.read_header(dicom_file(slice_elements(STORED)))
+    assert str(caught.value) == "decode_failed: ValueError while parsing"
+
+
+def test_a_syntax_that_is_no_uid_is_not_quoted():
+    found = problem(encapsulated(slice_elements(STORED), "DOE JANE", b"\xff\xd8\xff\xd9"))
+    assert "DOE" not in str(found)
+
+
 @pytest.mark.parametrize(
     ("reason", "changes"),
     [

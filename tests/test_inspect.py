@@ -183,6 +183,16 @@ class TestDoor:
             code, _, err = run(capsys, command, odd, "--output", tmp_path / "file" / "a.png")
             assert (code, one_line(err)) == (2, True)
 
+    @pytest.mark.parametrize("command", ["info", "verify", "show", "report", "export"])
+    @pytest.mark.parametrize("field", ["shards", "splits", "files", "made_from", "rejects", "spec"])
+    def test_a_damaged_manifest_is_one_line(self, dataset_copy, tmp_path, capsys, command, field):
+        values = manifest.read_json(dataset_copy)
+        (dataset_copy / manifest.MANIFEST).write_text(json.dumps({**values, field: None}))
+        output = [] if command in ("info", "verify") else ["--output", tmp_path / "out.png"]
+        code, out, err = run(capsys, command, dataset_copy, *output)
+        assert (code, out, one_line(err)) == (2, "", True)
+        assert f"is damaged: {field} of the manifest" in err
+
 
 def test_aligned_sets_words_left_and_numbers_right():
     assert inspect.aligned([["split", "n"], ["a", "1,000"]]) == ["split      n", "a      1,000"]

@@ -208,18 +208,56 @@ ID_07fa4d5ce.png,1,0,1,0,0,0
         lambda text: text.replace(".png", ".DCM"),
         lambda text: text.replace(".png", ""),
         lambda text: text.replace("filename", "sop_uid").replace(".png", ""),
-        lambda text: text.replace("ID_1", "train/png/ID_1"),
-        lambda text: text.replace("ID_1", "C:\\train\\ID_1"),
+        lambda text: text.replace("ID_", "./ID_"),
+        lambda text: text.replace("ID_", ".\\ID_"),
         lambda text: "\n".join(",".join(reversed(line.split(","))) for line in text.splitlines()),
         lambda text: text.replace(",0", ",0.0").replace("\n", "\r\n"),
     ],
-    ids=["png", "dcm", "upper", "bare", "sop_uid", "folder", "windows", "columns", "floats"],
+    ids=["png", "dcm", "upper", "bare", "sop_uid", "here", "windows", "columns", "floats"],
 )
 def test_wide_table_equals_the_long_one(change):
     expected, table = read(RSNA_ROWS), read(change(WIDE))
     assert table.ids.equals(expected.ids)
     assert np.array_equal(table.values, expected.values)
     assert table.counts == {**NO_COUNTS, "rows": 2, "images": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "bare"),
+    [
+        ("ID_1.png", "ID_1"),
+        ("p1/IM1.dcm", "p1/IM1"),
+        ("p1\\s 2\\IM1.DCM", "p1/s 2/IM1"),
+        ("././p1/IM1.Ima", "p1/IM1"),
+        ("../IM1.dicom", "../IM1"),
+        ("C:\\a\\b.JPG", "C:/a/b"),
+        ("a.dcm.png", "a.dcm"),
+        ("1.2.840.1", "1.2.840.1"),
+        ("p.1/1.2.840.1.dcm", "p.1/1.2.840.1"),
+        ("a.tar", "a.tar"),
+        ("dcm", "dcm"),
+    ],
+)
+def test_bare_names(name, bare):
+    assert module.bare_names(pa.array([name])).to_pylist() == [bare]
+    assert read(WIDE_HEADER + f"{name},0,0,0,0,0,0\n").ids.to_pylist() == [bare]
+
+
+def test_files_of_one_name_in_two_folders_are_two_images():
+    table = read(WIDE_HEADER + "p1/IM1.dcm,0,0,0,0,0,0\np2/IM1.dcm,1,0,0,0,0,1\n")
+    assert table.ids.to_pylist() == ["p1/IM1", "p2/IM1"]
+    assert table.dropped == {}
+
+
+def test_uids_are_taken_as_they_stand():
+    table = read(WIDE_HEADER.replace("filename", "sop_uid") + "1.2.dcm,0,0,0,0,0,0\n")
+    assert table.ids.to_pylist() == ["1.2.dcm"]
+
+
+def test_the_table_knows_whether_its_ids_are_file_names():
+    assert read(WIDE).by_file_name
+    assert not read(WIDE.replace("filename", "sop_uid")).by_file_name
+    assert not read(RSNA_ROWS).by_file_name
 
 
 def test_wide_repeats_conflicts_and_extra_columns():
@@ -493,7 +531,7 @@ def test_whole_images_in_any_order_equal_the_oracle(images, order, by_label, ran
 
 @given(whole_images, st.integers(0, 1))
 def test_wide_tables_equal_the_oracle(images, any_shift):
-    lines = [f"x/{image}.png,{(max(v) + any_shift) % 2}," + ",".join(map(str, v)) for image, v in images]
+    lines = [f"./{image}.png,{(max(v) + any_shift) % 2}," + ",".join(map(str, v)) for image, v in images]
     table = read("filename,any," + ",".join(LABELS.rarest_first) + "\n" + "\n".join(lines))
     rows = [(image, name, int(v[i])) for image, v in images for i, name in enumerate(LABELS.rarest_first)]
     rows += [(image, "any", (max(v) + any_shift) % 2) for image, v in images]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -54,6 +55,62 @@ def test_the_card_tells_splits_windows_and_limits(dataset):
     assert f"| train | {train['slices']} | {train['patients']} | {train['studies']} |" in text
     assert done.fingerprint in text
     assert "Not a medical device" in text
+
+
+@pytest.mark.parametrize(
+    ("filled", "sample"),
+    [(("train", "test"), "train"), (("test",), "test"), (("validation",), "validation"), ((), "train")],
+)
+def test_the_card_samples_a_split_with_slices_and_names_the_empty_ones(dataset, filled, sample):
+    done = manifest.read(dataset)
+    splits = {name: {**values, "slices": int(name in filled)} for name, values in done.splits.items()}
+    changed = dataclasses.replace(done, splits=splits)
+    text, empty = card.card(changed), ", ".join(name for name in splits if name not in filled)
+    assert f'as_dataset(split="{sample}")' in text
+    assert f"No slices fell into: {empty}." in text
+    assert f"  no slices fell into: {empty}\n" in card.describe(dataset, changed) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda values: values.update(shards=None), "shards of the manifest is 'None', not a list"),
+        (lambda values: values.update(shards=[1]), "shard 0 is int, not an object"),
+        *[
+            (lambda values, key=key: values["shards"][0].pop(key), f"shard 0 has no {key}")
+            for key in ("name", "split", "stratum", "slices", "bytes", "sha256", "crc32c", "labels")
+        ],
+        (lambda values: values["shards"][0].update(bytes="9"), "bytes of shard 0 is '9', not a count"),
+        (lambda values: values["shards"][0].update(slices=-1), "slices of shard 0 is '-1', not a count"),
+        (lambda values: values["shards"][0]["labels"].clear(), "labels of shard 0 has no any"),
+        (lambda values: values.update(splits=[]), "splits of the manifest is '[]', not an object"),
+        (lambda values: values["splits"]["train"].pop("patients"), "split train has no patients"),
+        (lambda values: values["splits"]["train"]["labels"].update(any=0), "any of labels of split train is '0'"),
+        (lambda values: values["splits"].update(train=None), "split train is NoneType, not an object"),
+        (lambda values: values.update(files=None), "files of the manifest is 'None', not an object"),
+        (lambda values: values["files"].update(x=1), "x of files is '1', not a text"),
+        (lambda values: values.update(made_from=None), "made_from of the manifest is 'None'"),
+        (lambda values: values.update(rejects={"truncated": True}), "truncated of rejects is 'True', not a count"),
+        (lambda values: values.update(not_drawn=1.5), "not_drawn of the manifest is '1.5', not a count"),
+        (lambda values: values.update(spec=None), "spec of the manifest is 'None'"),
+        (lambda values: values.pop("fingerprint"), "the manifest has no fingerprint"),
+    ],
+)
+def test_a_damaged_manifest_says_where(dataset_copy, change, words):
+    values = manifest.read_json(dataset_copy)
+    change(values)
+    (dataset_copy / manifest.MANIFEST).write_text(json.dumps(manifest.sealed(values)))
+    with pytest.raises(manifest.DatasetError) as caught:
+        manifest.read(dataset_copy)
+    assert f"is damaged: {words}" in str(caught.value)
+    assert str(caught.value).endswith("; restore it or convert again")
+
+
+def test_the_seal_covers_every_field_but_itself(dataset):
+    values = manifest.read_json(dataset)
+    assert values == manifest.sealed(values) == manifest.sealed({**values, manifest.SUM: "0"})
+    for key in values.keys() - {manifest.SUM}:
+        assert manifest.sealed({**values, key: "other"})[manifest.SUM] != values[manifest.SUM]
 
 
 def test_a_split_without_slices_is_not_told_to_tfds(dataset):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from ich_tfrecords import plan, splits
-from ich_tfrecords.labels import LabelTable
-from ich_tfrecords.spec import from_dict, to_dict
+from ich_tfrecords.labels import LabelTable, read_labels
+from ich_tfrecords.spec import from_dict, load, to_dict
 
 
 def row(sop: str, **changes) -> dict:
@@ -20,10 +22,10 @@ def index(*rows: dict) -> pa.Table:
     return pa.Table.from_pylist(list(rows), plan.INDEX_SCHEMA)
 
 
-def labels(dropped: dict[str, str] | None = None, **by_id: list[int]) -> LabelTable:
+def labels(dropped: dict[str, str] | None = None, by_file_name: bool = False, **by_id: list[int]) -> LabelTable:
     ids = sorted(by_id)
     values = np.array([by_id[name] for name in ids], np.int8).reshape(-1, 6)
-    return LabelTable("l.csv", pa.array(ids, pa.string()), values, dropped or {}, {}, ())
+    return LabelTable("l.csv", pa.array(ids, pa.string()), values, dropped or {}, {}, (), by_file_name)
 
 
 NEGATIVE = [0, 0, 0, 0, 0, 0]
@@ -71,8 +73,118 @@ def test_what_is_left_out_has_its_reason(rsna_spec):
 
 
 def test_labels_by_file_name_reach_slices_with_other_uids(rsna_spec):
-    planned = plan.build_plan(index(row("1.2.3", name="x/IM_7.dcm")), labels(IM_7=SUBDURAL), rsna_spec)
+    table = labels(by_file_name=True, IM_7=SUBDURAL)
+    planned = plan.build_plan(index(row("1.2.3", name="x/IM_7.dcm")), table, rsna_spec)
     assert planned.slices["labels"].to_pylist() == [SUBDURAL]
+
+
+def wide(*rows: tuple[str, list[int]], column: str = "filename") -> LabelTable:
+    """The table that `read_labels` makes of these file names (or UIDs) and values."""
+    label_spec = load("rsna_ich").labels
+    lines = [",".join([column, *label_spec.names]), *(",".join([name, *map(str, values)]) for name, values in rows)]
+    return read_labels(io.BytesIO("\n".join(lines).encode()), label_spec, "l.csv")
+
+
+def labelled(planned: plan.Plan) -> dict[str, list[int]]:
+    return dict(zip(planned.slices["name"].to_pylist(), planned.slices["labels"].to_pylist(), strict=True))
+
+
+TWINS = (row("1.2.1", name="p1/IM1.dcm"), row("1.2.2", name="p2/IM1.dcm"))
+
+
+def test_a_file_name_with_its_folder_labels_that_file_alone(rsna_spec):
+    planned = plan.build_plan(index(*TWINS), wide(("p1/IM1.dcm", SUBDURAL)), rsna_spec)
+    assert labelled(planned) == {"p1/IM1.dcm": SUBDURAL}
+    assert rejects(planned) == {"p2/IM1.dcm": "no_label"}
+
+
+@pytest.mark.parametrize("first", ["p1/IM1.dcm", "./p1/IM1.dcm", "p1\\IM1.dcm", ".\\p1\\IM1.PNG", "p1/IM1"])
+def test_files_of_one_name_in_two_folders_each_have_their_label(rsna_spec, first):
+    planned = plan.build_plan(index(*TWINS), wide((first, SUBDURAL), ("p2/IM1.dcm", NEGATIVE)), rsna_spec)
+    assert labelled(planned) == {"p1/IM1.dcm": SUBDURAL, "p2/IM1.dcm": NEGATIVE}
+    assert planned.rejects.num_rows == planned.labels_unused == 0
+
+
+def test_a_bare_name_of_two_files_labels_neither(rsna_spec):
+    planned = plan.build_plan(index(*TWINS, row("ID_c")), wide(("IM1.dcm", SUBDURAL), ("ID_c", BOTH)), rsna_spec)
+    assert labelled(planned) == {"ID_c.dcm": BOTH}
+    assert rejects(planned) == {"p1/IM1.dcm": "ambiguous_label", "p2/IM1.dcm": "ambiguous_label"}
+    detail = "2 files fit the label of IM1; write file names with their folders there"
+    assert planned.rejects["detail"].to_pylist() == [detail] * 2
+    assert planned.labels_unused == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (row("1.2.1", name="IM1.dcm"), row("1.2.2", name="p2/IM1.dcm")),  # by path and by name
+        (row("1.2.1", name="a/IM1.dcm"), row("1.2.2", name="a/IM1.ima")),
+        (row("1.2.1", name="a/IM1.dcm"), row("1.2.2", name="a/IM1.dcm", container="other")),
+        (row("IM1", name="a.dcm"), row("1.2.2", name="b/IM1.dcm")),  # by UID and by name
+    ],
+    ids=["root", "suffix", "container", "uid"],
+)
+def test_no_two_slices_share_a_label_of_a_file_name(rsna_spec, one, other):
+    table = wide(("IM1.dcm", SUBDURAL), ("ID_c", BOTH))
+    planned = plan.build_plan(index(one, other, row("ID_c")), table, rsna_spec)
+    assert labelled(planned) == {"ID_c.dcm": BOTH}
+    assert planned.rejects["reason"].to_pylist() == ["ambiguous_label"] * 2
+
+
+def test_the_path_is_meant_before_the_name_alone(rsna_spec):
+    table = wide(("IM1.dcm", NEGATIVE), ("p1/IM1.dcm", SUBDURAL))
+    planned = plan.build_plan(index(TWINS[0], row("9", name="IM1.dcm")), table, rsna_spec)
+    assert labelled(planned) == {"IM1.dcm": NEGATIVE, "p1/IM1.dcm": SUBDURAL}
+
+
+def test_a_uid_that_looks_like_a_path_takes_no_label_of_that_file(rsna_spec):
+    rows = index(row("p1/IM1", name="x.dcm"), TWINS[0])
+    planned = plan.build_plan(rows, wide(("p1/IM1.dcm", SUBDURAL)), rsna_spec)
+    assert labelled(planned) == {"p1/IM1.dcm": SUBDURAL}
+    assert rejects(planned) == {"x.dcm": "no_label"}
+
+
+def test_dotted_names_without_a_suffix_stay_whole(rsna_spec):
+    rows = [row(f"9.{i}", name=f"a/1.2.3.{i}") for i in (1, 2)]
+    table = wide(("1.2.3.1", SUBDURAL), ("1.2.3.2", NEGATIVE), ("1.2.3", BOTH))
+    planned = plan.build_plan(index(*rows), table, rsna_spec)
+    assert labelled(planned) == {"a/1.2.3.1": SUBDURAL, "a/1.2.3.2": NEGATIVE}
+    assert planned.labels_unused == 1
+
+
+def test_uids_of_a_label_file_are_no_file_names(rsna_spec):
+    rows = index(row("1.2.1", name="1.2.2.dcm"), row("1.2.3", name="c.dcm"))
+    by_uid = wide(("1.2.2", SUBDURAL), ("1.2.3", NEGATIVE), column="sop_uid")
+    planned = plan.build_plan(rows, by_uid, rsna_spec)
+    assert labelled(planned) == {"c.dcm": NEGATIVE}
+    assert rejects(planned) == {"1.2.2.dcm": "no_label"}
+
+
+def test_png_names_reach_the_uids_first_then_files_anywhere(rsna_spec):
+    table = wide(("ID_a.png", SUBDURAL), ("ID_b.png", NEGATIVE))
+    rows = index(row("ID_a", name="0001.dcm"), row("1.2.3", name="deep/er/ID_b.dcm"))
+    assert labelled(plan.build_plan(rows, table, rsna_spec)) == {"0001.dcm": SUBDURAL, "deep/er/ID_b.dcm": NEGATIVE}
+
+
+def test_dropped_rows_of_file_names_keep_their_reason(rsna_spec):
+    table = wide(("p1/IM1.dcm", NEGATIVE), ("p1/IM1.dcm", SUBDURAL), ("b.dcm", [1, 0, 0, 0, 0, 0]), ("c", NEGATIVE))
+    rows = [TWINS[0], row("1.2.5", name="x/b.dcm"), row("c"), row("1.2.6", name="e.dcm")]
+    planned = plan.build_plan(index(*rows), table, rsna_spec)
+    assert labelled(planned) == {"c.dcm": NEGATIVE}
+    expected = {"p1/IM1.dcm": "label_conflict", "x/b.dcm": "label_any_contradiction", "e.dcm": "no_label"}
+    assert rejects(planned) == expected
+    incomplete = labels({"a/b": "label_incomplete"}, by_file_name=True, c=NEGATIVE)
+    planned = plan.build_plan(index(row("1.2.5", name="a/b.dcm"), row("c")), incomplete, rsna_spec)
+    assert rejects(planned) == {"a/b.dcm": "label_incomplete"}
+
+
+def test_stems_and_the_ids_known_by_them():
+    names = pa.chunked_array([["p1/IM1.dcm", "p2/IM2.IMA", "1.2.3.1", "a.b/x.tar"]])
+    assert plan.stems(names).to_pylist() == ["IM1", "IM2", "1.2.3.1", "x.tar"]
+    table = wide(("p1/IM1.dcm", NEGATIVE), ("q/IM2", NEGATIVE), ("q/IM2", SUBDURAL))
+    assert plan.known_ids(plan.stems(names), table).tolist() == [True, True, False, False]
+    by_uid = wide(("1.2.3.1", NEGATIVE), column="sop_uid")
+    assert plan.known_ids(plan.stems(names), by_uid).tolist() == [False, False, True, False]
 
 
 def test_nothing_left_is_an_error_with_the_reasons(rsna_spec):

@@ -526,6 +526,27 @@ def test_shortened_and_grown_sources_have_changed(container):
         assert reason(lambda: SliceReader().read_head(row, 10)) == "changed"
 
 
+def test_a_file_rewritten_in_place_has_changed(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(SLICE)
+    (row,) = listed(tmp_path)
+    assert bytes(SliceReader().read(row)) == SLICE
+    os.utime(tmp_path / "a.dcm", ns=(row.mtime_ns, row.mtime_ns + 1000))
+    assert reason(lambda: SliceReader().read(row)) == "changed"
+    assert reason(lambda: SliceReader().read_head(row, 10)) == "changed"
+    assert bytes(SliceReader().read(row._replace(mtime_ns=-1))) == SLICE
+
+
+def test_an_unreadable_file_does_not_tell_its_folder(tmp_path):
+    folder = tmp_path / "Doe_Jane"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(SLICE)
+    (row,) = listed(folder)
+    (folder / "a.dcm").unlink()
+    with pytest.raises(UnreadableSource) as caught:
+        SliceReader().read(row)
+    assert str(caught.value) == "unreadable_file: a.dcm: No such file or directory"
+
+
 def test_archive_with_other_members_has_changed(tmp_path):
     (row,) = listed(make_zip(tmp_path / "a.zip", {"a.dcm": SLICE}))
     make_zip(tmp_path / "a.zip", {"b.dcm": SLICE})

@@ -28,7 +28,7 @@ def rewrite_manifest(folder: Path, change) -> None:
     path = folder / manifest.MANIFEST
     values = json.loads(path.read_text())
     change(values)
-    path.write_text(json.dumps(values))
+    path.write_text(json.dumps(manifest.sealed(values)))
 
 
 def rewrite_slices(folder: Path, change) -> None:
@@ -142,6 +142,50 @@ def test_a_stranger_among_the_shards(dataset_copy):
 def test_a_changed_spec_breaks_the_fingerprint(dataset_copy):
     rewrite_manifest(dataset_copy, lambda values: values["spec"]["image"]["windows"][0].update(level_hu=41))
     assert "the fingerprint does not fit" in problems(dataset_copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda values: values.update(not_drawn=values["not_drawn"] + 3), "files, but slices, rejects and"),
+        (lambda values: values["made_from"]["input"].update(files=1), "the input had 1 files"),
+        (lambda values: values.update(rejects={"truncated": 1}), "the counts of rejects do not fit rejects.csv"),
+    ],
+)
+def test_counts_that_do_not_add_up(dataset_copy, change, words):
+    rewrite_manifest(dataset_copy, change)
+    assert words in problems(dataset_copy)
+
+
+def test_a_set_that_does_not_tell_its_input_passes(dataset_copy):
+    rewrite_manifest(dataset_copy, lambda values: values.update(made_from={}))
+    assert verify(dataset_copy).problems == []
+
+
+def test_rejects_are_counted_by_reason(defective_set, tmp_path, convert):
+    folder, output = defective_set.output, tmp_path / "o"
+    flags = ("--labels", folder / "stage_2_train.csv", "--max_reject_fraction", 1)
+    assert convert("--input", folder / "stage_2_train", "--output", output, *flags) == 0
+    assert manifest.read(output).rejects
+    assert verify(output).problems == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values["made_from"].update(note="elsewhere"),
+        lambda values: values.update(labels_unused=values["labels_unused"] + 1),
+        lambda values: values.update(generator="another"),
+        lambda values: values.pop("manifest_sha256"),
+        lambda values: values.update(more=1),
+    ],
+)
+def test_any_edit_of_the_manifest_shows(dataset_copy, change):
+    path = dataset_copy / manifest.MANIFEST
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+    assert "its manifest_sha256 does not fit" in problems(dataset_copy)
 
 
 @pytest.mark.parametrize(
