@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import logging
+import shlex
 import signal
+import sys
 import threading
 import warnings
 from collections import Counter
@@ -17,6 +20,7 @@ import apache_beam as beam
 import psutil
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from beam_pipelines import transforms
 from beam_pipelines.progress import Progress
@@ -81,7 +85,8 @@ def run_step(
     `slices` decides between this process and many. What Beam logs goes to `log`. Raises `ConversionFailed` with
     Beam's last words, and `WrongUse` where the output could not be written.
     """
-    pipeline = beam.Pipeline(runner=_runner(options, slices), options=options)
+    options = copy.deepcopy(options)  # choosing the runner settles flags, for this step alone
+    pipeline = beam.Pipeline(runner=_runner(options, slices, log), options=options)
     build(pipeline)
     with _logging_to(log), _WorkerWatch() as watch:
         try:
@@ -171,7 +176,7 @@ class _WorkerWatch:
                 child.kill()
 
 
-def _runner(options: PipelineOptions, slices: int) -> Any:
+def _runner(options: PipelineOptions, slices: int, log: Path) -> Any:
     """FnApiRunner by name for local work (Beam's DirectRunner may fetch Prism), else the runner asked for."""
     name = options.view_as(StandardOptions).runner
     if not _is_local(options):
@@ -180,9 +185,13 @@ def _runner(options: PipelineOptions, slices: int) -> Any:
     chosen = direct.direct_num_workers != 1 or direct.direct_running_mode != "in_memory"
     if not chosen and name is None and slices > SMALL_SLICES:
         direct.direct_num_workers = 0
-    if direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
-        direct.direct_running_mode = "multi_processing"
-    return FnApiRunner()
+    many = direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory"
+    if not many and direct.direct_running_mode != "multi_processing":
+        return FnApiRunner()
+    # the environment that multi_processing stands for, with what the workers write to stderr sent to the log
+    direct.direct_running_mode = "in_memory"
+    command = f"{shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main 2>> {shlex.quote(str(log))}"
+    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
 
 
 def _add_counters(result: Any, tally: Counter[str]) -> list[str]:

@@ -56,6 +56,8 @@ def test_two_processes_give_the_same_bytes_and_stay_light(dataset, synthetic_set
     assert done.returncode == 0, done.stderr
     assert sha256s(output) == sha256s(dataset)
     assert "rism" not in done.stderr
+    assert "WARNING" not in done.stderr
+    assert "INFO" not in done.stderr
     notes = [path.read_text() for path in seen.iterdir()]
     workers = [note for note in notes if "sdk_worker_main" in note.splitlines()[0]]
     converting = [note for note in workers if "ich_tfrecords.conversion" in note]

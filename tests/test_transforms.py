@@ -7,9 +7,10 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.environments import EmbeddedPythonEnvironment, SubprocessSDKEnvironment
 
 from beam_pipelines import launch, transforms
 from beam_pipelines.convert import build
@@ -91,23 +92,23 @@ def test_the_secret_stays_out_of_the_text_of_a_step(listed):
 
 
 @pytest.mark.parametrize(
-    ("flags", "slices", "mode", "workers"),
+    ("flags", "slices", "environment", "workers"),
     [
-        ([], 10, "in_memory", 1),
-        ([], launch.SMALL_SLICES + 1, "multi_processing", 0),
-        (["--runner=DirectRunner"], 10_000_000, "in_memory", 1),  # named: as Beam's flags say
-        (["--direct_num_workers=3"], 10, "multi_processing", 3),
-        (["--direct_num_workers=1", "--direct_running_mode=multi_threading"], 99_999, "multi_threading", 1),
+        ([], 10, EmbeddedPythonEnvironment, 1),
+        ([], launch.SMALL_SLICES + 1, SubprocessSDKEnvironment, 0),
+        (["--runner=DirectRunner"], 10_000_000, EmbeddedPythonEnvironment, 1),  # named: as Beam's flags say
+        (["--direct_num_workers=3"], 10, SubprocessSDKEnvironment, 3),
+        (["--direct_running_mode=multi_processing"], 10, SubprocessSDKEnvironment, 1),
+        (["--direct_num_workers=1", "--direct_running_mode=multi_threading"], 99_999, EmbeddedPythonEnvironment, 1),
     ],
 )
-def test_the_local_runner_is_named(flags, slices, mode, workers):
-    from apache_beam.options.pipeline_options import DirectOptions
-
+def test_the_local_runner_is_named(flags, slices, environment, workers, tmp_path):
     options = PipelineOptions(flags)
-    assert isinstance(launch._runner(options, slices), FnApiRunner)
-    direct = options.view_as(DirectOptions)
-    assert (direct.direct_running_mode, direct.direct_num_workers) == (mode, workers)
+    runner = launch._runner(options, slices, tmp_path / "a b.log")
+    assert isinstance(runner, FnApiRunner)
+    assert isinstance(runner._default_environment, environment)
+    assert options.view_as(DirectOptions).direct_num_workers == workers
 
 
 def test_other_runners_are_left_to_beam():
-    assert launch._runner(PipelineOptions(["--runner=DataflowRunner"]), 10) == "DataflowRunner"
+    assert launch._runner(PipelineOptions(["--runner=DataflowRunner"]), 10, Path("log")) == "DataflowRunner"
