@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _complain(f"{error.strerror or error}: {error.filename or args.output}", 2)
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on where this one stopped", 130)
+        return _complain(f"interrupted; {launch.GOES_ON}", 130)
     return 0
 
 
@@ -225,7 +225,8 @@ def _write_shards(
 ) -> None:
     total = planned.slices.num_rows
     slice_bytes = records.slice_bytes(data_spec)
-    complete = [shard for shard in plan.planned_shards(planned, data_spec) if shard.name not in set(pending)]
+    unwritten = set(pending)
+    complete = [shard for shard in plan.planned_shards(planned, data_spec) if shard.name not in unwritten]
     resumed = sum(shard.slices.num_rows for shard in complete)
     if resumed:
         _tell(f"{len(complete):,} shards with {resumed:,} slices were written before and stay as they are")

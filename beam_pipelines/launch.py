@@ -28,7 +28,7 @@ from beam_pipelines.progress import Progress
 SMALL_SLICES = 6000  # fewer are converted in this process: starting worker processes costs about 4 s a step
 LOCAL_RUNNERS = ("DirectRunner", "BundleBasedDirectRunner", "FnApiRunner", "SwitchingDirectRunner")
 
-_GOES_ON = "the same command goes on where this one stopped"
+GOES_ON = "the same command goes on where this one stopped"
 
 
 class ConversionFailed(Exception):
@@ -96,7 +96,7 @@ def run_step(
         except BaseException as error:
             watch.end_workers()
             if isinstance(error, _WorkerDied):
-                raise ConversionFailed(f"{error} (out of memory?); {_GOES_ON}; {log} tells more") from error
+                raise ConversionFailed(f"{error} (out of memory?); {GOES_ON}; {log} tells more") from error
             if not isinstance(error, Exception):
                 raise
             logging.error("Beam stopped", exc_info=error)
@@ -104,7 +104,7 @@ def run_step(
             raise ConversionFailed(f"Beam stopped: {last[0]}; {log} tells more") from error
     failures = _add_counters(result, tally)
     if failures:
-        raise WrongUse(f"{failures[0]}; mend that; {_GOES_ON}")
+        raise WrongUse(f"{failures[0]}; mend that; {GOES_ON}")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ich_tfrecords import atomic, dicom, job, pixels, records, sources, splits
 from ich_tfrecords.job import WorkDir
 from ich_tfrecords.manifest import Sidecar
-from ich_tfrecords.plan import HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
+from ich_tfrecords.plan import HEADER_SCHEMA, IDS, INDEX_SCHEMA, PlannedShard
 from ich_tfrecords.problems import Problem
 from ich_tfrecords.spec import DatasetSpec
 
@@ -128,10 +128,9 @@ def _image(
 
 
 def _metadata(slices: pa.Table) -> list[dict[str, Any]]:
-    names = ("sop_uid", "study_uid", "series_uid", "patient_key", "position_mm", "slice_index", "slice_count", "labels")
-    return slices.select(names).to_pylist()
+    return slices.select([*IDS, "position_mm", "slice_index", "slice_count", "labels"]).to_pylist()
 
 
 def _record(image: Any, digest: bytes, meta: dict[str, Any]) -> dict[str, Any]:
-    texts = {name: meta[name].encode() for name in ("sop_uid", "study_uid", "series_uid", "patient_key")}
+    texts = {name: meta[name].encode() for name in IDS}
     return meta | texts | {"image": image, "pixel_digest": digest}

@@ -180,7 +180,7 @@ def missing_index(work: WorkDir, files: int) -> list[int]:
 
 def read_index(work: WorkDir, files: int) -> pa.Table:
     """The whole index (`INDEX_SCHEMA`) of a listing of `files`."""
-    tables = [pq.read_table(work.index(number), memory_map=False).cast(INDEX_SCHEMA) for number in _parts(files)]
+    tables = [pq.read_table(work.index(number)).cast(INDEX_SCHEMA) for number in _parts(files)]
     return pa.concat_tables(tables).unify_dictionaries()
 
 

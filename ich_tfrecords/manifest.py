@@ -269,8 +269,7 @@ def _plain_cell(text: str) -> str:
 
 
 def _shard_entry(sidecar: Sidecar) -> dict[str, Any]:
-    names = ("name", "split", "stratum", "slices", "bytes", "sha256", "crc32c", "labels")
-    return {name: getattr(sidecar, name) for name in names}
+    return {name: getattr(sidecar, name) for name in (*_SHARD, "labels")}
 
 
 def split_entries(spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
