@@ -23,8 +23,17 @@ BASE = [
     "pyjpegls>=1.4",  # JPEG-LS
     "pylibjpeg-openjpeg>=2.4",  # JPEG 2000
 ]
-TRAIN = ["tensorflow>=2.21,<2.22", "keras>=3.10,<4", "scikit-learn>=1.6", "matplotlib>=3.9", "tensorboard>=2.20"]
+TRAIN = [
+    "h5py>=3.11",  # weight files; Keras needs it too
+    "keras>=3.10,<4",
+    "matplotlib>=3.9",
+    "scikit-learn>=1.6",
+    "tensorboard>=2.20",
+    "tensorflow>=2.21,<2.22",
+]
 TEST = [
+    *TRAIN,
+    "gcp-storage-emulator>=2022.6",
     "hypothesis>=6.100",
     "mypy>=1.14",
     "opencv-python-headless>=4.9",
@@ -33,7 +42,6 @@ TEST = [
     "pytest-xdist>=3.6",
     "python-gdcm>=3.0.24",  # encodes JPEG Lossless test files
     "ruff>=0.9",
-    "tensorflow>=2.21,<2.22",
     'tensorflow-datasets>=4.9.9; python_version >= "3.11"',  # on 3.10 its metadata package wants an older protobuf
     "types-PyYAML",
     "types-psutil",
@@ -47,7 +55,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["ich_tfrecords", "ich_tfrecords.configs", "beam_pipelines"],
+    packages=["ich_tfrecords", "ich_tfrecords.configs", "beam_pipelines", "trainer"],
     package_dir={"ich_tfrecords.configs": "configs"},
     package_data={"ich_tfrecords": ["py.typed"], "ich_tfrecords.configs": ["*.yaml"], "beam_pipelines": ["py.typed"]},
     install_requires=BASE,
@@ -63,6 +71,7 @@ setup(
         "console_scripts": [
             "ich-convert=beam_pipelines.convert:main",
             "ich-inspect=ich_tfrecords.inspect:main",
+            "ich-train=trainer.task:main",
             "ich-synthetic=ich_tfrecords.synthetic:main",
         ]
     },

@@ -6,6 +6,7 @@ synthetic_zip        the same slices as a Kaggle zip                            
 defective_set        a synthetic folder with one of each RSNA defect                 (session)
 dataset              `synthetic_set` converted; read only                            (session)
 dataset_copy         a copy of it to damage
+tiny_dataset         32 px, 40 patients, every stratum in each split, few shards; read only   (session)
 real_dicom_dir       real CT files, or a skip
 convert              the command line in this process: convert(*flags) -> exit code
 """
@@ -68,6 +69,20 @@ def dataset(synthetic_set: Summary, tmp_path_factory: pytest.TempPathFactory, co
 @pytest.fixture
 def dataset_copy(dataset: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(dataset, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, convert) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    options = {"patients": 40, "test_patients": 1, "slices_per_study": 6, "positive_fraction": 0.8}
+    made = generate(folder / "ct", **options, every_label=True, seed=5)
+    changes = "image: {size_px: 32}\nshards: {min_shards: 1}\nsplit: {weights: {train: 2, validation: 1, test: 1}}\n"
+    (folder / "tiny.yaml").write_text(f"extends: rsna_ich\nname: tiny_ich\n{changes}")
+    labels, output = made.output / "stage_2_train.csv", folder / "tiny_ich"
+    flags = ("--spec", folder / "tiny.yaml", "--input", made.output / "stage_2_train", "--labels", labels)
+    assert convert(*flags, "--output", output) == 0
+    shutil.rmtree(made.output)
+    return output
 
 
 @pytest.fixture(scope="session")

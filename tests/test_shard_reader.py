@@ -1,0 +1,147 @@
+import dataclasses
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ich_tfrecords import records
+from trainer import shard_reader
+from trainer.dataset import Slices, open_dataset
+from trainer.problems import TrainingFailed
+from trainer.shard_reader import ShardReader, damage_of
+
+
+@pytest.fixture(scope="module")
+def slices(tiny_dataset: Path) -> Slices:
+    return open_dataset(str(tiny_dataset)).split("train")
+
+
+def plain_payloads(slices: Slices) -> list[bytes]:
+    """Every payload of the split in table order, as ich_tfrecords reads shards."""
+    payloads = []
+    for path in slices.paths:
+        with open(path, "rb") as file:
+            payloads += [payload for _, payload in records.read_records(file)]
+    return payloads
+
+
+def test_any_rows_in_any_order(slices):
+    expected = plain_payloads(slices)
+    for rows in (np.arange(len(slices)), np.random.default_rng(0).integers(0, len(slices), 200), np.arange(0)):
+        read = slices.reader.read(rows)
+        assert read.shape == rows.shape
+        assert list(read) == [expected[row] for row in rows]
+
+
+def test_many_threads_read_at_once(slices):
+    expected, reader = plain_payloads(slices), ShardReader(slices)
+    orders = [np.random.default_rng(seed).permutation(len(slices)) for seed in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        for rows, read in zip(orders, pool.map(reader.read, orders), strict=True):
+            assert list(read) == [expected[row] for row in rows]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_shards_beyond_the_limit_of_open_files_are_read_all_the_same(slices, monkeypatch, kept):
+    monkeypatch.setattr(shard_reader, "_files_to_keep", lambda shards: kept)
+    reader = ShardReader(slices)
+    assert list(reader.read(np.arange(len(slices)))) == plain_payloads(slices)
+    assert len(reader._files) == kept
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "shards", "raised_to", "kept"),
+    [
+        (1024, 4096, 100, None, 100),
+        (1024, 4096, 1000, 1256, 1000),  # raised by as much as is needed
+        (1024, 1100, 1000, 1100, 844),  # as far as it goes, and the rest not kept open
+        (64, 64, 1000, 64, 0),
+        (1024, resource.RLIM_INFINITY, 5000, 5256, 5000),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 10**6, None, 10**6),
+    ],
+)
+def test_the_limit_of_open_files(monkeypatch, soft, hard, shards, raised_to, kept):
+    calls = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: calls.append(limits))
+    assert shard_reader._files_to_keep(shards) == kept
+    assert calls == ([] if raised_to is None else [(raised_to, hard)])
+
+
+def damaged(dataset_copy: Path, change) -> tuple[Slices, int]:
+    """The train split with `change(bytes, offset, length)` done to the shard of a row, and that row."""
+    slices = open_dataset(str(dataset_copy)).split("train")
+    row = int(np.flatnonzero(slices.record == slices.record.max())[0])
+    path = Path(slices.paths[slices.shard[row]])
+    data = bytearray(path.read_bytes())
+    path.write_bytes(change(data, int(slices.offset[row]), int(slices.length[row])))
+    return slices, row
+
+
+def flipped(data: bytearray, place: int) -> bytearray:
+    data[place] ^= 1
+    return data
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data, offset, length: flipped(data, offset), "the length field fails its crc32c"),
+        (lambda data, offset, length: flipped(data, offset + 9), "the length field fails its crc32c"),
+        (lambda data, offset, length: flipped(data, offset + 12 + length // 2), "the payload fails its crc32c"),
+        (lambda data, offset, length: flipped(data, offset + 12 + length + 3), "the payload fails its crc32c"),
+        (lambda data, offset, length: data[: offset + 100], "the shard ends after 100 of "),
+        (lambda data, offset, length: data[:offset], "the shard ends after 0 of "),
+        (
+            lambda data, offset, length: data[:offset] + b"".join(records.frame(b"x" * (length + 5))),
+            "bytes, the slice ",
+        ),
+    ],
+)
+def test_a_damaged_record_is_named(dataset_copy, change, words):
+    slices, row = damaged(dataset_copy, change)
+    with pytest.raises(TrainingFailed) as caught:
+        slices.reader.read(np.array([row]))
+    message = str(caught.value)
+    name, offset = slices.names[slices.shard[row]], slices.offset[row]
+    assert f"shard {name}, record {slices.record[row]} at byte {offset:,}: " in message
+    assert words in message
+    assert f"python -m ich_tfrecords.inspect verify {dataset_copy}" in message
+    assert slices.reader.problem is caught.value
+
+
+def test_the_first_problem_is_kept_and_whole_records_are_still_read(dataset_copy):
+    slices, row = damaged(dataset_copy, lambda data, offset, length: flipped(data, offset + 20))
+    with pytest.raises(TrainingFailed):
+        slices.reader.read(np.array([row]))
+    first = slices.reader.problem
+    with pytest.raises(TrainingFailed):
+        slices.reader.read(np.array([row]))
+    assert slices.reader.problem is first
+    others = np.delete(np.arange(len(slices)), row)
+    assert len(slices.reader.read(others)) == len(others)
+
+
+def test_a_shard_that_vanishes_is_named(dataset_copy):
+    slices = open_dataset(str(dataset_copy)).split("train")
+    Path(slices.paths[0]).unlink()
+    with pytest.raises(TrainingFailed, match=f"shard {slices.names[0]}, record 0 at byte 0: cannot be read: "):
+        slices.reader.read(np.array([0]))
+
+
+@given(payload=st.binary(max_size=40), place=st.integers(0, 55), bit=st.integers(0, 7))
+def test_no_flipped_bit_gets_through(payload, place, bit):
+    framed = bytearray(b"".join(records.frame(payload)))
+    assert damage_of(bytes(framed), bytes(framed[12:-4]), len(payload)) == ""
+    if place < len(framed):
+        framed[place] ^= 1 << bit
+        assert damage_of(bytes(framed), bytes(framed[12:-4]), len(payload)) != ""
+
+
+def test_a_bucket_gets_other_advice(slices):
+    there = dataclasses.replace(slices, place="gs://bucket/set")
+    assert "on a copy of it" in str(shard_reader.record_problem(there, 0, "the payload fails its crc32c"))

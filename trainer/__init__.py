@@ -1,0 +1,1 @@
+"""Training, comparing and serving classifiers on a converted data set."""

@@ -1,0 +1,110 @@
+"""The data, the model and the optimizer of a run, put together from the settings; wrong combinations are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from trainer import input_pipeline, losses, metrics, model_weights, models, optimizers, sampling
+from trainer.augment import Augmentation
+from trainer.dataset import Dataset, Slices
+from trainer.hparams import HParams
+from trainer.input_pipeline import EpochPlan
+from trainer.loop import Data, Network
+from trainer.problems import WrongUse
+from trainer.steps import Objective
+from trainer.strategy import Devices
+
+
+def splits(data: Dataset, settings: HParams) -> dict[str, Slices]:
+    """The slices of the splits that the run uses, by name. Raises `WrongUse`."""
+    names = {settings.train_split, settings.validation_split, settings.test_split} - {""}
+    slices = {name: data.split(name) for name in sorted(names)}
+    labels = data.manifest.spec.labels.names
+    metrics.better(settings.monitor, labels)
+    _check_labels(slices[settings.train_split], labels, settings)
+    return slices
+
+
+def _check_labels(train: Slices, labels: tuple[str, ...], settings: HParams) -> None:
+    if not train.labelled.any():
+        raise WrongUse(f"no slice of split {settings.train_split} has labels, so there is nothing to learn")
+    absent = [name for i, name in enumerate(labels) if not (train.labels[:, i] == 1).any()]
+    if absent and not settings.absent_labels:
+        raise WrongUse(
+            f"no slice of split {settings.train_split} is positive for {', '.join(absent)}, so no model can learn it; "
+            "take more data, or go on all the same with --set absent_labels=true"
+        )
+
+
+def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -> Data:
+    """What the loop reads, how an epoch is drawn, and by how much that shifts the odds. Raises `WrongUse`."""
+    train = slices[settings.train_split]
+    counts = train.stratum_counts
+    shares = sampling.proportions(settings.sampling, counts, settings.proportions)
+    size = _epoch_size(settings, train, devices)
+    plan = EpochPlan(
+        policy=settings.sampling,
+        shares=shares,
+        seed=settings.seed,
+        epoch=0,
+        size=size,
+        batch_size=settings.batch_size,
+        quantum=devices.share.replicas * settings.accumulate,
+        augmentation=Augmentation(settings.flip, settings.rotate_deg, settings.shift),
+    )
+    shift = _shift(train, shares)
+    return Data(train, slices.get(settings.validation_split), plan, train.spec.labels.names, shift)
+
+
+def _epoch_size(settings: HParams, train: Slices, devices: Devices) -> int:
+    """Slices of an epoch. Other policies than natural take whole batches."""
+    every = input_pipeline.epoch_size(train, devices.share)
+    if settings.batch_size > every:
+        raise WrongUse(
+            f"batch_size is {settings.batch_size}, but split {settings.train_split} has {every} slices to train on; "
+            "lower it"
+        )
+    if settings.steps_per_epoch:
+        return settings.steps_per_epoch * settings.batch_size
+    return every if settings.sampling == "natural" else -(-every // settings.batch_size) * settings.batch_size
+
+
+def _shift(train: Slices, shares: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """float64 [L]: by how much sampling moves the log-odds of each label."""
+    strata = train.spec.labels.strata
+    inside = {name: train.labels[train.stratum == index] for index, name in enumerate(strata) if shares.get(name)}
+    positives = {name: (labels == 1).sum(0) for name, labels in inside.items()}
+    negatives = {name: (labels == 0).sum(0) for name, labels in inside.items()}
+    return sampling.log_odds_shift(positives, negatives, shares)
+
+
+def network(settings: HParams, data: Dataset, devices: Devices, steps_per_epoch: int) -> Network:
+    """The model, its optimizer with all variables, and the objective, on the devices. Raises `WrongUse`."""
+    spec = data.manifest.spec
+    with devices.strategy.scope():
+        model = build_model(settings, data, settings.weights)
+        optimizer = optimizers.make(settings, steps_per_epoch, devices.precision == "mixed_float16")
+        optimizer.build(model.trainable_variables)
+    backbone = model_weights.backbone(model)
+    if settings.freeze_epochs and backbone is None:
+        raise WrongUse(
+            f"freeze_epochs is {settings.freeze_epochs}, but {settings.model} has no pretrained part; set it to 0"
+        )
+    objective = Objective(
+        losses.label_weights(spec.labels.names, spec.labels.any, settings.any_weight),
+        settings.label_smoothing,
+        settings.focal_gamma,
+        settings.accumulate,
+        settings.batch_size,
+    )
+    return Network(model, backbone, optimizer, objective)
+
+
+def build_model(settings: HParams, data: Dataset, weights: str) -> keras.Model:
+    """The model of the settings for the images and labels of the data set; `weights` as `models.build` takes them."""
+    spec = data.manifest.spec
+    return models.build(settings.model, spec.image.shape, len(spec.labels.names), weights, settings.architecture)

@@ -1,0 +1,207 @@
+"""One run put together: data set, devices, model, loop, and what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from trainer import assembly, export, input_page, input_pipeline, steps, strategy, vertex
+from trainer.dataset import Dataset, Slices, open_dataset
+from trainer.display import Display
+from trainer.hparams import HParams, to_yaml
+from trainer.loop import Data, Doors, Loop
+from trainer.problems import TrainingFailed
+from trainer.run_dir import RunDir
+from trainer.saver import Saver
+from trainer.scalars import Scalars
+from trainer.state import State
+from trainer.strategy import Devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where the data set lies, where the run writes (None: by environment or model), and a folder for copies."""
+
+    data_dir: str
+    job_dir: str | None
+    cache_dir: Path | None
+
+
+def run(settings: HParams, places: Places, environ: Mapping[str, str], signals: Signals) -> None:
+    """Train, or go on training, to the end. Raises `TrainerError`, and `Stopped` when a signal asked to stop."""
+    chief = vertex.cluster(environ).is_chief
+    note = _Notes(chief)
+    data = open_dataset(places.data_dir, places.cache_dir, note)
+    slices = assembly.splits(data, settings)
+    folder = _run_dir(settings, places, environ)
+    if chief:
+        folder.create()
+    with folder.lock() if chief else contextlib.nullcontext():
+        if chief:
+            folder.write_config(to_yaml(settings))
+        note(_heading(settings, data, folder))
+        devices = strategy.prepare(settings, environ)
+        signals.listen()
+        note(f"devices: {devices.text}")
+        with _plain_errors(devices, slices):
+            _train(settings, data, slices, devices, folder, signals, note)
+
+
+class Signals(Protocol):
+    """Tells whether the process was asked to stop; `listen` takes the signals (back)."""
+
+    def listen(self) -> None: ...
+
+    def __call__(self) -> bool: ...
+
+
+class _Notes:
+    """Prints lines for the user; silent on workers that are not the chief."""
+
+    def __init__(self, chief: bool) -> None:
+        self._chief = chief
+
+    def __call__(self, text: str) -> None:
+        if self._chief:
+            print(text, flush=True)
+
+
+def _run_dir(settings: HParams, places: Places, environ: Mapping[str, str]) -> RunDir:
+    cloud = vertex.places(environ)
+    job_dir = places.job_dir or cloud.job_dir or f"runs/{settings.model}"
+    checkpoints, model = (vertex.mounted(place) if place else None for place in (cloud.checkpoints, cloud.model))
+    return RunDir(vertex.mounted(str(job_dir)), checkpoints, cloud.tensorboard, model)
+
+
+def _heading(settings: HParams, data: Dataset, folder: RunDir) -> str:
+    shape = "x".join(map(str, data.manifest.spec.image.shape))
+    where = (
+        f"data set {data.place}: {data.manifest.slices:,} slices, {shape}, fingerprint {data.manifest.fingerprint[:16]}"
+    )
+    return f"{to_yaml(settings)}{where}\nrun {folder.path}"
+
+
+def _train(
+    settings: HParams,
+    data: Dataset,
+    slices: Mapping[str, Slices],
+    devices: Devices,
+    folder: RunDir,
+    stopping: Callable[[], bool],
+    note: Callable[[str], None],
+) -> None:
+    fed = assembly.data_of(settings, slices, devices)
+    network = assembly.network(settings, data, devices, fed.plan.steps)
+    note(f"{settings.model}: {network.model.count_params():,} parameters; {fed.plan.steps:,} steps an epoch")
+    _note_left_out(fed, settings, note)
+    identity = {"settings": dataclasses.asdict(settings), "fingerprint": data.manifest.fingerprint}
+    saver = Saver(
+        folder.checkpoints, network.model.variables, network.optimizer.variables, identity, settings.keep, devices.chief
+    )
+    stream = sys.stdout if devices.chief else open(os.devnull, "w")  # noqa: SIM115 - lives as long as the run
+    display = Display(stream, settings.epochs, fed.plan.steps, settings.batch_size)
+    with contextlib.closing(Scalars(folder.tensorboard)) as scalars, contextlib.closing(display):
+        doors = Doors(folder, scalars, display, stopping)
+        loop = Loop(settings, fed, network, devices, saver, doors)
+        if devices.chief:
+            _show_inputs(loop)
+        state = loop.fit()
+        _finish(loop, data, slices.get(settings.test_split), state, note)
+
+
+def _note_left_out(fed: Data, settings: HParams, note: Callable[[str], None]) -> None:
+    """Say which slices of the split an epoch leaves out, and why."""
+    unlabelled = int((~fed.train.labelled).sum())
+    if unlabelled:
+        note(f"{unlabelled:,} slices of split {settings.train_split} have no label and are not trained on")
+    if settings.sampling == "natural" and not settings.steps_per_epoch:
+        full, short = fed.plan.batches
+        dropped = int(fed.train.labelled.sum()) - full * settings.batch_size - short
+        if dropped:
+            note(f"{dropped:,} slices are left out of each epoch, so that every device has as many as the others")
+
+
+def _show_inputs(loop: Loop) -> None:
+    """A page of slices as the model gets them, into the folder and TensorBoard; once, when a run begins."""
+    folder, spec = loop.doors.run_dir, loop.data.train.spec
+    if folder.inputs.exists():
+        return
+    batches = input_pipeline.train_batches(loop.data.train, loop.data.plan, loop.devices.share)
+    batch = next(iter(batches))
+    windows = [window.name for window in spec.image.windows]
+    page = input_page.input_page(batch["image"].numpy(), batch["labels"].numpy(), loop.data.labels, windows)
+    folder.write_inputs(page)
+    loop.doors.scalars.images(0, "inputs", page[None])
+
+
+# the end
+
+
+def _finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: Callable[[str], None]) -> None:
+    """Best weights: scored on the test split, and exported in float32."""
+    _meet(loop.devices)  # the chief has written the best weights by now
+    loop.saver.load_best(state)
+    found = {"best": state.best, "epochs": state.epoch, "steps": state.step, "fingerprint": data.manifest.fingerprint}
+    if test is not None:
+        found[loop.settings.test_split] = loop.result(loop.evaluate(test))
+    if loop.devices.chief:
+        copy = export.float32_copy(loop.network.model, lambda: assembly.build_model(loop.settings, data, "none"))
+        about = {
+            "settings": dataclasses.asdict(loop.settings),
+            "shift": dict(zip(loop.data.labels, loop.data.shift.tolist())),
+        }
+        path = export.write(loop.doors.run_dir.export, copy, data.manifest, about)
+        loop.doors.run_dir.write_result(found)
+        note(f"model {path}")
+    for line in _result_lines(found, loop.settings, test):
+        note(line)
+    _meet(loop.devices)  # a worker that leaves earlier would look lost to the others
+
+
+def _meet(devices: Devices) -> None:
+    if devices.workers > 1:
+        steps.summed(devices, [0.0])
+
+
+def _result_lines(found: Mapping[str, Any], settings: HParams, test: Slices | None) -> Iterator[str]:
+    if found["best"]:
+        yield f"best epoch {found['best']['epoch']}: val_{settings.monitor} {found['best']['value']:.4f}"
+    if test is None:
+        return
+    values = found[settings.test_split]
+    aucs = [f"{name.removeprefix('auc_')} {value:.3f}" for name, value in values.items() if name.startswith("auc_")]
+    patients = len(test.table["patient_key"].unique())
+    yield (
+        f"held-out result, split {settings.test_split}, {len(test):,} slices of {patients} patients: log loss "
+        f"{values['log_loss']:.4f}, AUC {', '.join(aucs)}"
+    )
+
+
+# errors
+
+
+@contextlib.contextmanager
+def _plain_errors(devices: Devices, slices: Mapping[str, Slices]) -> Iterator[None]:
+    """Turn TensorFlow's errors into one line each: a damaged record, a lost worker, no memory left."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        for part in slices.values():
+            problem = input_pipeline.problem(part, error)
+            if problem is not None:
+                raise problem from error
+        first = (error.message or str(error)).strip().splitlines()[0]
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            raise TrainingFailed(f"no memory left ({first}); lower batch_size or raise accumulate") from error
+        if devices.workers > 1:
+            raise TrainingFailed(
+                f"another worker is gone ({first}); start all workers again with the same command to go on"
+            ) from error
+        raise

@@ -1,0 +1,143 @@
+"""The compiled steps of training and evaluation: the same program on one device, on several, on several machines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer import losses, metrics
+from trainer.strategy import Devices
+
+SUMS = ("loss", "loss_weight", "log_loss", "log_loss_weight", "correct", "known")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is minimised: the weight of each label, smoothing, focal gamma, and parts a batch is computed in."""
+
+    label_weights: npt.NDArray[np.float32]
+    smoothing: float
+    gamma: float
+    accumulate: int
+    batch_size: int
+
+
+def train_steps(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    variables: Sequence[Any],
+    objective: Objective,
+    devices: Devices,
+    jit_compile: bool,
+) -> Callable[..., Any]:
+    """A function (iterator, count, votes float32 [2]) -> (sums float64 [steps, 6], votes float32 [2]).
+
+    It takes `count` steps, or fewer when the loss of one is not finite: that is then the last row. `sums` is
+    in the order of `SUMS`, over all replicas. `votes` come back added over all replicas, so that workers
+    agree when one of them wants to stop.
+    """
+    strategy = devices.strategy
+    replica_step = _replica_step(model, optimizer, variables, objective)
+    if jit_compile:
+        replica_step = tf.function(replica_step, jit_compile=True)
+
+    @tf.function
+    def run(iterator: Any, count: Any, votes: Any) -> Any:
+        rows = tf.TensorArray(tf.float32, size=0, dynamic_size=True, element_shape=(len(SUMS),))
+        added = tf.zeros_like(votes)
+        done, finite = tf.constant(0), tf.constant(True)
+        while done < count and finite:
+            both = strategy.run(replica_step, args=(next(iterator), votes))
+            row, added = (strategy.experimental_local_results(value)[0] for value in both)
+            rows = rows.write(done, row)
+            finite = tf.math.is_finite(row[0])
+            done += 1
+        return tf.cast(rows.stack(), tf.float64), added
+
+    return run
+
+
+def _replica_step(model: Any, optimizer: Any, variables: Sequence[Any], objective: Objective) -> Callable[..., Any]:
+    """One optimizer step of one replica; gradients and sums are added over the replicas in one exchange."""
+    weights = tf.constant(objective.label_weights)
+    # the gradient of a mean needs the weight over all replicas, known after the exchange only; until then
+    # a constant of the same size keeps float16 within its range
+    typical = float(objective.label_weights.sum()) * objective.batch_size
+
+    def part(images: Any, labels: Any) -> tuple[list[Any], Any]:
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            total, weight = losses.loss_sums(labels, logits, weights, objective.smoothing, objective.gamma)
+            scaled = optimizer.scale_loss(total / typical)
+        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        return gradients, tf.concat([[total, weight], metrics.step_sums(labels, logits, weights)], 0)
+
+    def step(batch: dict[str, Any], votes: Any) -> tuple[Any, Any]:
+        gradients, sums = _over_parts(part, batch["image"], batch["labels"], objective.accumulate)
+        context = tf.distribute.get_replica_context()
+        *gradients, sums, votes = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, sums, tf.identity(votes)])
+        mean = tf.math.divide_no_nan(typical, sums[1])
+        optimizer.apply([gradient * mean for gradient in gradients], variables)
+        return sums, votes
+
+    return step
+
+
+def _over_parts(part: Callable[..., Any], images: Any, labels: Any, parts: int) -> tuple[list[Any], Any]:
+    """Sums of `part` over `parts` equal pieces of a batch (its size is a multiple of them)."""
+    size = tf.shape(images)[0] // parts
+    gradients, sums = part(images[:size], labels[:size]) if parts > 1 else part(images, labels)
+    for number in range(1, parts):
+        begin = number * size
+        more, more_sums = part(images[begin : begin + size], labels[begin : begin + size])
+        gradients = [one + other for one, other in zip(gradients, more)]
+        sums += more_sums
+    return gradients, sums
+
+
+def evaluation_step(model: keras.Model, devices: Devices) -> Callable[[Any], Any]:
+    """A function (iterator) -> labels, logits float32 [b, L], weight, row [b] of one batch, of all workers."""
+    strategy = devices.strategy
+
+    def replica(batch: dict[str, Any]) -> Any:
+        logits = tf.cast(model(batch["image"], training=False), tf.float32)
+        return batch["labels"], logits, batch["weight"], batch["row"]
+
+    def whole(value: Any) -> Any:
+        if devices.workers > 1:
+            return strategy.gather(value, axis=0)
+        return tf.concat(strategy.experimental_local_results(value), 0)
+
+    @tf.function
+    def run(iterator: Any) -> Any:
+        return [whole(value) for value in strategy.run(replica, args=(next(iterator),))]
+
+    return run
+
+
+def summed(devices: Devices, values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """float64, the sum of each value over all replicas. It waits for every worker, so it is a meeting point too."""
+
+    @tf.function
+    def run(local: Any) -> Any:
+        def add(mine: Any) -> Any:
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(mine))
+
+        return devices.strategy.experimental_local_results(devices.strategy.run(add, args=(local,)))[0]
+
+    return run(np.asarray(values, np.float64)).numpy()
+
+
+def distribute(devices: Devices, dataset: tf.data.Dataset) -> Any:
+    """Iterator of a data set of replica batches, over the replicas of this worker."""
+    # a data set that never ends spares TensorFlow an exchange before each step about who has data left
+    endless = dataset.concatenate(dataset.take(1).repeat())
+    if devices.kind == "default":
+        return iter(endless)
+    return iter(devices.strategy.distribute_datasets_from_function(lambda _: endless))

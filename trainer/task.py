@@ -1,0 +1,146 @@
+"""Train a classifier on a converted data set.
+
+    python -m trainer.task --model densenet121 --data_dir data/rsna_ich
+
+The same command goes on where a run stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer import hparams, quiet
+from trainer.hparams import HParams
+from trainer.problems import TrainerError
+
+if TYPE_CHECKING:
+    from trainer.session import Places
+
+DATA_DIR = "data/rsna_ich"
+FLAGS = {  # flag -> what it does; each is a setting, and so may stand in a config as well
+    "epochs": ("N", "passes of steps_per_epoch steps, with a validation after each"),
+    "steps_per_epoch": ("N", "0: as many as the train split has slices for"),
+    "batch_size": ("N", "slices of one step, over all devices together"),
+    "sampling": ("{natural,balanced,sqrt}", "how often each stratum is shown; natural: each slice once an epoch"),
+    "weights": ("imagenet|none|PATH", "what the model starts from"),
+    "learning_rate": ("RATE", "of the optimizer, before schedule and warm-up"),
+    "seed": ("N", "of initial weights, order, augmentation and dropout"),
+    "precision": (f"{{{','.join(hparams.PRECISIONS)}}}", "auto: what the device is good at"),
+    "strategy": (f"{{{','.join(hparams.STRATEGIES)}}}", "auto: TF_CONFIG, TPU and the number of GPUs decide"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 130 and 143 stopped by a signal."""
+    args = _parser().parse_args(argv)
+    try:
+        settings = hparams.resolve(args.model, args.config, _sets(args))
+        return _train(settings, args)
+    except TrainerError as error:
+        return _complain(error, error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted before the first checkpoint", 130)
+
+
+def _complain(error: object, code: int) -> int:
+    print(f"train: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.task",
+        description="Train a classifier on a converted data set. The same command goes on where a run stopped.",
+        epilog="Settings come from configs/<model>.yaml, then --config, then the flags and --set; config.yaml in the "
+        "run's folder holds the outcome. Exit codes: 0 done, 1 the work failed, 2 wrong use or input, "
+        "130 interrupted, 143 terminated (both after saving).",
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to train")
+    what.add_argument("--model", choices=hparams.MODELS, help="may be left out when --config names it")
+    what.add_argument(
+        "--config", metavar="NAME|YAML",
+        help=f"settings laid over the model's own: {', '.join(hparams.config_names())}, or a file",
+    )  # fmt: skip
+    what.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="any setting of the config, such as --set clip_norm=1 or --set architecture.dropout=0.2; repeatable",
+    )  # fmt: skip
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--data_dir", metavar="DIR",
+        help=f"converted data set, or gs://BUCKET/PATH (default: $ICH_DATA_DIR or {DATA_DIR})",
+    )  # fmt: skip
+    where.add_argument(
+        "--cache_dir", type=Path, metavar="DIR", help="copy the shards of a gs:// data set here first, checked"
+    )
+    where.add_argument("--job_dir", metavar="DIR", help="folder of the run (default: runs/<model>)")
+    how = parser.add_argument_group("how (default: as the config says)")
+    for name, (metavar, text) in FLAGS.items():
+        how.add_argument(f"--{name}", metavar=metavar, help=f"{text}{_defaults(name)}")
+    return parser
+
+
+def _defaults(name: str) -> str:
+    """` (default: 32)`, or what each model's config says where they differ."""
+    found = {model: hparams.defaults(model)[name] for model in hparams.MODELS}
+    if len(set(map(str, found.values()))) == 1:
+        return f" (default: {found['cnn']})"
+    return f" (default: {', '.join(f'{model} {value}' for model, value in found.items())})"
+
+
+def _sets(args: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
+    return dict(map(hparams.parse_set, [*args.set, *(f"{name}={value}" for name, value in given.items())]))
+
+
+def _train(settings: HParams, args: argparse.Namespace) -> int:
+    quiet.import_tensorflow()
+    from trainer import session
+    from trainer.loop import Stopped
+
+    signals = Signals()
+    try:
+        session.run(settings, _places(args, os.environ), os.environ, signals)
+    except Stopped:
+        number = signals.received or signal.SIGTERM  # or another worker was told
+        return _complain(f"stopped by {signal.Signals(number).name}; saved; the same command goes on", 128 + number)
+    return 0
+
+
+def _places(args: argparse.Namespace, environ: Mapping[str, str]) -> Places:
+    from trainer.session import Places
+
+    data = args.data_dir or environ.get("ICH_DATA_DIR") or DATA_DIR
+    return Places(data, args.job_dir, args.cache_dir)
+
+
+class Signals:
+    """Remembers SIGTERM and the first SIGINT, so that the run ends at a step; a second SIGINT ends it at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.listen()
+
+    def listen(self) -> None:
+        """Take the signals; again after TensorFlow has started several workers, for it takes SIGTERM then."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, _: object) -> None:
+        self.received = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __call__(self) -> bool:
+        """Whether the run should stop."""
+        return bool(self.received)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
