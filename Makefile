@@ -9,7 +9,7 @@ RUN := $(BIN)/python -m
 .PHONY: help demo test lint bench clean
 
 help:
-	@echo "make demo    synthetic CT slices -> TFRecords, verified, with a picture (into $(DEMO)/)"
+	@echo "make demo    synthetic CT slices -> TFRecords -> a trained cnn, with pictures (into $(DEMO)/)"
 	@echo "make test    lint, types and tests"
 	@echo "make bench   the benchmarks (minutes; prints tables)"
 	@echo "make clean   remove what the others made"
@@ -23,22 +23,30 @@ $(VENV)/.base: $(BIN)/python setup.py constraints.txt
 	@$(PIP) --editable .
 	@touch $@
 
+$(VENV)/.train: $(VENV)/.base
+	@$(PIP) --editable ".[train]"
+	@touch $@
+
 $(VENV)/.test: $(VENV)/.base
 	@$(PIP) --editable ".[test]"
 	@touch $@
 
-demo: $(VENV)/.base
+demo: $(VENV)/.train
 	@rm -rf $(DEMO)
-	$(RUN) ich_tfrecords.synthetic --output $(DEMO)/ct --patients 40 --defects
+	$(RUN) ich_tfrecords.synthetic --output $(DEMO)/ct --patients 80 --every_label --defects
 	$(RUN) beam_pipelines.convert --input $(DEMO)/ct/stage_2_train --labels $(DEMO)/ct/stage_2_train.csv \
 	  --output $(DEMO)/rsna_ich --max_reject_fraction 0.02
 	$(RUN) ich_tfrecords.inspect verify $(DEMO)/rsna_ich
 	$(RUN) ich_tfrecords.inspect show $(DEMO)/rsna_ich --output $(DEMO)/montage.png
 	$(RUN) ich_tfrecords.inspect report $(DEMO)/rsna_ich --output $(DEMO)/report
+	$(RUN) trainer.task --model cnn --data_dir $(DEMO)/rsna_ich --job_dir $(DEMO)/run --epochs 5 \
+	  --set flip=true --set rotate_deg=10 --set shift=0.04
 	@echo
+	@echo "The results above are of made-up slices; they say nothing about patients."
 	@echo "data set  $(DEMO)/rsna_ich   (README.md there says what it holds)"
 	@echo "picture   $(DEMO)/montage.png"
 	@echo "report    $(DEMO)/report/index.html"
+	@echo "run       $(DEMO)/run   (history.csv, inputs.png, export/model.keras, result.json)"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -53,6 +61,9 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_labels.py
 	$(BIN)/python benchmarks/bench_convert.py
 	$(BIN)/python benchmarks/bench_memory.py
+	$(BIN)/python benchmarks/bench_reader.py
+	$(BIN)/python benchmarks/bench_step.py
+	$(BIN)/python benchmarks/bench_sampling.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -83,6 +83,99 @@ THIRD_PARTY = {
     "plan": {"numpy", "pyarrow"},
 }
 
+# room of the trainer -> rooms of the trainer, and of ich_tfrecords, that it may import
+TRAINER_MAY_IMPORT = {
+    "problems": set(),
+    "quiet": set(),
+    "pace": set(),
+    "display": set(),
+    "hparams": {"problems", "sampling"},
+    "vertex": {"problems"},
+    "sampling": {"problems", "spec"},
+    "augment": {"problems", "sampling"},
+    "cache": {"problems", "atomic", "manifest"},
+    "shard_reader": {"dataset", "problems"},  # dataset for its types only
+    "dataset": {"cache", "problems", "shard_reader", "manifest", "spec"},
+    "shard_stream": {"dataset", "problems", "sampling", "shard_reader", "records"},
+    "input_pipeline": {
+        "augment",
+        "dataset",
+        "problems",
+        "sampling",
+        "shard_reader",
+        "shard_stream",
+        "records",
+        "spec",
+    },
+    "model_weights": {"problems"},
+    "models": {"model_weights", "problems"},
+    "losses": {"problems"},
+    "metrics": {"problems"},
+    "optimizers": {"hparams"},
+    "strategy": {"hparams", "input_pipeline", "problems", "vertex"},
+    "steps": {"losses", "metrics", "strategy"},
+    "state": {"metrics", "steps"},
+    "checkpoints": {"problems", "atomic"},
+    "saver": {"checkpoints", "hparams", "problems", "state"},
+    "evaluation": {"checkpoints", "metrics"},
+    "run_dir": {"problems", "atomic", "montage"},
+    "scalars": {"problems"},
+    "input_page": {"montage"},
+    "loop": {
+        "dataset",
+        "display",
+        "evaluation",
+        "hparams",
+        "input_pipeline",
+        "metrics",
+        "optimizers",
+        "pace",
+        "problems",
+        "run_dir",
+        "saver",
+        "scalars",
+        "state",
+        "steps",
+        "strategy",
+    },
+    "export": {"atomic", "manifest", "spec"},
+    "assembly": {
+        "augment",
+        "dataset",
+        "hparams",
+        "input_pipeline",
+        "loop",
+        "losses",
+        "metrics",
+        "model_weights",
+        "models",
+        "optimizers",
+        "problems",
+        "sampling",
+        "steps",
+        "strategy",
+    },
+    "session": {
+        "assembly",
+        "dataset",
+        "display",
+        "export",
+        "hparams",
+        "input_page",
+        "input_pipeline",
+        "loop",
+        "problems",
+        "run_dir",
+        "saver",
+        "scalars",
+        "state",
+        "steps",
+        "strategy",
+        "vertex",
+    },
+    "task": {"hparams", "loop", "problems", "quiet", "session"},
+}
+
 
 def imported(path: Path, top_only: bool = False) -> set[str]:
     """Dotted names that a file imports."""
@@ -96,9 +189,9 @@ def imported(path: Path, top_only: bool = False) -> set[str]:
     return names
 
 
-def rooms_of(names: set[str]) -> set[str]:
-    parts = {name.split(".")[1] for name in names if name.startswith("ich_tfrecords.")}
-    return parts & {path.stem for path in (ROOT / "ich_tfrecords").glob("*.py")}
+def rooms_of(names: set[str], package: str = "ich_tfrecords") -> set[str]:
+    parts = {name.split(".")[1] for name in names if name.startswith(f"{package}.")}
+    return parts & {path.stem for path in (ROOT / package).glob("*.py")}
 
 
 def third_party(names: set[str]) -> set[str]:
@@ -119,9 +212,23 @@ def test_a_room_imports_only_what_the_house_allows(path):
     assert path.stem not in THIRD_PARTY or third_party(imported(path)) <= THIRD_PARTY[path.stem]
 
 
-def test_the_arrows_run_one_way():
+@pytest.mark.parametrize("path", FILES["trainer"], ids=lambda path: path.stem)
+def test_a_room_of_the_trainer_imports_only_what_the_house_allows(path):
+    if path.stem != "__init__":
+        names = imported(path)
+        assert (rooms_of(names, "trainer") | rooms_of(names)) - {path.stem} <= TRAINER_MAY_IMPORT[path.stem]
+
+
+TYPES_ONLY = {("card", "manifest"), ("shard_reader", "dataset")}
+
+
+@pytest.mark.parametrize("table", [MAY_IMPORT, TRAINER_MAY_IMPORT], ids=["ich_tfrecords", "trainer"])
+def test_the_arrows_run_one_way(table):
     done: set[str] = set()
-    waiting = {room: allowed - {"manifest"} if room == "card" else allowed for room, allowed in MAY_IMPORT.items()}
+    waiting = {
+        room: {other for other in allowed if other in table and (room, other) not in TYPES_ONLY}
+        for room, allowed in table.items()
+    }
     while waiting:
         free = {room for room, allowed in waiting.items() if allowed <= done}
         assert free, f"a circle among {sorted(waiting)}"

@@ -22,7 +22,7 @@ def test_precedence_defaults_then_config_then_sets(tmp_path):
     config.write_text("batch_size: 64\nepochs: 3\narchitecture: {dense: [16]}\n")
     settings = resolve(config=str(config), epochs=5)
     assert (settings.batch_size, settings.epochs, settings.seed) == (64, 5, 0)
-    assert settings.architecture == {"filters": [32, 64], "dense": [16]}
+    assert settings.architecture == {"filters": [32, 64], "dense": [16], "dropout": 0.0}
 
 
 @pytest.mark.parametrize(

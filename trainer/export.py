@@ -14,6 +14,7 @@ import keras
 from ich_tfrecords import atomic
 from ich_tfrecords.manifest import Manifest
 from ich_tfrecords.spec import to_dict
+from trainer.problems import TrainingFailed
 
 MODEL = "model.keras"
 ABOUT = "about.json"
@@ -33,17 +34,24 @@ def float32_copy(model: keras.Model, build: Callable[[], keras.Model]) -> keras.
 
 
 def write(folder: Path, model: keras.Model, manifest: Manifest, about: Mapping[str, Any]) -> Path:
-    """Path of `model.keras`, written into `folder` with `about.json` (spec, fingerprint and `about`)."""
+    """Path of `model.keras`, written into `folder` with `about.json` (spec, fingerprint and `about`).
+
+    Raises `TrainingFailed` when it cannot be written; what lay there before is then still whole.
+    """
     temporary = folder.parent / f"{folder.name}.{uuid.uuid4().hex}.tmp"
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         model.save(temporary / MODEL)
         facts = {"spec": to_dict(manifest.spec), "fingerprint": manifest.fingerprint, **about}
         atomic.write_bytes(temporary / ABOUT, (json.dumps(facts, indent=1) + "\n").encode())
         _put(temporary, folder)
-    except BaseException:
+    except OSError as error:
+        reason = error.strerror or error
+        raise TrainingFailed(
+            f"cannot write the model to {folder}: {reason}; training is done and saved, the same command tries again"
+        ) from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder / MODEL
 
 
@@ -52,5 +60,4 @@ def _put(temporary: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (ABOUT, MODEL):
         (temporary / name).replace(folder / name)
-    temporary.rmdir()
     atomic.sync_folder(folder)

@@ -14,9 +14,9 @@ from typing import Any, get_type_hints
 import yaml
 
 from trainer.problems import WrongUse
+from trainer.sampling import POLICIES
 
 MODELS = ("cnn", "densenet121", "xception")
-POLICIES = ("natural", "balanced", "sqrt", "explicit")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("steps", "cosine")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
@@ -72,7 +72,7 @@ class HParams:
         for name, known in _CHOICES.items():
             _require(
                 getattr(self, name) in known,
-                f"{name} is {getattr(self, name)!r}; {_nearest(getattr(self, name), known)}",
+                f"{name} is {getattr(self, name)!r}; {nearest(getattr(self, name), known)}",
             )
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
@@ -128,6 +128,10 @@ def _check_pairs(hparams: HParams) -> None:
         hparams.batch_size % hparams.accumulate == 0,
         f"batch_size {hparams.batch_size} is no multiple of accumulate {hparams.accumulate}",
     )
+    _require(
+        not (hparams.jit_compile and hparams.deterministic),
+        "jit_compile has no deterministic gradient of max-pooling, which every model has; set deterministic to false",
+    )
     _require(hparams.train_split != "", "train_split is empty")
     _require(
         hparams.validation_split != "" or hparams.patience == 0,
@@ -144,7 +148,7 @@ def _require(condition: bool, message: str) -> None:
         raise WrongUse(message)
 
 
-def _nearest(key: object, known: Iterable[str]) -> str:
+def nearest(key: object, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
@@ -175,7 +179,7 @@ def resolve(model: str | None, config: str | None, sets: Mapping[str, Any]) -> H
     overlay = _read(config_path(config)) if config else {}
     name = model or overlay.get("model")
     _require(name is not None, f"name a model: --model {{{','.join(MODELS)}}}")
-    _require(name in MODELS, f"model is {name!r}; {_nearest(name, MODELS)}")
+    _require(name in MODELS, f"model is {name!r}; {nearest(name, MODELS)}")
     conflict = model is not None and overlay.get("model", model) != model
     _require(not conflict, f"--model {model} and --config {config} (model: {overlay.get('model')}) disagree")
     values = _overlay(_read(config_path(str(name))), overlay, str(config))
@@ -253,7 +257,7 @@ def config_path(name_or_path: str) -> Path:
         return path
     known = config_names()
     _require(
-        name_or_path in known, f"--config {name_or_path}: no file ending .yaml, and {_nearest(name_or_path, known)}"
+        name_or_path in known, f"--config {name_or_path}: no file ending .yaml, and {nearest(name_or_path, known)}"
     )
     return config_dir() / f"{name_or_path}.yaml"
 
@@ -272,14 +276,14 @@ def _read(path: Path) -> dict[str, Any]:
     _require(isinstance(values, dict), f"{path} holds no settings; write lines such as `batch_size: 32`")
     kinds = get_type_hints(HParams)
     for key in values:
-        _require(key in kinds, f"{path}: unknown setting {key!r}; {_nearest(key, kinds)}")
+        _require(key in kinds, f"{path}: unknown setting {key!r}; {nearest(key, kinds)}")
     return values
 
 
 def _overlay(base: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`values` over `base`: architecture merges key by key, everything else is replaced."""
     for key in values:
-        _require(key in base, f"{where}: unknown setting {key!r}; {_nearest(key, base)}")
+        _require(key in base, f"{where}: unknown setting {key!r}; {nearest(key, base)}")
     merged = {**base, **values}
     if isinstance(values.get("architecture"), dict):
         merged["architecture"] = {**base["architecture"], **values["architecture"]}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from trainer import evaluation, input_pipeline, optimizers, steps
 from trainer.dataset import Slices
 from trainer.display import Display
-from trainer.hparams import HParams
+from trainer.hparams import HParams, to_yaml
 from trainer.input_pipeline import EpochPlan, Share
 from trainer.metrics import Scores
 from trainer.pace import Pace
@@ -98,6 +98,8 @@ class Loop:
     def _resume(self) -> None:
         state = self.saver.resume(self.doors.display.note)
         self._refuse_different_steps(state.step if state else 0)
+        if self.devices.chief:  # not before: what another run left must not be overwritten
+            self.doors.run_dir.write_config(to_yaml(self.settings))
         if state is not None:
             self.state = state
             if self.devices.chief:
@@ -124,11 +126,14 @@ class Loop:
         self.doors.display.start(state.epoch, state.step_in_epoch)
         self._pace.begin()
         while state.step_in_epoch < plan.steps:
-            if self._call(run, iterator, plan):
+            stop = self._call(run, iterator, plan)
+            due = stop or time.monotonic() - self._saved_at >= 60 * self.settings.checkpoint_minutes
+            if due or state.step_in_epoch >= plan.steps:
+                self._refuse_infinite_weights(plan)
+            if due:
                 self._save()
+            if stop:
                 raise Stopped
-            if time.monotonic() - self._saved_at >= 60 * self.settings.checkpoint_minutes:
-                self._save()
 
     def _call(self, run: Callable[..., Any], iterator: Any, plan: EpochPlan) -> bool:
         """Take some steps; returns whether any worker wants to stop."""
@@ -138,7 +143,7 @@ class Loop:
         sums, votes = (value.numpy() for value in run(iterator, count, votes))
         self._pace.took(len(sums), time.monotonic() - begin, float(votes[1]) / self.devices.share.replicas)
         if not np.isfinite(sums[-1, 0]):
-            raise TrainingFailed(self._infinite(sums, plan))
+            raise TrainingFailed(self._infinite(f"the loss is {sums[-1, 0]} at", len(sums), plan))
         self.state.add(sums)
         self._report_call(sums)
         return bool(votes[0] > 0)
@@ -166,13 +171,20 @@ class Loop:
         """Of a step, counted from 1."""
         return float(self._rate(max(0, step - 1)))
 
-    def _infinite(self, sums: npt.NDArray[np.float64], plan: EpochPlan) -> str:
-        in_epoch, step = self.state.step_in_epoch + len(sums) - 1, self.state.step + len(sums)
+    def _refuse_infinite_weights(self, plan: EpochPlan) -> None:
+        """A loss is of the weights before its step; these would be saved, and no step could come back from them."""
+        for variable in self.network.model.variables:
+            if variable.dtype.startswith("float") and not np.isfinite(variable.value.numpy()).all():
+                raise TrainingFailed(self._infinite(f"{variable.path} is not finite after", 0, plan))
+
+    def _infinite(self, what: str, steps_ahead: int, plan: EpochPlan) -> str:
+        """What is wrong at the step `steps_ahead` of those counted so far, and all that helps to look into it."""
+        in_epoch, step = self.state.step_in_epoch + steps_ahead - 1, self.state.step + steps_ahead
         ids = input_pipeline.slices_of_step(self.data.train, plan, Share.whole(), in_epoch)
         named = ", ".join(ids[:NAMED_SLICES])
         more = f" and {len(ids) - NAMED_SLICES} more" if len(ids) > NAMED_SLICES else ""
         return (
-            f"the loss is {sums[-1, 0]} at step {step} (epoch {plan.epoch + 1}, learning rate "
+            f"{what} step {step} (epoch {plan.epoch + 1}, learning rate "
             f"{self.learning_rate(step):g}); the last good checkpoint stays in {self.saver.folder}; lower "
             f"learning_rate or set clip_norm, with a new job_dir; slices of that batch: {named}{more}"
         )

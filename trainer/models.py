@@ -53,13 +53,19 @@ def build(
 
 
 def cnn(
-    image_shape: Sequence[int], labels: int, *, filters: Sequence[int] = (32, 64), dense: Sequence[int] = (128, 64)
+    image_shape: Sequence[int],
+    labels: int,
+    *,
+    filters: Sequence[int] = (32, 64),
+    dense: Sequence[int] = (128, 64),
+    dropout: float = 0.0,
 ) -> keras.Model:
     """The plain CNN: a block of 3x3 convolution, ReLU and 2x2 max-pooling for each of `filters`, then dense layers.
 
     uint8 [n, size, size, windows] / 255 -> [n, size // 2**k, .., filters[-1]] -> flat -> `dense` with ReLU ->
-    float32 [n, labels]. Any size of at least 2**k px for k blocks.
+    dropout -> float32 [n, labels]. Any size of at least 2**k px for k blocks.
     """
+    _check_dropout("cnn", dropout)
     _check_widths("filters", filters, at_least=1)
     _check_widths("dense", dense, at_least=0)
     size_px = image_shape[0]
@@ -76,7 +82,7 @@ def cnn(
     x = keras.layers.Flatten(name="flatten")(x)
     for number, width in enumerate(dense, 1):
         x = keras.layers.Dense(width, activation="relu", name=f"dense_{number}")(x)
-    return keras.Model(images, _logits(x, labels), name="cnn")
+    return keras.Model(images, _logits(_dropped(x, dropout), labels), name="cnn")
 
 
 def densenet121(image_shape: Sequence[int], labels: int, *, dropout: float = 0.0) -> keras.Model:
@@ -112,16 +118,13 @@ def rgb_kernel(windows: int) -> np.ndarray:
 
 
 def _transfer(name: str, image_shape: Sequence[int], labels: int, dropout: float) -> keras.Model:
-    if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
-        raise WrongUse(f"architecture of {name}: dropout is {dropout!r}; give a number >= 0 and < 1")
+    _check_dropout(name, dropout)
     application = APPLICATIONS[name]
     images = _image_input(image_shape)
     x = _rgb(_unit_scale(images), application)
     x = _application(name, tuple(x.shape[1:]))(x)
     x = keras.layers.GlobalAveragePooling2D(name="mean", dtype="float32")(x)
-    if dropout > 0:
-        x = keras.layers.Dropout(dropout, name="dropout", dtype="float32")(x)
-    return keras.Model(images, _logits(x, labels), name=f"{name}_classifier")
+    return keras.Model(images, _logits(_dropped(x, dropout), labels), name=f"{name}_classifier")
 
 
 def _rgb(x: Any, application: Application) -> Any:
@@ -165,6 +168,10 @@ def _unit_scale(images: Any) -> Any:
     return keras.layers.Rescaling(1 / 255, name="unit_scale", dtype="float32")(images)
 
 
+def _dropped(x: Any, dropout: float) -> Any:
+    return keras.layers.Dropout(dropout, name="dropout", dtype="float32")(x) if dropout > 0 else x
+
+
 def _logits(x: Any, labels: int) -> Any:
     return keras.layers.Dense(labels, name="logits", dtype="float32")(x)
 
@@ -174,6 +181,11 @@ def _check_shape(name: str, image_shape: Sequence[int], labels: int) -> None:
     if not square or labels < 1:
         wanted = f"(size, size, windows) with size >= {SMALLEST_PX}, windows >= 1 and labels >= 1"
         raise WrongUse(f"model {name}: images {tuple(image_shape)} with {labels} labels; it takes {wanted}")
+
+
+def _check_dropout(name: str, dropout: Any) -> None:
+    if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
+        raise WrongUse(f"architecture of {name}: dropout is {dropout!r}; give a number >= 0 and < 1")
 
 
 def _check_widths(key: str, widths: Any, at_least: int) -> None:

@@ -161,8 +161,8 @@ def _take(file: TextIO, folder: Path) -> None:
         holder = file.read().strip() or "another process"
         raise WrongUse(f"{folder} is in use by {holder}; wait for it, or choose another --job_dir") from error
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
+        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
 
 @contextlib.contextmanager

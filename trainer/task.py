@@ -13,39 +13,51 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from trainer import hparams, quiet
 from trainer.hparams import HParams
-from trainer.problems import TrainerError
+from trainer.problems import TrainerError, WrongUse
 
 if TYPE_CHECKING:
     from trainer.session import Places
 
 DATA_DIR = "data/rsna_ich"
 FLAGS = {  # flag -> what it does; each is a setting, and so may stand in a config as well
-    "epochs": ("N", "passes of steps_per_epoch steps, with a validation after each"),
-    "steps_per_epoch": ("N", "0: as many as the train split has slices for"),
+    "epochs": ("N", "times through the data, each with a validation and a checkpoint after it"),
+    "steps_per_epoch": ("N", "of each epoch; 0: as many as the train split has slices for"),
     "batch_size": ("N", "slices of one step, over all devices together"),
-    "sampling": ("{natural,balanced,sqrt}", "how often each stratum is shown; natural: each slice once an epoch"),
-    "weights": ("imagenet|none|PATH", "what the model starts from"),
+    "sampling": ("POLICY", "how often each stratum is shown: natural (each slice once an epoch), balanced or sqrt"),
+    "weights": ("WEIGHTS", "what the model starts from: imagenet, none or a file"),
     "learning_rate": ("RATE", "of the optimizer, before schedule and warm-up"),
     "seed": ("N", "of initial weights, order, augmentation and dropout"),
-    "precision": (f"{{{','.join(hparams.PRECISIONS)}}}", "auto: what the device is good at"),
-    "strategy": (f"{{{','.join(hparams.STRATEGIES)}}}", "auto: TF_CONFIG, TPU and the number of GPUs decide"),
+    "precision": ("KIND", f"{', '.join(hparams.PRECISIONS)}; auto: what the device is good at"),
+    "strategy": ("KIND", f"{', '.join(hparams.STRATEGIES)}; auto: TF_CONFIG, TPU_NAME and the number of GPUs decide"),
 }
+EPILOG = """\
+settings: configs/<model>.yaml, then --config, then --set, then the flags above;
+the later one wins. The outcome is printed, and kept as config.yaml of the run.
+configs/cnn.yaml says what each setting does.
+
+exit codes:
+    0  done
+    1  the work failed on the way; what was saved stays
+    2  wrong use or input; nothing was done
+  130  interrupted (Ctrl-C) and saved; a second Ctrl-C ends it at once
+  143  terminated (SIGTERM) and saved
+Every failure is one line. After 1, 130 and 143 the same command goes on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 130 and 143 stopped by a signal."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parsed(argv)
         settings = hparams.resolve(args.model, args.config, _sets(args))
         return _train(settings, args)
     except TrainerError as error:
         return _complain(error, error.exit_code)
     except KeyboardInterrupt:
-        return _complain("interrupted before the first checkpoint", 130)
+        return _complain("interrupted; what was saved stays, the same command goes on", 130)
 
 
 def _complain(error: object, code: int) -> int:
@@ -53,24 +65,51 @@ def _complain(error: object, code: int) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse(f"{message}; {self.prog} --help tells more")
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise WrongUse(_unknown(unknown[0], list(parser._option_string_actions)))
+    return args
+
+
+def _unknown(word: str, flags: Sequence[str]) -> str:
+    if not word.startswith("-"):
+        return f"{word} follows no flag; name the flag it belongs to"
+    flag = word.partition("=")[0]
+    if (setting := flag.lstrip("-").replace("-", "_")) in HParams.__dataclass_fields__ and setting not in FLAGS:
+        return f"unknown flag {flag}; write --set {setting}=VALUE"
+    return f"unknown flag {flag}; {hparams.nearest(flag, flags)}"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m trainer.task",
-        description="Train a classifier on a converted data set. The same command goes on where a run stopped.",
-        epilog="Settings come from configs/<model>.yaml, then --config, then the flags and --set; config.yaml in the "
-        "run's folder holds the outcome. Exit codes: 0 done, 1 the work failed, 2 wrong use or input, "
-        "130 interrupted, 143 terminated (both after saving).",
+        usage="%(prog)s --model MODEL [--data_dir DIR] [flags]",
+        description="Train a classifier on a converted data set.\nThe same command goes on where a run stopped.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what to train")
-    what.add_argument("--model", choices=hparams.MODELS, help="may be left out when --config names it")
+    what.add_argument(
+        "--model", metavar="MODEL",
+        help=f"{', '.join(hparams.MODELS)}; may be left out when --config names it",
+    )  # fmt: skip
     what.add_argument(
         "--config", metavar="NAME|YAML",
         help=f"settings laid over the model's own: {', '.join(hparams.config_names())}, or a file",
     )  # fmt: skip
     what.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="any setting of the config, such as --set clip_norm=1 or --set architecture.dropout=0.2; repeatable",
+        help="any setting, such as --set clip_norm=1 or --set architecture.dropout=0.2; repeatable",
     )  # fmt: skip
     where = parser.add_argument_group("where")
     where.add_argument(
@@ -78,10 +117,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"converted data set, or gs://BUCKET/PATH (default: $ICH_DATA_DIR or {DATA_DIR})",
     )  # fmt: skip
     where.add_argument(
-        "--cache_dir", type=Path, metavar="DIR", help="copy the shards of a gs:// data set here first, checked"
+        "--cache_dir", type=Path, metavar="DIR",
+        help="copy the shards of a gs:// data set here first, each checked (default: read them from the bucket)",
+    )  # fmt: skip
+    where.add_argument(
+        "--job_dir", metavar="DIR", help="folder of the run (default: as Vertex AI asks, elsewhere runs/<model>)"
     )
-    where.add_argument("--job_dir", metavar="DIR", help="folder of the run (default: runs/<model>)")
-    how = parser.add_argument_group("how (default: as the config says)")
+    how = parser.add_argument_group("how")
     for name, (metavar, text) in FLAGS.items():
         how.add_argument(f"--{name}", metavar=metavar, help=f"{text}{_defaults(name)}")
     return parser

@@ -1,0 +1,179 @@
+"""What the training loop costs beside the bare train step of the same Keras model, and how memory grows with steps.
+
+    python benchmarks/bench_step.py [--output FILE.json] [--rounds 7] [--steps 20] [--skip_memory]
+
+Bare: a `tf.function` with GradientTape and `optimizer.apply` on one batch of 32 noise slices (128x128x3) that stays
+in memory, the same cnn, loss and Adam. Ours: the compiled steps of the loop on the same batch (the program alone),
+and the whole loop on a data set on disk: balanced sampling, reading, parsing, several steps a call, sums, log lines,
+display. The ways take turns; a figure is the median over the rounds of seconds a step. Then the peak RSS of a
+process after 100 steps and after 2,000 (a smaller cnn, so that this takes a minute). Exit code 1 when the loop
+costs over 3% more than the bare step, or the peak grows by over 5%.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.made_dataset import make_dataset
+from trainer import assembly, hparams, losses, optimizers, steps, strategy
+from trainer.dataset import open_dataset
+from trainer.display import Display
+from trainer.loop import Doors, Loop
+from trainer.run_dir import RunDir
+from trainer.saver import Saver
+from trainer.scalars import Scalars
+
+MOST_LOOP, MOST_GROWTH = 1.03, 1.05
+
+
+def bare_step(network: Any) -> Callable[[Any, Any], Any]:
+    """The train step as one writes it by hand."""
+    weights = tf.constant(network.objective.label_weights)
+    optimizer = keras.optimizers.Adam(1e-3)
+    variables = network.model.trainable_variables
+    optimizer.build(variables)
+
+    @tf.function
+    def step(images: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            total, weight = losses.loss_sums(labels, network.model(images, training=True), weights, 0.0, 0.0)
+            loss = total / weight
+        optimizer.apply(tape.gradient(loss, [variable.value for variable in variables]), variables)
+        return loss
+
+    return step
+
+
+class TimedLoop(Loop):
+    """The loop, with one epoch as the thing to time."""
+
+    def train_epoch(self) -> None:
+        """Train as in `fit`, without validation and checkpoint."""
+        self.state.step_in_epoch = 0
+        self._train_epoch()
+
+
+def make_loop(folder: Path, settings: hparams.HParams) -> TimedLoop:
+    """A loop as `trainer.session` makes it."""
+    data = open_dataset(str(folder / "set"), note=lambda text: None)
+    devices = strategy.prepare(settings, {})
+    slices = assembly.splits(data, settings)
+    fed = assembly.data_of(settings, slices, devices)
+    network = assembly.network(settings, data, devices, fed.plan.steps)
+    run_dir = RunDir(folder / "run")
+    run_dir.create()
+    saver = Saver(run_dir.checkpoints, network.model.variables, network.optimizer.variables, {}, 3, True)
+    display = Display(io.StringIO(), settings.epochs, fed.plan.steps, settings.batch_size)
+    doors = Doors(run_dir, Scalars(run_dir.tensorboard), display, lambda: False)
+    return TimedLoop(settings, fed, network, devices, saver, doors)
+
+
+def ways(folder: Path, count: int) -> dict[str, Callable[[], None]]:
+    """Name -> a function that takes `count` steps."""
+    sets = {"epochs": 1000, "steps_per_epoch": count, "validation_split": "", "test_split": "", "deterministic": False}
+    loop = make_loop(folder, hparams.resolve("cnn", None, sets))
+    batch = {
+        "image": tf.constant(np.random.default_rng(0).integers(0, 256, (32, 128, 128, 3), np.uint8)),
+        "labels": tf.constant(np.random.default_rng(1).integers(0, 2, (32, 6))),
+    }
+    step = bare_step(loop.network)
+    own = dataclasses.replace(loop.network, optimizer=optimizers.make(loop.settings, count, float16=False))
+    own.optimizer.build(own.model.trainable_variables)
+    variables = own.model.trainable_variables
+    program = steps.train_steps(own.model, own.optimizer, variables, own.objective, loop.devices, jit_compile=False)
+    iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
+
+    def bare() -> None:
+        for _ in range(count):
+            loss = step(batch["image"], batch["labels"])
+        float(loss)
+
+    def compiled() -> None:
+        program(iterator, np.array(count, np.int32), np.zeros(2, np.float32))[0].numpy()
+
+    return {"bare step": bare, "compiled steps": compiled, "whole loop": loop.train_epoch}
+
+
+def seconds(way: Callable[[], None]) -> float:
+    """Wall time of one turn."""
+    begin = time.perf_counter()
+    way()
+    return time.perf_counter() - begin
+
+
+def peak_mb(folder: Path, count: int) -> float:
+    """Peak RSS in MB of a process that trains `count` steps through the command line's own code."""
+    code = f"from benchmarks.bench_step import train; train({str(folder)!r}, {count})"
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def train(folder: str, count: int) -> None:
+    """Train `count` steps of a small cnn and print the peak RSS in MB."""
+    from trainer import task
+
+    with tempfile.TemporaryDirectory() as run, contextlib.redirect_stdout(io.StringIO()):
+        flags = ["--set", "architecture.filters=[8, 8]", "--set", "architecture.dense=[16]", "--epochs", "1"]
+        flags += ["--set", "validation_split=", "--set", "test_split=", "--steps_per_epoch", str(count)]
+        assert task.main(["--model", "cnn", "--data_dir", f"{folder}/set", "--job_dir", run, *flags]) == 0
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+
+
+def main() -> int:
+    """Print the tables; returns 1 when a promise is broken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, metavar="FILE.json")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--skip_memory", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_dataset(folder / "set", patients=40)
+        found = ways(folder, args.steps)
+        for way in found.values():
+            way()
+        turns = [{name: seconds(way) / args.steps for name, way in found.items()} for _ in range(args.rounds)]
+        result: dict[str, Any] = {name: statistics.median(turn[name] for turn in turns) for name in found}
+        result["ratio"] = statistics.median(turn["whole loop"] / turn["bare step"] for turn in turns)
+        for name in found:
+            print(f"{name:16} {1e3 * result[name]:8.1f} ms a step, {32 / result[name]:6.0f} images/s")
+        print(f"the loop costs {100 * (result['ratio'] - 1):+.1f}% beside the bare step (promised: at most +3%)")
+        broken = result["ratio"] > MOST_LOOP
+        if not args.skip_memory:
+            peaks = {str(count): peak_mb(folder, count) for count in (100, 2000)}
+            growth = peaks["2000"] / peaks["100"]
+            print(
+                f"peak RSS after 100 steps {peaks['100']:,.0f} MB, after 2,000 {peaks['2000']:,.0f} MB: x{growth:.3f}"
+            )
+            result |= {"peak_mb": peaks, "growth": growth}
+            broken = broken or growth > MOST_GROWTH
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+    return int(broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
