@@ -33,14 +33,14 @@ $(VENV)/.test: $(VENV)/.base
 
 demo: $(VENV)/.train
 	@rm -rf $(DEMO)
-	$(RUN) ich_tfrecords.synthetic --output $(DEMO)/ct --patients 80 --every_label --defects
+	$(RUN) ich_tfrecords.synthetic --output $(DEMO)/ct --patients 160 --slices_per_study 16 --every_label --defects
 	$(RUN) beam_pipelines.convert --input $(DEMO)/ct/stage_2_train --labels $(DEMO)/ct/stage_2_train.csv \
 	  --output $(DEMO)/rsna_ich --max_reject_fraction 0.02
 	$(RUN) ich_tfrecords.inspect verify $(DEMO)/rsna_ich
 	$(RUN) ich_tfrecords.inspect show $(DEMO)/rsna_ich --output $(DEMO)/montage.png
 	$(RUN) ich_tfrecords.inspect report $(DEMO)/rsna_ich --output $(DEMO)/report
-	$(RUN) trainer.task --model cnn --data_dir $(DEMO)/rsna_ich --job_dir $(DEMO)/run --epochs 5 \
-	  --set flip=true --set rotate_deg=10 --set shift=0.04
+	$(RUN) trainer.task --model cnn --data_dir $(DEMO)/rsna_ich --job_dir $(DEMO)/run --epochs 8 \
+	  --set flip=true --set rotate_deg=10 --set shift=0.04 --set schedule=cosine
 	@echo
 	@echo "The results above are of made-up slices; they say nothing about patients."
 	@echo "data set  $(DEMO)/rsna_ich   (README.md there says what it holds)"

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
+from ich_tfrecords.progress_bar import bar, clock
+
 LINE_EVERY_S = 10.0
 BAR_EVERY_S = 0.5
-BAR_CHARS = 24
 
 
 class Progress:
@@ -49,17 +50,8 @@ class Progress:
 def progress_line(title: str, done: int, total: int, done_now: int, seconds: float) -> str:
     """`convert [#####...] 1,200/4,000 slices, 803 slices/s, 0:03 left`; the rate counts this run's slices only."""
     rate = done_now / seconds if seconds > 0 else 0.0
-    filled = BAR_CHARS * done // total if total else BAR_CHARS
-    bar = "#" * filled + "." * (BAR_CHARS - filled)
     if done >= total:
         tail = f"{clock(seconds)} in all"
     else:
         tail = f"{clock((total - done) / rate)} left" if rate > 0 else "time left not known yet"
-    return f"{title} [{bar}] {done:,}/{total:,} slices, {rate:,.0f} slices/s, {tail}"
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds as `1:02:03` or `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{title} {bar(done, total)} {done:,}/{total:,} slices, {rate:,.0f} slices/s, {tail}"

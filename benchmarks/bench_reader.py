@@ -158,7 +158,8 @@ def rate(sizes: Iterator[int]) -> float:
 
 def repeated(slices: Slices, times: int) -> Slices:
     """The same shards as many times, as if they were so many more."""
-    tiled = {name: np.tile(getattr(slices, name), times) for name in ("record", "offset", "length", "stratum")}
+    names = ("record", "offset", "length", "stratum", "labels")
+    tiled = {name: np.concatenate([getattr(slices, name)] * times) for name in names}
     shard = np.concatenate([slices.shard + again * len(slices.paths) for again in range(times)])
     return dataclasses.replace(slices, shard=shard, paths=slices.paths * times, names=slices.names * times, **tiled)
 

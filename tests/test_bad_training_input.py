@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_runs import log_of, main, one_line, result_of, steps_saved, train
+from small_runs import log_of, one_line, result_of, steps_saved, train
 
 from ich_tfrecords import atomic, manifest
-from trainer import checkpoints, dataset, run_dir
+from trainer import checkpoints, dataset, run_dir, sampling
 from trainer.run_dir import RunDir
 from trainer.vertex import mounted
 
@@ -73,9 +73,8 @@ def rewritten(folder: Path, change) -> None:
     columns = table.to_pydict()
     change(columns)
     data = atomic.write_table(folder / manifest.SLICES, pa.table(columns, schema=table.schema))
-    digest = __import__("hashlib").sha256(data).hexdigest()
     text = json.loads((folder / manifest.MANIFEST).read_text())
-    text["files"][manifest.SLICES] = digest
+    text["files"][manifest.SLICES] = hashlib.sha256(data).hexdigest()
     (folder / manifest.MANIFEST).write_text(json.dumps(text))
 
 
@@ -91,7 +90,7 @@ DAMAGES = {
     ),
     "half a manifest": (
         lambda folder: os.truncate(folder / manifest.MANIFEST, 500),
-        ("manifest.json", "convert"),
+        ("cannot read", "manifest.json", "restore it or convert again"),
     ),
     "no slice table": (lambda folder: (folder / manifest.SLICES).unlink(), ("slices.parquet", "convert again")),
     "another slice table": (
@@ -166,6 +165,7 @@ WRONG = [
     ({"accumulate": 3, "batch_size": 16}, "batch_size 16 is no multiple of accumulate 3"),
     ({"sampling": "explicit", "proportions": {"nonne": 1}}, "nonne"),
     ({"strategy": "tpu"}, "--strategy tpu"),
+    ({"sampling": "natural", "steps_per_epoch": 12}, "192"),
     ({"jit_compile": True, "deterministic": False, "strategy": "mirrored"}, "jit_compile works on one device"),
 ]
 
@@ -263,7 +263,7 @@ def test_no_readable_checkpoint_is_not_a_new_run(tiny_dataset, run, capsys):
 
 
 def flip_a_byte(folder: Path, row: int) -> tuple[str, int, int]:
-    """Shard name, record and byte offset of the train slice at `row` of the table, one bit of whose image is flipped."""
+    """Shard, record and byte offset of the train slice at `row` of the table; one bit of its image is flipped."""
     train_slices = dataset.open_dataset(str(folder)).split("train")
     path = Path(train_slices.paths[train_slices.shard[row]])
     data = bytearray(path.read_bytes())
@@ -273,16 +273,12 @@ def flip_a_byte(folder: Path, row: int) -> tuple[str, int, int]:
     return path.name, int(train_slices.record[row]), offset
 
 
-def test_a_flipped_byte_in_the_middle_of_training(damaged, tmp_path, capsys, monkeypatch):
-    """Met in the second epoch: the record of the first `none` slice that the second epoch shows and the first does not."""
-    from trainer import sampling
-
+def test_a_flipped_byte_in_the_middle_of_training(damaged, tmp_path, capsys):
+    """Met after some checkpoints: in a slice that the second epoch shows late and the first does not show."""
     settings = {"sampling": "balanced", "checkpoint_minutes": 0, "keep": 10}
     slices = dataset.open_dataset(str(damaged)).split("train")
     names, shares = slices.spec.labels.strata, dict.fromkeys(slices.spec.labels.strata[:6], 1 / 6)
-    first, second = (
-        sampling.epoch_order(slices.stratum, names, "balanced", shares, 0, epoch, 48) for epoch in (0, 1)
-    )
+    first, second = (sampling.epoch_order(slices.stratum, names, "balanced", shares, 0, epoch, 48) for epoch in (0, 1))
     row = int(next(row for row in second[16:] if row not in first and row not in second[:16]))
     name, record, offset = flip_a_byte(damaged, row)
     run = tmp_path / "run"

@@ -43,35 +43,6 @@ def shown(stream: io.StringIO, epochs: int = 10, steps: int = 350, batch_size: i
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599, "59:59"), (3600, "1:00:00"), (36_061, "10:01:01")],
-)
-def test_clock(seconds, text):
-    assert display.clock(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("done", "total", "text"),
-    [
-        (0, 0, "[########################]"),
-        (0, 7, "[........................]"),
-        (6, 7, "[####################....]"),  # full only when done
-        (7, 7, "[########################]"),
-        (9, 7, "[########################]"),
-    ],
-)
-def test_bar(done, total, text):
-    assert display.bar(done, total) == text
-
-
-def test_the_bar_and_the_clock_look_like_those_of_a_conversion():
-    progress = pytest.importorskip("beam_pipelines.progress")
-    for done, seconds in [(0, 0), (1, 59.6), (120, 3600), (350, 36_061)]:
-        assert f" {display.bar(done, 350)} " in progress.progress_line("x", done, 350, done, 1.0)
-        assert display.clock(seconds) == progress.clock(seconds)
-
-
-@pytest.mark.parametrize(
     ("rate", "text"), [(0.04, "0.0"), (9.94, "9.9"), (9.96, "10"), (819.6, "820"), (1234, "1,234")]
 )
 def test_count(rate, text):

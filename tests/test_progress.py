@@ -9,14 +9,6 @@ from beam_pipelines import progress
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599, "59:59"), (3600, "1:00:00"), (36_061, "10:01:01")],
-)
-def test_clock(seconds, text):
-    assert progress.clock(seconds) == text
-
-
-@pytest.mark.parametrize(
     ("done", "total", "now", "seconds", "text"),
     [
         (0, 0, 0, 0.0, "x [########################] 0/0 slices, 0 slices/s, 0:00 in all"),

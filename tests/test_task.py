@@ -35,7 +35,15 @@ def test_help_is_grouped_and_fits_80_columns(help_text):
 
 
 def test_help_names_every_flag_default_and_exit_code(help_text):
-    for flag in ("--model", "--config", "--set", "--data_dir", "--cache_dir", "--job_dir", *map("--{}".format, task.FLAGS)):
+    for flag in (
+        "--model",
+        "--config",
+        "--set",
+        "--data_dir",
+        "--cache_dir",
+        "--job_dir",
+        *map("--{}".format, task.FLAGS),
+    ):
         assert f"  {flag} " in help_text
     plain = " ".join(help_text.split())
     for words in ("(default: 32)", "cnn 0.001, densenet121 0.0001, xception 0.0005", "$ICH_DATA_DIR or data/rsna_ich"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,14 @@ def flags(data_dir: Path, job_dir: Path, settings: Mapping[str, object]) -> list
 class Run:
     """A run in a process of its own; `environ` is added to the environment."""
 
-    def __init__(self, command_line: list[str], log: Path, **environ: str) -> None:
+    def __init__(
+        self, command_line: list[str], log: Path, program: Sequence[str] = ("-m", "trainer.task"), **environ: str
+    ) -> None:
         self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
         alone = {key: value for key, value in os.environ.items() if key != "TF_CONFIG"}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "trainer.task", *command_line],
+                [sys.executable, *program, *command_line],
                 cwd=ROOT, env={**alone, **environ}, stdout=out, stderr=err,
             )  # fmt: skip
 
@@ -44,6 +47,11 @@ class Run:
     def out(self) -> str:
         """Standard output so far."""
         return self._out.read_text()
+
+    @property
+    def codes(self) -> list[int]:
+        """The exit codes of `several` runs."""
+        return json.loads(self.out.splitlines()[-1])
 
     @property
     def err(self) -> str:
@@ -86,6 +94,21 @@ def finished(command_line: list[str], log: Path, **environ: str) -> Run:
     return run
 
 
+def several(command_lines: list[list[str]], log: Path, **environ: str) -> Run:
+    """Runs one after the other in one process, which spares the start of TensorFlow; their exit codes are `codes`."""
+    lines = json.dumps(command_lines)
+    run = Run([lines], log, ("-c", SEVERAL), **environ)
+    assert run.wait() == 0, run.err
+    return run
+
+
+SEVERAL = """
+import json, sys
+from trainer import task
+print(json.dumps([task.main(line) for line in json.loads(sys.argv[1])]))
+"""
+
+
 def last_step(job_dir: Path) -> int:
     """The last step that metrics.jsonl tells of; 0 without one."""
     path = job_dir / "metrics.jsonl"
@@ -103,7 +126,7 @@ def calls(job_dir: Path) -> list[dict[str, float]]:
 def losses(job_dir: Path) -> np.ndarray:
     """float64 [calls], in order; steps must ascend."""
     found = calls(job_dir)
-    assert all(one["step"] < other["step"] for one, other in zip(found, found[1:]))
+    assert all(one["step"] < other["step"] for one, other in itertools.pairwise(found))
     return np.array([entry["loss"] for entry in found])
 
 

@@ -53,11 +53,16 @@ def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -
         epoch=0,
         size=size,
         batch_size=settings.batch_size,
-        quantum=devices.share.replicas * settings.accumulate,
+        quantum=_quantum(settings, devices),
         augmentation=Augmentation(settings.flip, settings.rotate_deg, settings.shift),
     )
     shift = _shift(train, shares)
     return Data(train, slices.get(settings.validation_split), plan, train.spec.labels.names, shift)
+
+
+def _quantum(settings: HParams, devices: Devices) -> int:
+    """What a short last batch is a multiple of; a TPU computes whole batches only, since shapes are fixed there."""
+    return settings.batch_size if devices.kind == "tpu" else devices.share.replicas * settings.accumulate
 
 
 def _epoch_size(settings: HParams, train: Slices, devices: Devices) -> int:

@@ -183,7 +183,8 @@ def _manifest(folder: Path, place: str) -> Manifest:
     try:
         return manifests.read(folder)
     except manifests.DatasetError as error:
-        raise WrongUse(str(error).replace(str(folder), place)) from error
+        advice = "" if "; " in str(error) else "; restore it or convert again"
+        raise WrongUse(str(error).replace(str(folder), place) + advice) from error
 
 
 def _how_to_convert(place: str) -> str:

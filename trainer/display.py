@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from ich_tfrecords.progress_bar import bar, clock
+
 LINE_EVERY_S = 10.0
 BAR_EVERY_S = 0.1
-BAR_CHARS = 24
 RATE_MEMORY_S = 60.0  # a rate over the last minute or so follows a backbone that is unfrozen
 CLEAR = "\r\x1b[K"
 
@@ -23,19 +24,6 @@ EPOCH_NUMBERS: Mapping[str, Callable[[float], str]] = {
     "images_per_s": lambda value: f"{count(value)} images/s",
     "seconds": lambda value: clock(value),
 }
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds as `1:02:03` or `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def bar(done: int, total: int) -> str:
-    """`[######..................]`."""
-    filled = BAR_CHARS * min(done, total) // total if total else BAR_CHARS
-    return f"[{'#' * filled}{'.' * (BAR_CHARS - filled)}]"
 
 
 def count(rate: float) -> str:

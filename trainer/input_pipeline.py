@@ -24,8 +24,8 @@ from trainer.dataset import Slices
 from trainer.problems import TrainerError, TrainingFailed, WrongUse
 from trainer.shard_reader import advice
 
-# AUTOTUNE took several seconds to find a number that was slower than this one (benchmarks/bench_reader.py)
-PARALLEL_BATCHES = 4
+# AUTOTUNE began with one at a time and ended no faster (benchmarks/bench_reader.py); more hide the wait for slow disks
+PARALLEL_BATCHES = 8
 READY_BATCHES = 4
 
 # what TensorFlow says of a record that is whole and yet no slice, and of a shard with fewer or more records
@@ -202,18 +202,23 @@ def _decoded(slices: Slices, inputs: tf.data.Dataset) -> tf.data.Dataset:
 
     def drawn(columns: dict[str, Any]) -> dict[str, Any]:
         # a stateful function would run one at a time where TensorFlow is told to be deterministic
-        payloads = tf.numpy_function(slices.reader.read, [columns["row"]], tf.string, stateful=False)
-        return decoded(columns, tf.ensure_shape(payloads, columns["row"].shape))
+        dtypes = (tf.uint8, tf.int64)
+        images, labels = tf.numpy_function(slices.reader.read, [columns["row"]], dtypes, stateful=False)
+        batch = columns["row"].shape
+        shapes = (batch + slices.spec.image.shape, batch + (len(slices.spec.labels.names),))
+        return finished(columns, tf.ensure_shape(images, shapes[0]), tf.ensure_shape(labels, shapes[1]))
 
-    def decoded(columns: dict[str, Any], serialized: Any) -> dict[str, Any]:
+    def parsed(columns: dict[str, Any], serialized: Any) -> dict[str, Any]:
         record = records.decode_batch(serialized, slices.spec)
-        images = record["image"]
+        return finished(columns, record["image"], record["labels"])
+
+    def finished(columns: dict[str, Any], images: Any, labels: Any) -> dict[str, Any]:
         if "transforms" in columns:
             images = augment.apply(images, columns["transforms"])
         weighted = {name: columns[name] for name in ("row", "weight")} if "weight" in columns else {}
-        return {"image": images, "labels": record["labels"], **weighted}
+        return {"image": images, "labels": labels, **weighted}
 
-    step = drawn if slices.random_access else decoded
+    step = drawn if slices.random_access else parsed
     return inputs.map(step, num_parallel_calls=PARALLEL_BATCHES, deterministic=True).prefetch(READY_BATCHES)
 
 

@@ -180,7 +180,8 @@ class Loop:
     def _infinite(self, what: str, steps_ahead: int, plan: EpochPlan) -> str:
         """What is wrong at the step `steps_ahead` of those counted so far, and all that helps to look into it."""
         in_epoch, step = self.state.step_in_epoch + steps_ahead - 1, self.state.step + steps_ahead
-        ids = input_pipeline.slices_of_step(self.data.train, plan, Share.whole(), in_epoch)
+        share = Share.whole() if self.data.train.random_access else self.devices.share  # a stream knows its own slices
+        ids = input_pipeline.slices_of_step(self.data.train, plan, share, in_epoch)
         named = ", ".join(ids[:NAMED_SLICES])
         more = f" and {len(ids) - NAMED_SLICES} more" if len(ids) > NAMED_SLICES else ""
         return (

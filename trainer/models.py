@@ -183,7 +183,7 @@ def _check_shape(name: str, image_shape: Sequence[int], labels: int) -> None:
         raise WrongUse(f"model {name}: images {tuple(image_shape)} with {labels} labels; it takes {wanted}")
 
 
-def _check_dropout(name: str, dropout: Any) -> None:
+def _check_dropout(name: str, dropout: float) -> None:
     if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
         raise WrongUse(f"architecture of {name}: dropout is {dropout!r}; give a number >= 0 and < 1")
 

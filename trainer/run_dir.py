@@ -76,8 +76,11 @@ class RunDir:
                 left.unlink(missing_ok=True)
             try:
                 yield
-            finally:
-                self.close()
+            except BaseException:
+                with contextlib.suppress(TrainingFailed):  # the failure under way is the one to tell
+                    self.close()
+                raise
+            self.close()
 
     def close(self) -> None:
         """Close metrics.jsonl; the next `log` opens it again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -44,11 +45,14 @@ class Scalars:
 
     def close(self) -> None:
         """Send what waits and finish the file; a later write begins another."""
-        if self._waiting:
-            self._send()
-        writer, self._writer, self._sent_at = self._writer, None, -math.inf
-        if writer is not None:
-            writer.close()
+        try:
+            if self._waiting:
+                self._send()
+        finally:
+            writer, self._writer, self._sent_at = self._writer, None, -math.inf
+            if writer is not None:
+                with self._told():
+                    writer.close()
 
     def _send(self) -> None:
         waiting, self._waiting, self._sent_at = self._waiting, [], self._now()
@@ -61,10 +65,21 @@ class Scalars:
         """`tf.summary` with the log as its target; flushed at the end."""
         import tensorflow as tf
 
-        try:
+        with self._told():
             if self._writer is None:
                 self._writer = tf.summary.create_file_writer(self._place, max_queue=MAX_QUEUE)
             with self._writer.as_default():
                 yield tf.summary
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell a failed write in one line."""
+        import tensorflow as tf
+
+        try:
+            yield
         except tf.errors.OpError as error:
-            raise TrainingFailed(f"cannot write TensorBoard logs to {self._place}: {error.message}") from error
+            reason = re.sub(r"\{\{.*?\}\} *", "", error.message).strip().splitlines()[0]
+            raise TrainingFailed(
+                f"cannot write TensorBoard logs to {self._place}: {reason}; make it writable and run it again"
+            ) from error

@@ -44,8 +44,6 @@ def run(settings: HParams, places: Places, environ: Mapping[str, str], signals: 
     if chief:
         folder.create()
     with folder.lock() if chief else contextlib.nullcontext():
-        if chief:
-            folder.write_config(to_yaml(settings))
         note(_heading(settings, data, folder))
         devices = strategy.prepare(settings, environ)
         signals.listen()
@@ -107,13 +105,25 @@ def _train(
     )
     stream = sys.stdout if devices.chief else open(os.devnull, "w")  # noqa: SIM115 - lives as long as the run
     display = Display(stream, settings.epochs, fed.plan.steps, settings.batch_size)
-    with contextlib.closing(Scalars(folder.tensorboard)) as scalars, contextlib.closing(display):
+    with _closed(Scalars(folder.tensorboard)) as scalars, contextlib.closing(display):
         doors = Doors(folder, scalars, display, stopping)
         loop = Loop(settings, fed, network, devices, saver, doors)
         if devices.chief:
             _show_inputs(loop)
         state = loop.fit()
         _finish(loop, data, slices.get(settings.test_split), state, note)
+
+
+@contextlib.contextmanager
+def _closed(scalars: Scalars) -> Iterator[Scalars]:
+    """Close the logs at the end; on the way out of a failure, that failure is the one to tell."""
+    try:
+        yield scalars
+    except BaseException:
+        with contextlib.suppress(TrainingFailed):
+            scalars.close()
+        raise
+    scalars.close()
 
 
 def _note_left_out(fed: Data, settings: HParams, note: Callable[[str], None]) -> None:
@@ -197,7 +207,7 @@ def _plain_errors(devices: Devices, slices: Mapping[str, Slices]) -> Iterator[No
             problem = input_pipeline.problem(part, error)
             if problem is not None:
                 raise problem from error
-        first = (error.message or str(error)).strip().splitlines()[0]
+        first = _reason(error)
         if isinstance(error, tf.errors.ResourceExhaustedError):
             raise TrainingFailed(f"no memory left ({first}); lower batch_size or raise accumulate") from error
         if devices.workers > 1:
@@ -205,3 +215,12 @@ def _plain_errors(devices: Devices, slices: Mapping[str, Slices]) -> Iterator[No
                 f"another worker is gone ({first}); start all workers again with the same command to go on"
             ) from error
         raise
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """The line of TensorFlow's message that says why; it stands below the stack of the graph, if there is one."""
+    lines = [line for line in (error.message or str(error)).splitlines() if line and not line.startswith(_STACK)]
+    return lines[0].removeprefix("Collective ops is aborted by: ") if lines else type(error).__name__
+
+
+_STACK = (" ", "\t", "Graph execution error", "Detected at node", "<stack traces")

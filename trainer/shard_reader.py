@@ -15,6 +15,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from ich_tfrecords import records
+from ich_tfrecords.spec import DatasetSpec
 from trainer.problems import TrainingFailed
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ SPARE_FILES = 256  # open files left to TensorFlow, logs and checkpoints
 
 
 class ShardReader:
-    """Reads payloads of a split's slices; several threads may read at once.
+    """Reads images and labels of a split's slices; several threads may read at once.
 
     `problem`: the first failure met, or None. TensorFlow turns an exception inside a `tf.data` map into an
     error of its own; the typed one waits here.
@@ -37,57 +39,98 @@ class ShardReader:
         self._files: dict[int, int] = {}
         self._lock = threading.Lock()
         self._keep = _files_to_keep(len(slices.paths))
+        self._largest = int(slices.length.max(initial=0)) + FRAME_BYTES
+        self._of_thread = threading.local()
+        self._table = records.features(slices.spec)
+        self._front, self._pixels_at = _layout(slices.spec)
         weakref.finalize(self, _close, self._files)
 
-    def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Payloads of the slices at `rows` [b] of the split, an object array of bytes [b].
+    def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Images uint8 [b, size, size, windows] and labels int64 [b, L] of the slices at `rows` [b] of the split.
 
-        Raises `TrainingFailed` for a record that cannot be read or fails its checks.
+        Raises `TrainingFailed` for a record that cannot be read, fails its checks or is no slice.
         """
         slices = self._slices
         places = zip(
             slices.shard[rows].tolist(), slices.offset[rows].tolist(), slices.length[rows].tolist(), strict=True
         )
-        payloads = np.empty(len(rows), object)
+        images = np.empty((len(rows), *slices.spec.image.shape), np.uint8)
+        buffer = self._buffer()
         for position, (shard, offset, length) in enumerate(places):
+            framed = buffer[: length + FRAME_BYTES]
             try:
-                framed = self._pread(shard, length + FRAME_BYTES, offset)
-            except OSError as error:
-                raise self._failed(int(rows[position]), f"cannot be read: {error}") from error
-            payload = framed[12:-4]
-            if damage := damage_of(framed, payload, length):
-                raise self._failed(int(rows[position]), damage)
-            payloads[position] = payload
-        return payloads
+                got = self._read_into(framed, shard, offset)
+                if damage := damage_of(framed[:got], length):
+                    raise ValueError(damage)
+                self._copy_pixels(framed[12:-4], images[position])
+            except (OSError, ValueError) as error:
+                raise self._failed(int(rows[position]), error) from error
+        # the table's labels are those of the records, and its sha256 stands in the manifest
+        return images, slices.labels[rows].astype(np.int64)
 
-    def _pread(self, shard: int, size: int, offset: int) -> bytes:
+    def _buffer(self) -> npt.NDArray[np.uint8]:
+        """Room for one framed record, of the calling thread."""
+        if not hasattr(self._of_thread, "buffer"):
+            self._of_thread.buffer = np.empty(self._largest, np.uint8)
+        return self._of_thread.buffer
+
+    def _copy_pixels(self, payload: npt.NDArray[np.uint8], image: npt.NDArray[np.uint8]) -> None:
+        """Copy the pixels straight out of a record that begins as `records.encode` has it; parse any other."""
+        pixels_at = self._pixels_at
+        if payload[pixels_at - len(self._front) : pixels_at].tobytes() == self._front:
+            image.reshape(-1)[:] = payload[pixels_at : pixels_at + image.size]
+        else:
+            image[:] = records.parse(payload.tobytes(), self._table)["image"]
+
+    def _read_into(self, framed: npt.NDArray[np.uint8], shard: int, offset: int) -> int:
+        """Fill `framed` from a shard; returns how many bytes there were."""
         file = self._files.get(shard)
+        if file is None:
+            with self._lock:
+                if shard not in self._files and len(self._files) < self._keep:
+                    self._files[shard] = os.open(self._slices.paths[shard], os.O_RDONLY)
+            file = self._files.get(shard)
         if file is not None:
-            return os.pread(file, size, offset)
-        with self._lock:
-            if shard not in self._files and len(self._files) < self._keep:
-                self._files[shard] = os.open(self._slices.paths[shard], os.O_RDONLY)
-        if shard in self._files:
-            return os.pread(self._files[shard], size, offset)
+            return os.preadv(file, [framed.data], offset)
         with open(self._slices.paths[shard], "rb", buffering=0) as once:
-            return os.pread(once.fileno(), size, offset)
+            return os.preadv(once.fileno(), [framed.data], offset)
 
-    def _failed(self, row: int, what: str) -> TrainingFailed:
+    def _failed(self, row: int, error: Exception) -> TrainingFailed:
+        what = f"cannot be read: {error}" if isinstance(error, OSError) else str(error)
         problem = record_problem(self._slices, row, what)
         with self._lock:
             self.problem = self.problem or problem
         return problem
 
 
-def damage_of(framed: bytes, payload: bytes, length: int) -> str:
-    """What is wrong with a framed record whose payload should have `length` bytes; empty when it is whole."""
+def _layout(spec: DatasetSpec) -> tuple[bytes, int]:
+    """The bytes that stand before the pixels of a record whatever it holds, and where the pixels begin.
+
+    Parsing would copy an image three times more. The layout is read off two records that differ in their pixels;
+    the tag and length of the whole message, which the texts change, are left out.
+    """
+    table = records.features(spec)
+    text = dict.fromkeys((feature.name for feature in table if feature.dtype == "string"), b"0123456789")
+    numbers = {feature.name: np.zeros(feature.shape, int).tolist() for feature in table if feature.dtype != "string"}
+    dark, bright = (
+        np.frombuffer(records.encode({**text, **numbers, "image": image}, table), np.uint8)
+        for image in (np.full(spec.image.shape, level, np.uint8) for level in (0, 255))
+    )
+    pixels_at = int(np.flatnonzero(dark != bright)[0])
+    whole = 1 + int(np.flatnonzero(dark[1:] < 128)[0]) + 1  # a tag, then a length whose last byte is below 128
+    return dark[whole:pixels_at].tobytes(), pixels_at
+
+
+def damage_of(framed: Any, length: int) -> str:
+    """What is wrong with a framed record (bytes or uint8 [n]), its payload of `length` bytes; empty if it is whole."""
     if len(framed) < length + FRAME_BYTES:
         return f"the shard ends after {len(framed):,} of {length + FRAME_BYTES:,} bytes"
-    if _masked_crc(framed[:8]) != int.from_bytes(framed[8:12], "little"):
+    head, end = bytes(framed[:12]), bytes(framed[-4:])
+    if _masked_crc(head[:8]) != int.from_bytes(head[8:], "little"):
         return "the length field fails its crc32c"
-    if (told := int.from_bytes(framed[:8], "little")) != length:
+    if (told := int.from_bytes(head[:8], "little")) != length:
         return f"it has {told:,} bytes, the slice table says {length:,}"
-    if _masked_crc(payload) != int.from_bytes(framed[-4:], "little"):
+    if _masked_crc(framed[12:-4]) != int.from_bytes(end, "little"):
         return "the payload fails its crc32c"
     return ""
 
@@ -107,7 +150,7 @@ def advice(place: str) -> str:
     return f"restore it or convert again; see what is damaged with: {verify}"
 
 
-def _masked_crc(data: bytes) -> int:
+def _masked_crc(data: Any) -> int:
     """crc32c rotated by 15 bits plus a constant (tensorflow/core/lib/hash/crc32c.h)."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -173,6 +173,6 @@ def problem(slices: Slices, message: str) -> TrainerError | None:
                 framed = file.read(length + FRAME_BYTES)
         except tf.errors.OpError as error:
             return record_problem(slices, row, f"cannot be read: {error.message}")
-        if damage := damage_of(framed, framed[12:-4], length):
+        if damage := damage_of(framed, length):
             return record_problem(slices, row, damage)
     return None

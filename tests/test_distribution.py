@@ -1,0 +1,124 @@
+"""The same training on one device, on two, in two processes and in parts of a batch; workers that stop or are lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import training_runs as runs
+
+from trainer.run_dir import RunDir
+
+STEPS = 20
+# plain SGD, unlike Adam, shows a gradient of the wrong size; dropout would draw other masks for each device
+SETTINGS = {
+    "epochs": 1, "steps_per_epoch": STEPS, "steps_per_call": 1, "batch_size": 16, "eval_batch_size": 20,
+    "architecture.filters": [4, 8], "architecture.dense": [16], "optimizer": "sgd", "learning_rate": 0.05,
+    "flip": True, "shift": 0.1, "checkpoint_minutes": 0,
+}  # fmt: skip
+CLIPPED = {"clip_norm": 0.2}
+TWO_DEVICES = {"strategy": "mirrored", "replicas": 2}
+NO_GPU = {"CUDA_VISIBLE_DEVICES": "-1"}
+LOST = "train: another worker is gone ({}); start all workers again with the same command to go on\n"
+
+
+@pytest.fixture(scope="module")
+def one(tiny_dataset, tmp_path_factory) -> dict[str, Path]:
+    """Folders of runs on one device: `plain` and `clipped`."""
+    folder = tmp_path_factory.mktemp("one")
+    return several(tiny_dataset, folder, {"plain": {}, "clipped": CLIPPED})
+
+
+def several(data_dir: Path, folder: Path, changes: dict[str, dict[str, object]]) -> dict[str, Path]:
+    """Folders of runs, by name."""
+    lines = [runs.flags(data_dir, folder / name, {**SETTINGS, **more}) for name, more in changes.items()]
+    run = runs.several(lines, folder / "log", **NO_GPU)
+    assert run.codes == [0] * len(changes), run.err
+    assert run.err == ""
+    return {name: folder / name for name in changes}
+
+
+def assert_same(job_dir: Path, other: Path) -> None:
+    """Losses of every step and the scores of both splits agree, to what float32 sums in another order may differ."""
+    assert [call["step"] for call in runs.calls(job_dir)] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(runs.losses(job_dir), runs.losses(other), rtol=0, atol=1e-5)
+    for found, wanted in ((history(job_dir), history(other)), (result(job_dir), result(other))):
+        assert found == pytest.approx(wanted, rel=0, abs=1e-5, nan_ok=True)
+
+
+def history(job_dir: Path) -> dict[str, float]:
+    return RunDir(job_dir).read_history()[-1]
+
+
+def result(job_dir: Path) -> dict[str, float]:
+    return json.loads((job_dir / "result.json").read_text())["test"]
+
+
+def test_two_devices_train_as_one(tiny_dataset, one, tmp_path):
+    two = several(tiny_dataset, tmp_path, {"plain": TWO_DEVICES, "clipped": {**CLIPPED, **TWO_DEVICES}})
+    for name, folder in two.items():
+        assert_same(folder, one[name])
+    differ = np.abs(runs.losses(one["plain"]) - runs.losses(one["clipped"]))
+    assert differ.max() > 1e-3  # clipping does something
+
+
+def test_parts_of_a_batch_train_as_the_whole(tiny_dataset, one, tmp_path):
+    parts = {"two": {"accumulate": 2}, "four": {"accumulate": 4}, "clipped": {"accumulate": 2, **CLIPPED}}
+    found = several(tiny_dataset, tmp_path, parts)
+    for name, folder in found.items():
+        assert_same(folder, one["clipped" if name == "clipped" else "plain"])
+
+
+# two processes
+
+
+def pair(data_dir: Path, job_dir: Path, **changes: object) -> list[runs.Run]:
+    """Two workers, the chief first."""
+    line = runs.flags(data_dir, job_dir, {**SETTINGS, **changes})
+    return [
+        runs.Run(line, job_dir.parent / f"worker_{index}", **NO_GPU, **environ)
+        for index, environ in enumerate(runs.two_workers())
+    ]
+
+
+def reached(workers: list[runs.Run], job_dir: Path, step: int) -> list[runs.Run]:
+    for worker in workers:
+        worker.until(lambda: runs.last_step(job_dir) >= step)
+    return workers
+
+
+def writers(job_dir: Path) -> set[int]:
+    """Ids of the processes that wrote TensorBoard's files, which their names tell, and of the one that locked."""
+    logs = {int(path.name.split(".")[-3]) for path in (job_dir / "tensorboard").iterdir()}
+    return logs | {int((job_dir / "lock").read_text().split()[1])}
+
+
+def test_two_processes_train_as_one_and_survive_a_signal_and_a_loss(tiny_dataset, one, tmp_path):
+    job_dir, chiefs = tmp_path / "run", set()
+    chief, other = reached(pair(tiny_dataset, job_dir), job_dir, 4)
+    chiefs.add(chief.process.pid)
+    other.send(signal.SIGTERM)
+    assert [worker.wait() for worker in (chief, other)] == [143, 143]
+    assert chief.err == other.err == "train: stopped by SIGTERM; saved; the same command goes on\n"
+    stopped_at = runs.last_step(job_dir)
+    assert runs.newest(job_dir).state["run"]["step"] == stopped_at < STEPS
+
+    chief, other = reached(pair(tiny_dataset, job_dir), job_dir, stopped_at + 2)
+    chiefs.add(chief.process.pid)
+    other.send(signal.SIGKILL)
+    assert [worker.wait() for worker in (chief, other)] == [1, -signal.SIGKILL], chief.err
+    before, after = LOST.split("{}")
+    assert chief.err.startswith(before)
+    assert chief.err.endswith(after)
+    assert chief.err.count("\n") == 1
+    assert "Graph execution error" not in chief.err
+
+    chief, other = pair(tiny_dataset, job_dir)
+    assert [worker.wait() for worker in (chief, other)] == [0, 0], chief.err + other.err
+    assert "goes on from step" in chief.out
+    assert (chief.err, other.err, other.out) == ("", "", "")
+    assert writers(job_dir) == chiefs | {chief.process.pid}
+    assert_same(job_dir, one["plain"])

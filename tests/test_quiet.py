@@ -1,0 +1,59 @@
+"""TensorFlow comes without a word, and with all its words when it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = ("TF_CPP_MIN_LOG_LEVEL", "GRPC_VERBOSITY", "KERAS_BACKEND")
+
+
+def python(code: str, *path: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A process without TensorFlow's settings; `path` goes before all other packages."""
+    plain = {key: value for key, value in os.environ.items() if key not in SETTINGS}
+    plain["PYTHONPATH"] = os.pathsep.join(map(str, (*path, ROOT)))
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**plain, **environ}, check=False
+    )
+
+
+def test_no_word_of_the_import_or_the_first_tensor():
+    code = "from trainer import quiet; quiet.import_tensorflow(); import tensorflow as tf, keras\n"
+    code += "print(int(tf.reduce_sum(tf.ones(3))), keras.backend.backend())"
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 tensorflow\n", "")
+
+
+def test_what_an_import_says_is_shown_when_it_fails(tmp_path):
+    """Below Python as well, where the C++ of TensorFlow speaks."""
+    (tmp_path / "keras.py").write_text("")
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\nos.write(2, b'no such library\\n')\nraise ImportError('broken')\n"
+    )
+    done = python("from trainer import quiet; quiet.import_tensorflow()", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("no such library\n")
+    assert done.stderr.endswith("ImportError: broken\n")
+
+
+def test_what_a_good_import_says_is_left_out_and_stderr_works_again(tmp_path):
+    (tmp_path / "keras.py").write_text("")
+    (tmp_path / "tensorflow.py").write_text("import os, sys\nos.write(2, b'noise')\nprint('noise', file=sys.stderr)\n")
+    code = "import sys; from trainer import quiet; print('before', file=sys.stderr)\n"
+    code += "quiet.import_tensorflow(); print('after', file=sys.stderr)"
+    done = python(code, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "before\nafter\n")
+
+
+def test_settings_of_the_user_stay(tmp_path):
+    (tmp_path / "keras.py").write_text("")
+    (tmp_path / "tensorflow.py").write_text("")
+    code = f"import os; from trainer import quiet; quiet.import_tensorflow(); print(*map(os.environ.get, {SETTINGS}))"
+    given = {"TF_CPP_MIN_LOG_LEVEL": "0", "GRPC_VERBOSITY": "DEBUG", "KERAS_BACKEND": "jax"}
+    assert python(code, tmp_path, **given).stdout == "0 DEBUG jax\n"
+    level, verbosity, backend = python(code, tmp_path).stdout.split()
+    assert level in ("2", "3")
+    assert (verbosity, backend) == ("NONE", "tensorflow")
