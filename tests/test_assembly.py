@@ -65,6 +65,10 @@ def test_size_of_an_epoch(sets, size, steps, parts):
 @hypothesis_settings(max_examples=50, deadline=None)
 def test_an_epoch_is_whole_batches_or_every_slice(parts, batch_size, steps, policy):
     given_settings = settings(batch_size=batch_size, steps_per_epoch=steps, sampling=policy)
+    if policy == "natural" and steps > TRAIN // batch_size:
+        with pytest.raises(WrongUse, match=f"makes {TRAIN // batch_size} steps of {batch_size}"):
+            assembly.data_of(given_settings, parts, devices())
+        return
     plan = assembly.data_of(given_settings, parts, devices()).plan
     if steps:
         assert plan.steps == steps

@@ -165,7 +165,7 @@ WRONG = [
     ({"accumulate": 3, "batch_size": 16}, "batch_size 16 is no multiple of accumulate 3"),
     ({"sampling": "explicit", "proportions": {"nonne": 1}}, "nonne"),
     ({"strategy": "tpu"}, "--strategy tpu"),
-    ({"sampling": "natural", "steps_per_epoch": 12}, "192"),
+    ({"sampling": "natural", "steps_per_epoch": 12}, "8 steps of 16"),
     ({"jit_compile": True, "deterministic": False, "strategy": "mirrored"}, "jit_compile works on one device"),
 ]
 

@@ -95,7 +95,7 @@ TRAINER_MAY_IMPORT = {
     "sampling": {"problems", "spec"},
     "augment": {"problems", "sampling"},
     "cache": {"problems", "atomic", "manifest"},
-    "shard_reader": {"dataset", "problems"},  # dataset for its types only
+    "shard_reader": {"dataset", "problems", "records", "spec"},  # dataset for its types only
     "dataset": {"cache", "problems", "shard_reader", "manifest", "spec"},
     "shard_stream": {"dataset", "problems", "sampling", "shard_reader", "records"},
     "input_pipeline": {
@@ -174,7 +174,7 @@ TRAINER_MAY_IMPORT = {
         "strategy",
         "vertex",
     },
-    "task": {"hparams", "loop", "problems", "quiet", "session"},
+    "task": {"dataset", "hparams", "loop", "problems", "quiet", "session", "vertex"},
 }
 
 

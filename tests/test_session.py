@@ -151,9 +151,9 @@ def test_what_a_user_reads(tiny_dataset, tmp_path, capsys):
     starts += [
         "epoch 1/2: loss ",
         "epoch 2/2: loss ",
-        "model ",
         "best epoch ",
         "held-out result, split test, 60 slices",
+        "model ",
     ]
     told = [line for line in after if any(line.startswith(start) for start in starts)]
     assert [next(start for start in starts if line.startswith(start)) for line in told] == starts

@@ -117,7 +117,12 @@ def test_an_unknown_key_in_a_config_names_the_nearest(tmp_path, capsys):
 def asked(monkeypatch):
     """Settings and places of runs that are not made."""
     made: list[tuple] = []
-    monkeypatch.setattr(session, "run", lambda settings, places, environ, signals: made.append((settings, places)))
+
+    def run(settings, data, job_dir, environ, signals, note):
+        made.append((settings, (*data, job_dir)))
+
+    monkeypatch.setattr(session, "run", run)
+    monkeypatch.setattr(task, "open_dataset", lambda place, cache_dir, note: (place, cache_dir))
     return made
 
 
@@ -149,9 +154,9 @@ def test_places(asked, monkeypatch):
     monkeypatch.delenv("ICH_DATA_DIR")
     assert main(["--model", "cnn"]) == 0
     assert [places for _, places in asked] == [
-        session.Places("/from/environment", None, None),
-        session.Places("/given", "j", Path("c")),
-        session.Places("data/rsna_ich", None, None),
+        ("/from/environment", None, None),
+        ("/given", Path("c"), "j"),
+        ("data/rsna_ich", None, None),
     ]
 
 

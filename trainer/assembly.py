@@ -56,7 +56,8 @@ def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -
         quantum=_quantum(settings, devices),
         augmentation=Augmentation(settings.flip, settings.rotate_deg, settings.shift),
     )
-    shift = _shift(train, shares)
+    natural = settings.sampling == sampling.NATURAL
+    shift = np.zeros(len(train.spec.labels.names)) if natural else _shift(train, shares)
     return Data(train, slices.get(settings.validation_split), plan, train.spec.labels.names, shift)
 
 
@@ -72,6 +73,12 @@ def _epoch_size(settings: HParams, train: Slices, devices: Devices) -> int:
         raise WrongUse(
             f"batch_size is {settings.batch_size}, but split {settings.train_split} has {every} slices to train on; "
             "lower it"
+        )
+    most = every // settings.batch_size
+    if settings.sampling == sampling.NATURAL and settings.steps_per_epoch > most:
+        raise WrongUse(
+            f"steps_per_epoch is {settings.steps_per_epoch}, but natural sampling shows each slice once an epoch, "
+            f"which makes {most} steps of {settings.batch_size}; use that, 0 for all slices, or another sampling"
         )
     if settings.steps_per_epoch:
         return settings.steps_per_epoch * settings.batch_size

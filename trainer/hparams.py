@@ -6,14 +6,13 @@ The dataclass has no defaults: every setting of a model stands in `configs/<mode
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 
-from trainer.problems import WrongUse
+from trainer.problems import WrongUse, hint
 from trainer.sampling import POLICIES
 
 MODELS = ("cnn", "densenet121", "xception")
@@ -70,10 +69,7 @@ class HParams:
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
-            _require(
-                getattr(self, name) in known,
-                f"{name} is {getattr(self, name)!r}; {nearest(getattr(self, name), known)}",
-            )
+            _require_known(getattr(self, name), known, f"{name} is")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             _require(low <= value <= high, f"{name} is {value}; use {low:g} to {high:g}")
@@ -148,10 +144,9 @@ def _require(condition: bool, message: str) -> None:
         raise WrongUse(message)
 
 
-def nearest(key: object, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+def _require_known(word: object, known: Collection[str], what: str) -> None:
+    if word not in known:
+        raise WrongUse(f"{what} {word!r}; {hint(word, known)}")
 
 
 # May change when a run is resumed: they say how long and where it runs, not what it computes.
@@ -179,7 +174,7 @@ def resolve(model: str | None, config: str | None, sets: Mapping[str, Any]) -> H
     overlay = _read(config_path(config)) if config else {}
     name = model or overlay.get("model")
     _require(name is not None, f"name a model: --model {{{','.join(MODELS)}}}")
-    _require(name in MODELS, f"model is {name!r}; {nearest(name, MODELS)}")
+    _require_known(name, MODELS, "model is")
     conflict = model is not None and overlay.get("model", model) != model
     _require(not conflict, f"--model {model} and --config {config} (model: {overlay.get('model')}) disagree")
     values = _overlay(_read(config_path(str(name))), overlay, str(config))
@@ -255,10 +250,7 @@ def config_path(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         return path
-    known = config_names()
-    _require(
-        name_or_path in known, f"--config {name_or_path}: no file ending .yaml, and {nearest(name_or_path, known)}"
-    )
+    _require_known(name_or_path, config_names(), "no file ending .yaml, and no packaged config:")
     return config_dir() / f"{name_or_path}.yaml"
 
 
@@ -276,14 +268,14 @@ def _read(path: Path) -> dict[str, Any]:
     _require(isinstance(values, dict), f"{path} holds no settings; write lines such as `batch_size: 32`")
     kinds = get_type_hints(HParams)
     for key in values:
-        _require(key in kinds, f"{path}: unknown setting {key!r}; {nearest(key, kinds)}")
+        _require_known(key, kinds, f"{path}: unknown setting")
     return values
 
 
 def _overlay(base: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`values` over `base`: architecture merges key by key, everything else is replaced."""
     for key in values:
-        _require(key in base, f"{where}: unknown setting {key!r}; {nearest(key, base)}")
+        _require_known(key, base, f"{where}: unknown setting")
     merged = {**base, **values}
     if isinstance(values.get("architecture"), dict):
         merged["architecture"] = {**base["architecture"], **values["architecture"]}

@@ -102,6 +102,8 @@ class Loop:
             self.doors.run_dir.write_config(to_yaml(self.settings))
         if state is not None:
             self.state = state
+            if self.ended():
+                self.doors.display.note(f"all {state.epoch} epochs are done; raise epochs to train on; scored again")
             if self.devices.chief:
                 self.doors.run_dir.cut_log(state.step)
                 self.doors.run_dir.write_history(state.rows)
@@ -168,8 +170,8 @@ class Loop:
         return [variable for variable in every if id(variable) not in kept]
 
     def learning_rate(self, step: int) -> float:
-        """Of a step, counted from 1."""
-        return float(self._rate(max(0, step - 1)))
+        """Of a step, counted from 1; to the seven digits that float32 has."""
+        return float(f"{float(self._rate(max(0, step - 1))):.7g}")
 
     def _refuse_infinite_weights(self, plan: EpochPlan) -> None:
         """A loss is of the weights before its step; these would be saved, and no step could come back from them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
-from trainer.problems import TrainingFailed, WrongUse
+from trainer.problems import TrainingFailed, WrongUse, hint
 
 CLIP = 1e-15  # of probabilities, as the competition does it
 _BETTER = {"log_loss": -1, "log_loss_as_sampled": -1, "auc": 1, "accuracy": 1}
@@ -161,7 +160,5 @@ def better(name: str, labels: Sequence[str] | None = None) -> int:
     known = metric_names(labels or ())
     of_any_label = labels is None and name.startswith(tuple(f"{metric}_" for metric in _PER_LABEL))
     if name not in known and not of_any_label:
-        near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise WrongUse(f"no metric is named {name!r}; {hint}")
+        raise WrongUse(f"no metric is named {name!r}; {hint(name, known)}")
     return -1 if name.startswith("log_loss") else 1

@@ -8,11 +8,9 @@ not depend on what the process built before, so that a checkpoint fits.
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import numbers
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import keras
 import numpy as np
 
 from trainer.model_weights import APPLICATIONS, Application, imagenet_weights, load_weights
-from trainer.problems import WrongUse
+from trainer.problems import WrongUse, hint
 
 SMALLEST_PX = 8
 RGB = 3
@@ -36,12 +34,12 @@ def build(
     arguments of the builder. Raises `WrongUse` for anything else.
     """
     if name not in BUILDERS:
-        raise WrongUse(f"model {name!r} is unknown; {_nearest(name, BUILDERS)}")
+        raise WrongUse(f"model {name!r} is unknown; {hint(name, BUILDERS)}")
     builder = BUILDERS[name]
     known = [key for key, value in inspect.signature(builder).parameters.items() if value.kind is value.KEYWORD_ONLY]
     for key in architecture:
         if key not in known:
-            raise WrongUse(f"architecture of {name}: unknown key {key!r}; {_nearest(key, known)}")
+            raise WrongUse(f"architecture of {name}: unknown key {key!r}; {hint(key, known)}")
     _check_shape(name, image_shape, labels)
     path = imagenet_weights(name) if weights == "imagenet" else Path(weights)
     if weights != "none" and not path.is_file():
@@ -184,7 +182,7 @@ def _check_shape(name: str, image_shape: Sequence[int], labels: int) -> None:
 
 
 def _check_dropout(name: str, dropout: float) -> None:
-    if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise WrongUse(f"architecture of {name}: dropout is {dropout!r}; give a number >= 0 and < 1")
 
 
@@ -192,9 +190,3 @@ def _check_widths(key: str, widths: Any, at_least: int) -> None:
     good = isinstance(widths, Sequence) and not isinstance(widths, str) and len(widths) >= at_least
     if not good or any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in widths):
         raise WrongUse(f"architecture of cnn: {key} is {widths!r}; give a list of whole numbers >= 1 such as [32, 64]")
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class TrainerError(Exception):
     """A problem told in one line: the value, the place and the next step."""
@@ -17,3 +20,10 @@ class WrongUse(TrainerError):
 
 class TrainingFailed(TrainerError):
     """The work failed on the way; what was saved stays."""
+
+
+def hint(word: object, known: Iterable[str]) -> str:
+    """`did you mean 'balanced'?`, the nearest of the known words, or all of them where none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -8,7 +8,6 @@ on earlier epochs having run: a resumed run and every worker see the same order.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ich_tfrecords.spec import UNLABELLED
-from trainer.problems import WrongUse
+from trainer.problems import WrongUse, hint
 
 NATURAL = "natural"
 EXPLICIT = "explicit"
@@ -166,7 +165,7 @@ def random_words(purpose: str, seed: int, first: int, count: int) -> npt.NDArray
 
 def _check_policy(policy: str) -> None:
     if policy not in POLICIES:
-        raise WrongUse(f"sampling policy {policy!r} is unknown; {_hint(policy, POLICIES)}")
+        raise WrongUse(f"sampling policy {policy!r} is unknown; {hint(policy, POLICIES)}")
 
 
 def _check_explicit(counts: Mapping[str, int], explicit: Mapping[str, float]) -> None:
@@ -174,18 +173,13 @@ def _check_explicit(counts: Mapping[str, int], explicit: Mapping[str, float]) ->
         if name == UNLABELLED:
             raise WrongUse(f"stratum {name!r} is never sampled; leave it out of the shares")
         if name not in counts:
-            raise WrongUse(f"stratum {name!r} of the shares is unknown; {_hint(name, list(counts))}")
+            raise WrongUse(f"stratum {name!r} of the shares is unknown; {hint(name, list(counts))}")
         if not (math.isfinite(share) and share >= 0):
             raise WrongUse(f"share of stratum {name} is {share}; use a number of 0 or more")
         if share > 0 and not counts[name]:
             raise WrongUse(f"stratum {name} has share {share:g} and no slices; leave it out of the shares")
     if not any(explicit.values()):
         raise WrongUse(f"sampling policy {EXPLICIT!r} has shares {dict(explicit)}; give one stratum more than 0")
-
-
-def _hint(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
 
 
 def _natural_order(

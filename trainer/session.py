@@ -7,13 +7,12 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import tensorflow as tf
 
 from trainer import assembly, export, input_page, input_pipeline, steps, strategy, vertex
-from trainer.dataset import Dataset, Slices, open_dataset
+from trainer.dataset import Dataset, Slices
 from trainer.display import Display
 from trainer.hparams import HParams, to_yaml
 from trainer.loop import Data, Doors, Loop
@@ -25,22 +24,21 @@ from trainer.state import State
 from trainer.strategy import Devices
 
 
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Where the data set lies, where the run writes (None: by environment or model), and a folder for copies."""
+def run(
+    settings: HParams,
+    data: Dataset,
+    job_dir: str | None,
+    environ: Mapping[str, str],
+    signals: Signals,
+    note: Callable[[str], None],
+) -> None:
+    """Train, or go on training, to the end. Raises `TrainerError`, and `Stopped` when a signal asked to stop.
 
-    data_dir: str
-    job_dir: str | None
-    cache_dir: Path | None
-
-
-def run(settings: HParams, places: Places, environ: Mapping[str, str], signals: Signals) -> None:
-    """Train, or go on training, to the end. Raises `TrainerError`, and `Stopped` when a signal asked to stop."""
+    `job_dir`: the folder of the run; None: by environment or model. `note` shows a line to the user.
+    """
     chief = vertex.cluster(environ).is_chief
-    note = _Notes(chief)
-    data = open_dataset(places.data_dir, places.cache_dir, note)
     slices = assembly.splits(data, settings)
-    folder = _run_dir(settings, places, environ)
+    folder = _run_dir(settings, job_dir, environ)
     if chief:
         folder.create()
     with folder.lock() if chief else contextlib.nullcontext():
@@ -60,22 +58,11 @@ class Signals(Protocol):
     def __call__(self) -> bool: ...
 
 
-class _Notes:
-    """Prints lines for the user; silent on workers that are not the chief."""
-
-    def __init__(self, chief: bool) -> None:
-        self._chief = chief
-
-    def __call__(self, text: str) -> None:
-        if self._chief:
-            print(text, flush=True)
-
-
-def _run_dir(settings: HParams, places: Places, environ: Mapping[str, str]) -> RunDir:
+def _run_dir(settings: HParams, job_dir: str | None, environ: Mapping[str, str]) -> RunDir:
     cloud = vertex.places(environ)
-    job_dir = places.job_dir or cloud.job_dir or f"runs/{settings.model}"
+    job_dir = job_dir or str(cloud.job_dir or f"runs/{settings.model}")
     checkpoints, model = (vertex.mounted(place) if place else None for place in (cloud.checkpoints, cloud.model))
-    return RunDir(vertex.mounted(str(job_dir)), checkpoints, cloud.tensorboard, model)
+    return RunDir(vertex.mounted(job_dir), checkpoints, cloud.tensorboard, model)
 
 
 def _heading(settings: HParams, data: Dataset, folder: RunDir) -> str:
@@ -167,11 +154,11 @@ def _finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: 
             "settings": dataclasses.asdict(loop.settings),
             "shift": dict(zip(loop.data.labels, loop.data.shift.tolist())),
         }
-        path = export.write(loop.doors.run_dir.export, copy, data.manifest, about)
+        export.write(loop.doors.run_dir.export, copy, data.manifest, about)
         loop.doors.run_dir.write_result(found)
-        note(f"model {path}")
     for line in _result_lines(found, loop.settings, test):
         note(line)
+    note(f"model {loop.doors.run_dir.export / export.MODEL}")
     _meet(loop.devices)  # a worker that leaves earlier would look lost to the others
 
 

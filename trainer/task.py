@@ -13,14 +13,12 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from trainer import hparams, quiet
+from trainer import hparams, quiet, vertex
+from trainer.dataset import open_dataset
 from trainer.hparams import HParams
-from trainer.problems import TrainerError, WrongUse
-
-if TYPE_CHECKING:
-    from trainer.session import Places
+from trainer.problems import TrainerError, WrongUse, hint
 
 DATA_DIR = "data/rsna_ich"
 FLAGS = {  # flag -> what it does; each is a setting, and so may stand in a config as well
@@ -56,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _train(settings, args)
     except TrainerError as error:
         return _complain(error, error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush goes nowhere
+        return _complain("nobody reads the output any more; what was saved stays, the same command goes on", 1)
     except KeyboardInterrupt:
         return _complain("interrupted; what was saved stays, the same command goes on", 130)
 
@@ -86,7 +87,7 @@ def _unknown(word: str, flags: Sequence[str]) -> str:
     flag = word.partition("=")[0]
     if (setting := flag.lstrip("-").replace("-", "_")) in HParams.__dataclass_fields__ and setting not in FLAGS:
         return f"unknown flag {flag}; write --set {setting}=VALUE"
-    return f"unknown flag {flag}; {hparams.nearest(flag, flags)}"
+    return f"unknown flag {flag}; {hint(flag, flags)}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,14 +125,15 @@ def _parser() -> argparse.ArgumentParser:
         "--job_dir", metavar="DIR", help="folder of the run (default: as Vertex AI asks, elsewhere runs/<model>)"
     )
     how = parser.add_argument_group("how")
+    configs = {model: hparams.defaults(model) for model in hparams.MODELS}
     for name, (metavar, text) in FLAGS.items():
-        how.add_argument(f"--{name}", metavar=metavar, help=f"{text}{_defaults(name)}")
+        how.add_argument(f"--{name}", metavar=metavar, help=f"{text}{_defaults(name, configs)}")
     return parser
 
 
-def _defaults(name: str) -> str:
+def _defaults(name: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
     """` (default: 32)`, or what each model's config says where they differ."""
-    found = {model: hparams.defaults(model)[name] for model in hparams.MODELS}
+    found = {model: settings[name] for model, settings in configs.items()}
     if len(set(map(str, found.values()))) == 1:
         return f" (default: {found['cnn']})"
     return f" (default: {', '.join(f'{model} {value}' for model, value in found.items())})"
@@ -143,24 +145,32 @@ def _sets(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(settings: HParams, args: argparse.Namespace) -> int:
+    note = Notes(vertex.cluster(os.environ).is_chief)
+    place = args.data_dir or os.environ.get("ICH_DATA_DIR") or DATA_DIR
+    data = open_dataset(place, args.cache_dir, note)  # before TensorFlow, which takes seconds to import
     quiet.import_tensorflow()
     from trainer import session
     from trainer.loop import Stopped
 
     signals = Signals()
     try:
-        session.run(settings, _places(args, os.environ), os.environ, signals)
+        session.run(settings, data, args.job_dir, os.environ, signals, note)
     except Stopped:
         number = signals.received or signal.SIGTERM  # or another worker was told
         return _complain(f"stopped by {signal.Signals(number).name}; saved; the same command goes on", 128 + number)
     return 0
 
 
-def _places(args: argparse.Namespace, environ: Mapping[str, str]) -> Places:
-    from trainer.session import Places
+class Notes:
+    """Prints lines for the user; silent on workers that are not the chief."""
 
-    data = args.data_dir or environ.get("ICH_DATA_DIR") or DATA_DIR
-    return Places(data, args.job_dir, args.cache_dir)
+    def __init__(self, chief: bool) -> None:
+        self._chief = chief
+
+    def __call__(self, text: str) -> None:
+        """Show a line."""
+        if self._chief:
+            print(text, flush=True)
 
 
 class Signals:
