@@ -73,6 +73,7 @@ def test_a_config_names_the_model_and_must_not_contradict_the_flag(tmp_path):
 def test_set_values_are_yaml():
     assert hparams.parse_set("learning_rate=1e-4") == ("learning_rate", 0.0001)
     assert hparams.parse_set("architecture.dense=[8, 4]") == ("architecture.dense", [8, 4])
+    assert hparams.parse_set("test_split=") == ("test_split", "")
     assert hparams.parse_set("weights=/a=b.h5") == ("weights", "/a=b.h5")
     for text in ("epochs", "=3", "x=["):
         with pytest.raises(WrongUse):

@@ -36,9 +36,25 @@ def same(read: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray, np.nda
 
 def test_any_rows_in_any_order(slices, monkeypatch):
     expected, reader = plain(slices), ShardReader(slices)
-    monkeypatch.setattr(records, "parse", None)  # records that this project wrote need no parsing
+    reader.read(np.arange(len(slices)))
+    monkeypatch.setattr(records, "parse", None)  # one record of each length is parsed, the others are not
     for rows in (np.arange(len(slices)), np.random.default_rng(0).integers(0, len(slices), 200), np.arange(0)):
         assert same(reader.read(rows), expected, rows)
+
+
+def test_the_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(slices):
+    expected, reader = plain(slices), ShardReader(slices)
+    held = [reader.read(np.arange(number, number + 4)) for number in range(6)]
+    places = [images.ctypes.data for images, _ in held]
+    assert len(set(places)) == 6
+    assert all(place % 64 == 0 for place in places)
+    for number, batch in enumerate(held):
+        assert same(batch, expected, np.arange(number, number + 4))
+    part = held.pop()[0][1:2]  # a view keeps the whole
+    assert reader.read(np.arange(4))[0].ctypes.data not in places
+    del part
+    again, _ = reader.read(np.arange(3))
+    assert again.ctypes.data == places[5]
 
 
 def test_records_that_are_laid_out_otherwise_are_parsed(slices, tmp_path):

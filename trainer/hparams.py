@@ -202,11 +202,11 @@ def to_yaml(hparams: HParams) -> str:
 
 
 def parse_set(text: str) -> tuple[str, Any]:
-    """Key and value of `KEY=VALUE`; the value is YAML. Raises `WrongUse`."""
+    """Key and value of `KEY=VALUE`; the value is YAML, and empty text when nothing follows. Raises `WrongUse`."""
     key, equals, value = text.partition("=")
     _require(bool(equals and key.strip()), f"--set {text}: write KEY=VALUE, such as --set learning_rate=0.001")
     try:
-        return key.strip(), _number(yaml.safe_load(value))
+        return key.strip(), _number(yaml.safe_load(value)) if value.strip() else ""
     except yaml.YAMLError as error:
         raise WrongUse(f"--set {text}: the value is not YAML") from error
 

@@ -24,8 +24,8 @@ from trainer.dataset import Slices
 from trainer.problems import TrainerError, TrainingFailed, WrongUse
 from trainer.shard_reader import advice
 
-# AUTOTUNE began with one at a time and ended no faster (benchmarks/bench_reader.py); more hide the wait for slow disks
-PARALLEL_BATCHES = 8
+# AUTOTUNE began with one at a time and ended no faster (benchmarks/bench_reader.py)
+PARALLEL_BATCHES = 4
 READY_BATCHES = 4
 
 # what TensorFlow says of a record that is whole and yet no slice, and of a shard with fewer or more records
@@ -201,25 +201,29 @@ def _decoded(slices: Slices, inputs: tf.data.Dataset) -> tf.data.Dataset:
     """Batches of images and labels of `inputs`: columns with `row`, or pairs of columns and serialized records."""
 
     def drawn(columns: dict[str, Any]) -> dict[str, Any]:
-        # a stateful function would run one at a time where TensorFlow is told to be deterministic
         dtypes = (tf.uint8, tf.int64)
         images, labels = tf.numpy_function(slices.reader.read, [columns["row"]], dtypes, stateful=False)
         batch = columns["row"].shape
         shapes = (batch + slices.spec.image.shape, batch + (len(slices.spec.labels.names),))
-        return finished(columns, tf.ensure_shape(images, shapes[0]), tf.ensure_shape(labels, shapes[1]))
+        return kept(columns, tf.ensure_shape(images, shapes[0]), tf.ensure_shape(labels, shapes[1]))
 
     def parsed(columns: dict[str, Any], serialized: Any) -> dict[str, Any]:
         record = records.decode_batch(serialized, slices.spec)
-        return finished(columns, record["image"], record["labels"])
+        return kept(columns, record["image"], record["labels"])
 
-    def finished(columns: dict[str, Any], images: Any, labels: Any) -> dict[str, Any]:
-        if "transforms" in columns:
-            images = augment.apply(images, columns["transforms"])
-        weighted = {name: columns[name] for name in ("row", "weight")} if "weight" in columns else {}
-        return {"image": images, "labels": labels, **weighted}
+    def kept(columns: dict[str, Any], images: Any, labels: Any) -> dict[str, Any]:
+        names = ("row", "weight") if "weight" in columns else ("transforms",) if "transforms" in columns else ()
+        return {"image": images, "labels": labels, **{name: columns[name] for name in names}}
 
-    step = drawn if slices.random_access else parsed
-    return inputs.map(step, num_parallel_calls=PARALLEL_BATCHES, deterministic=True).prefetch(READY_BATCHES)
+    def turned(batch: dict[str, Any]) -> dict[str, Any]:
+        return {"image": augment.apply(batch["image"], batch["transforms"]), "labels": batch["labels"]}
+
+    # by number in one thread: several would wait for Python's lock (benchmarks/bench_reader.py)
+    step, threads = (drawn, 1) if slices.random_access else (parsed, PARALLEL_BATCHES)
+    batches = inputs.map(step, num_parallel_calls=threads, deterministic=True)
+    if "transforms" in batches.element_spec:
+        batches = batches.map(turned, num_parallel_calls=PARALLEL_BATCHES, deterministic=True)
+    return batches.prefetch(READY_BATCHES)
 
 
 def slices_of_step(slices: Slices, plan: EpochPlan, share: Share, step: int) -> list[str]:

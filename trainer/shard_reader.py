@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import resource
+import struct
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from trainer.dataset import Slices
 
 FRAME_BYTES = 16  # length and its crc32c before the payload, the crc32c of the payload after it
+_HEAD, _LENGTH, _CRC = struct.Struct("<QL"), struct.Struct("<Q"), struct.Struct("<L")
+SLOW_S = 1e-4  # a record from memory takes a tenth of it
 SPARE_FILES = 256  # open files left to TensorFlow, logs and checkpoints
 
 
@@ -38,11 +42,14 @@ class ShardReader:
         self._slices = slices
         self._files: dict[int, int] = {}
         self._lock = threading.Lock()
+        self._waiting = False  # whether the last batch waited for the disk
         self._keep = _files_to_keep(len(slices.paths))
         self._largest = int(slices.length.max(initial=0)) + FRAME_BYTES
         self._of_thread = threading.local()
+        self._rooms: list[tuple[npt.NDArray[np.uint8], weakref.ref[Any]]] = []
         self._table = records.features(slices.spec)
         self._front, self._pixels_at = _layout(slices.spec)
+        self._heads: dict[int, bytes] = {}  # length of a payload -> all bytes before its pixels
         weakref.finalize(self, _close, self._files)
 
     def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -51,39 +58,80 @@ class ShardReader:
         Raises `TrainingFailed` for a record that cannot be read, fails its checks or is no slice.
         """
         slices = self._slices
-        places = zip(
-            slices.shard[rows].tolist(), slices.offset[rows].tolist(), slices.length[rows].tolist(), strict=True
-        )
-        images = np.empty((len(rows), *slices.spec.image.shape), np.uint8)
-        buffer = self._buffer()
-        for position, (shard, offset, length) in enumerate(places):
-            framed = buffer[: length + FRAME_BYTES]
+        shards, offsets = slices.shard[rows].tolist(), slices.offset[rows].tolist()
+        lengths = slices.length[rows].tolist()
+        begin = time.perf_counter()
+        if self._waiting:
+            self._announce(shards, offsets, lengths)
+        images = self._room(len(rows))
+        flat = images.reshape(len(rows), int(np.prod(images.shape[1:])))
+        for position, (shard, offset, length) in enumerate(zip(shards, offsets, lengths, strict=True)):
             try:
-                got = self._read_into(framed, shard, offset)
-                if damage := damage_of(framed[:got], length):
-                    raise ValueError(damage)
-                self._copy_pixels(framed[12:-4], images[position])
+                if not self._read_as_usual(flat[position], shard, offset, length):
+                    self._read_any(flat[position], shard, offset, length)
             except (OSError, ValueError) as error:
                 raise self._failed(int(rows[position]), error) from error
+        self._waiting = time.perf_counter() - begin > SLOW_S * len(rows)
         # the table's labels are those of the records, and its sha256 stands in the manifest
         return images, slices.labels[rows].astype(np.int64)
 
-    def _buffer(self) -> npt.NDArray[np.uint8]:
-        """Room for one framed record, of the calling thread."""
-        if not hasattr(self._of_thread, "buffer"):
-            self._of_thread.buffer = np.empty(self._largest, np.uint8)
-        return self._of_thread.buffer
+    def _announce(self, shards: list[int], offsets: list[int], lengths: list[int]) -> None:
+        """Let a slow disk work on all records of a batch at once; several threads would wait for Python's lock."""
+        for shard, offset, length in zip(shards, offsets, lengths, strict=True):
+            if (file := self._files.get(shard)) is not None:
+                os.posix_fadvise(file, offset, length + FRAME_BYTES, os.POSIX_FADV_WILLNEED)
 
-    def _copy_pixels(self, payload: npt.NDArray[np.uint8], image: npt.NDArray[np.uint8]) -> None:
-        """Copy the pixels straight out of a record that begins as `records.encode` has it; parse any other."""
-        pixels_at = self._pixels_at
-        if payload[pixels_at - len(self._front) : pixels_at].tobytes() == self._front:
-            image.reshape(-1)[:] = payload[pixels_at : pixels_at + image.size]
-        else:
-            image[:] = records.parse(payload.tobytes(), self._table)["image"]
+    def _room(self, count: int) -> npt.NDArray[np.uint8]:
+        """uint8 [count, size, size, windows], in memory of an earlier batch that nobody holds any more, if there is.
 
-    def _read_into(self, framed: npt.NDArray[np.uint8], shard: int, offset: int) -> int:
-        """Fill `framed` from a shard; returns how many bytes there were."""
+        TensorFlow takes aligned arrays as they are, without a copy, and lets go of them when a batch is done.
+        Fresh memory would cost a page fault for every 4 kB.
+        """
+        shape = (count, *self._slices.spec.image.shape)
+        size = int(np.prod(shape))
+        with self._lock:
+            free = (at for at, (memory, lent) in enumerate(self._rooms) if lent() is None and memory.size >= size)
+            at = next(free, len(self._rooms))
+            memory = self._rooms[at][0] if at < len(self._rooms) else _aligned(size)
+            # an array over a memoryview is what every view of it, however made, keeps alive
+            lent = np.frombuffer(memory.data, np.uint8, size)
+            self._rooms[at : at + 1] = [(memory, weakref.ref(lent))]
+        return lent.reshape(shape)
+
+    def _read_as_usual(self, image: npt.NDArray[np.uint8], shard: int, offset: int, length: int) -> bool:
+        """Read the pixels straight into `image` (flat); False for a record that is laid out otherwise, or damaged.
+
+        Of records as `records.encode` has them, all bytes before the pixels follow from the length.
+        """
+        expected = self._heads.get(length)
+        if expected is None:
+            return False
+        head, tail = self._buffers()
+        rest = tail[: length + FRAME_BYTES - len(head) - image.size]
+        if self._read_into([head, image, rest], shard, offset) < length + FRAME_BYTES or head.tobytes() != expected:
+            return False
+        crc = google_crc32c.extend(google_crc32c.value(head[12:]), image)
+        return _masked(google_crc32c.extend(crc, rest[:-4])) == _CRC.unpack(rest[-4:].tobytes())[0]
+
+    def _read_any(self, image: npt.NDArray[np.uint8], shard: int, offset: int, length: int) -> None:
+        """Read and parse a record of any layout into `image` (flat). Raises `ValueError` for a damaged one."""
+        framed = np.empty(length + FRAME_BYTES, np.uint8)
+        got = self._read_into([framed], shard, offset)
+        if damage := damage_of(framed[:got], length):
+            raise ValueError(damage)
+        image[:] = records.parse(framed[12:-4].tobytes(), self._table)["image"].reshape(-1)
+        head = framed[: 12 + self._pixels_at].tobytes()
+        if head.endswith(self._front):
+            self._heads[length] = head
+
+    def _buffers(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Room for what stands before and after the pixels of a record, of the calling thread."""
+        if not hasattr(self._of_thread, "buffers"):
+            self._of_thread.buffers = (np.empty(12 + self._pixels_at, np.uint8), np.empty(self._largest, np.uint8))
+        return self._of_thread.buffers
+
+    def _read_into(self, parts: list[Any], shard: int, offset: int) -> int:
+        """Fill `parts`, uint8 arrays, one after the other from a shard; returns how many bytes there were."""
         file = self._files.get(shard)
         if file is None:
             with self._lock:
@@ -91,9 +139,9 @@ class ShardReader:
                     self._files[shard] = os.open(self._slices.paths[shard], os.O_RDONLY)
             file = self._files.get(shard)
         if file is not None:
-            return os.preadv(file, [framed.data], offset)
+            return os.preadv(file, parts, offset)
         with open(self._slices.paths[shard], "rb", buffering=0) as once:
-            return os.preadv(once.fileno(), [framed.data], offset)
+            return os.preadv(once.fileno(), parts, offset)
 
     def _failed(self, row: int, error: Exception) -> TrainingFailed:
         what = f"cannot be read: {error}" if isinstance(error, OSError) else str(error)
@@ -101,6 +149,13 @@ class ShardReader:
         with self._lock:
             self.problem = self.problem or problem
         return problem
+
+
+def _aligned(size: int) -> npt.NDArray[np.uint8]:
+    """uint8 [size] that begins at a multiple of 64 bytes, as TensorFlow wants it."""
+    memory = np.empty(size + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    return memory[begin : begin + size]
 
 
 def _layout(spec: DatasetSpec) -> tuple[bytes, int]:
@@ -125,12 +180,12 @@ def damage_of(framed: Any, length: int) -> str:
     """What is wrong with a framed record (bytes or uint8 [n]), its payload of `length` bytes; empty if it is whole."""
     if len(framed) < length + FRAME_BYTES:
         return f"the shard ends after {len(framed):,} of {length + FRAME_BYTES:,} bytes"
-    head, end = bytes(framed[:12]), bytes(framed[-4:])
-    if _masked_crc(head[:8]) != int.from_bytes(head[8:], "little"):
+    told, head_crc = _HEAD.unpack_from(framed)
+    if _masked_crc(_LENGTH.pack(told)) != head_crc:
         return "the length field fails its crc32c"
-    if (told := int.from_bytes(head[:8], "little")) != length:
+    if told != length:
         return f"it has {told:,} bytes, the slice table says {length:,}"
-    if _masked_crc(framed[12:-4]) != int.from_bytes(end, "little"):
+    if _masked_crc(framed[12:-4]) != _CRC.unpack_from(framed, length + 12)[0]:
         return "the payload fails its crc32c"
     return ""
 
@@ -151,8 +206,11 @@ def advice(place: str) -> str:
 
 
 def _masked_crc(data: Any) -> int:
+    return _masked(google_crc32c.value(data))
+
+
+def _masked(crc: int) -> int:
     """crc32c rotated by 15 bits plus a constant (tensorflow/core/lib/hash/crc32c.h)."""
-    crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
