@@ -1,6 +1,6 @@
 """What balanced sampling does to probabilities, and what undoing its shift gives back.
 
-    python benchmarks/bench_sampling.py [--output FILE.json] [--patients 160] [--epochs 4] [--seed 0]
+    python benchmarks/bench_sampling.py [--output FILE.json] [--patients 160] [--epochs 8] [--seed 0]
 
 Synthetic head CT at 64 px with about the prevalences of the RSNA data, two thirds of the patients for training, one
 third for validation (natural, nothing sampled). A cnn is trained on balanced batches. The table gives, on
@@ -35,7 +35,7 @@ from trainer.input_pipeline import Share
 
 CHANGES = "image: {size_px: 64}\nsplit: {weights: {train: 2, validation: 1}}\n"
 FLAGS = ["--sampling", "balanced", "--set", "test_split=", "--set", "flip=true", "--set", "shift=0.04"]
-FLAGS += ["--set", "rotate_deg=10", "--learning_rate", "5e-4", "--set", "architecture.dropout=0.3"]
+FLAGS += ["--set", "rotate_deg=10", "--set", "schedule=cosine"]
 LEAST_POSITIVES, LEAST_SHARE = 50, 1 / 7
 
 
@@ -63,7 +63,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     parser.add_argument("--patients", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

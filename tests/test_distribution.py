@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +124,37 @@ def test_two_processes_train_as_one_and_survive_a_signal_and_a_loss(tiny_dataset
     assert (chief.err, other.err, other.out) == ("", "", "")
     assert writers(job_dir) == chiefs | {chief.process.pid}
     assert_same(job_dir, one["plain"])
+
+
+def test_replicas_share_their_batch_norm_statistics():
+    """Keras lets each replica keep statistics of its own; what is saved and scored must be those of all."""
+    code = """
+import numpy as np, tensorflow as tf, keras
+from trainer import steps, strategy, optimizers, hparams
+settings = hparams.resolve("cnn", None, {"strategy": "mirrored", "replicas": 2, "batch_size": 8})
+devices = strategy.prepare(settings, {})
+with devices.strategy.scope():
+    layers = [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.BatchNormalization(), keras.layers.Dense(6)]
+    model = keras.Sequential(layers)
+    optimizer = optimizers.make(settings, 1, False)
+    optimizer.build(model.trainable_variables)
+objective = steps.Objective(np.ones(6, np.float32), 0.0, 0.0, 1, 8)
+run = steps.train_steps(model, optimizer, model.trainable_variables, objective, devices, False)
+rng = np.random.default_rng(0)
+batch = {"image": rng.normal(size=(4, 4, 8, 8, 3)).astype("float32"), "labels": rng.integers(0, 2, (4, 4, 6))}
+batches = steps.distribute(devices, tf.data.Dataset.from_tensor_slices(batch))
+run(batches, np.array(2, np.int32), np.zeros(2, np.float32))
+moving = [variable for variable in model.non_trainable_variables if "moving" in variable.path]
+for variable in moving:
+    first, second = (copy.numpy() for copy in devices.strategy.experimental_local_results(variable.value))
+    np.testing.assert_array_equal(first, second)
+expected = np.zeros(192)
+for step in range(2):
+    expected = 0.99 * expected + 0.01 * batch["image"].reshape(2, 8, 192)[step].mean(0)
+np.testing.assert_allclose(moving[0].value.numpy(), expected, atol=1e-6)
+print("shared", len(moving))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.endswith("shared 2\n"), done.stderr[-2000:]

@@ -124,6 +124,8 @@ def test_the_lock_goes_with_an_error_and_closes_the_log(run):
 
 def test_the_holder_of_the_lock_clears_what_killed_writers_left(run):
     (run.path / f"history.csv.0{atomic.TEMPORARY_SUFFIX}").write_text("half")
+    (run.path / f"export.0{atomic.TEMPORARY_SUFFIX}").mkdir()
+    (run.path / f"export.0{atomic.TEMPORARY_SUFFIX}" / "model.keras").write_text("half")
     with run.lock():
         assert {path.name for path in run.path.iterdir()} == {"checkpoints", "lock"}
 

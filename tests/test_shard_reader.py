@@ -50,6 +50,7 @@ def test_the_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(slices):
     assert all(place % 64 == 0 for place in places)
     for number, batch in enumerate(held):
         assert same(batch, expected, np.arange(number, number + 4))
+    del batch
     part = held.pop()[0][1:2]  # a view keeps the whole
     assert reader.read(np.arange(4))[0].ctypes.data not in places
     del part

@@ -151,6 +151,8 @@ def open_dataset(place: str, cache_dir: Path | None = None, note: Callable[[str]
     Without, the metadata alone is fetched, and the shards are read as streams. `note` is told what is copied.
     """
     if not place.startswith("gs://"):
+        if cache_dir is not None:
+            raise WrongUse(f"--cache_dir {cache_dir} is for buckets, and {place} is a folder; leave it out")
         return _local(Path(place).expanduser())
     with tempfile.TemporaryDirectory(prefix="ich_metadata_") as name:
         folder = Path(name)

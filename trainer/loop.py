@@ -100,13 +100,30 @@ class Loop:
         self._refuse_different_steps(state.step if state else 0)
         if self.devices.chief:  # not before: what another run left must not be overwritten
             self.doors.run_dir.write_config(to_yaml(self.settings))
+            self.doors.run_dir.cut_log(state.step if state else 0)
+        self._refuse_other_folder()
         if state is not None:
             self.state = state
             if self.ended():
-                self.doors.display.note(f"all {state.epoch} epochs are done; raise epochs to train on; scored again")
+                self.doors.display.note(self._why_ended())
             if self.devices.chief:
-                self.doors.run_dir.cut_log(state.step)
                 self.doors.run_dir.write_history(state.rows)
+
+    def _why_ended(self) -> str:
+        epochs = self.state.epoch
+        if epochs < self.settings.epochs:
+            return f"it stopped early after {epochs} epochs; raise patience to train on; the best is scored again"
+        return f"all {epochs} epochs are done; the best is scored again"
+
+    def _refuse_other_folder(self) -> None:
+        """Refuse a worker that cannot see what the chief has written, now and not after hours of training."""
+        if self.devices.workers > 1:
+            steps.summed(self.devices, [0.0])  # the chief has written
+            if self.doors.run_dir.read_config() != to_yaml(self.settings):
+                raise WrongUse(
+                    f"{self.doors.run_dir.config} is not what the chief has written; give all workers the same "
+                    "settings and the same --job_dir, on storage that all of them see"
+                )
 
     def _refuse_different_steps(self, step: int) -> None:
         """Workers that cannot see the same checkpoints would train different weights."""
@@ -120,12 +137,12 @@ class Loop:
 
     def _train_epoch(self) -> None:
         state, plan = self.state, dataclasses.replace(self.data.plan, epoch=self.state.epoch)
+        self.doors.display.start(state.epoch, state.step_in_epoch)
         if state.step_in_epoch >= plan.steps:
             return  # it was stopped while it validated
         run = self._compiled(frozen=state.epoch < self.settings.freeze_epochs)
         batches = input_pipeline.train_batches(self.data.train, plan, self.devices.share, state.step_in_epoch)
         iterator = steps.distribute(self.devices, batches)
-        self.doors.display.start(state.epoch, state.step_in_epoch)
         self._pace.begin()
         while state.step_in_epoch < plan.steps:
             stop = self._call(run, iterator, plan)
@@ -193,6 +210,8 @@ class Loop:
         )
 
     def _end_epoch(self) -> None:
+        if self.devices.workers > 1:
+            self._save()  # several workers cannot stop while they validate, so that this may be the last moment
         row: dict[str, float] = {"epoch": self.state.epoch + 1, "step": self.state.step}
         row |= {"learning_rate": self.learning_rate(self.state.step), **means(self.state.sums)}
         try:
@@ -201,7 +220,7 @@ class Loop:
                     found = self.evaluate(self.data.validation)
                     row |= {f"val_{name}": value for name, value in self.result(found).items()}
                 best = self.state.close_epoch(row, self.settings.monitor)
-                if best or self.data.validation is None:
+                if best or not self.state.best:
                     self.saver.save_best(self.state)
         except Stopped:
             self._save()

@@ -25,5 +25,6 @@ class TrainingFailed(TrainerError):
 def hint(word: object, known: Iterable[str]) -> str:
     """`did you mean 'balanced'?`, the nearest of the known words, or all of them where none is near."""
     known = list(known)
-    near = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.6)
+    near = [name for name in known if word and name.startswith(str(word))]
+    near = near or difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

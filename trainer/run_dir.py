@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ class RunDir:
         with file:
             _take(file, self.path)
             for left in self.path.glob(f"*{atomic.TEMPORARY_SUFFIX}"):  # of writers that were killed
-                left.unlink(missing_ok=True)
+                _remove(left)
             try:
                 yield
             except BaseException:
@@ -151,6 +152,14 @@ def _make_writable(folder: Path) -> None:
         raise WrongUse(f"{folder} is a file, not a folder; choose another --job_dir") from error
     except OSError as error:
         raise WrongUse(f"cannot write to {folder}: {error.strerror}; choose another --job_dir") from error
+
+
+def _remove(left: Path) -> None:
+    """Take away what a killed writer left: a file, or the folder of an export."""
+    if left.is_dir():
+        shutil.rmtree(left)
+    else:
+        left.unlink(missing_ok=True)
 
 
 def _take(file: TextIO, folder: Path) -> None:

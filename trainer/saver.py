@@ -54,6 +54,9 @@ class Saver:
         self._refuse_difference(found.state["identity"])
         checkpoints.assign([*self.model, *self.optimizer], found)
         state = State.from_dict(found.state["run"])
+        if state.best and not (self.folder / f"{best_name(state)}.npz").is_file():
+            note(f"the best weights so far, {best_name(state)}, are gone; the next epoch counts as the best")
+            state.best = {}
         note(f"goes on from step {state.step:,} (epoch {state.epoch + 1}), saved in {found.path}")
         return state
 

@@ -43,10 +43,13 @@ def run(
         folder.create()
     with folder.lock() if chief else contextlib.nullcontext():
         note(_heading(settings, data, folder))
-        devices = strategy.prepare(settings, environ)
-        signals.listen()
-        note(f"devices: {devices.text}")
-        with _plain_errors(devices, slices):
+        workers = vertex.cluster(environ).workers
+        if workers > 1:
+            note(f"waiting for {workers} workers")
+        with _plain_errors(workers, slices):
+            devices = strategy.prepare(settings, environ)
+            signals.listen()  # not before: while workers wait for each other no handler of ours would run
+            note(f"devices: {devices.text}")
             _train(settings, data, slices, devices, folder, signals, note)
 
 
@@ -185,7 +188,7 @@ def _result_lines(found: Mapping[str, Any], settings: HParams, test: Slices | No
 
 
 @contextlib.contextmanager
-def _plain_errors(devices: Devices, slices: Mapping[str, Slices]) -> Iterator[None]:
+def _plain_errors(workers: int, slices: Mapping[str, Slices]) -> Iterator[None]:
     """Turn TensorFlow's errors into one line each: a damaged record, a lost worker, no memory left."""
     try:
         yield
@@ -197,11 +200,13 @@ def _plain_errors(devices: Devices, slices: Mapping[str, Slices]) -> Iterator[No
         first = _reason(error)
         if isinstance(error, tf.errors.ResourceExhaustedError):
             raise TrainingFailed(f"no memory left ({first}); lower batch_size or raise accumulate") from error
-        if devices.workers > 1:
+        if workers > 1:
             raise TrainingFailed(
                 f"another worker is gone ({first}); start all workers again with the same command to go on"
             ) from error
-        raise
+        if isinstance(error, (tf.errors.InternalError, tf.errors.InvalidArgumentError)):
+            raise  # a bug, of ours or TensorFlow's: the traceback is what is needed
+        raise TrainingFailed(f"TensorFlow failed ({first}); what was saved stays, the same command goes on") from error
 
 
 def _reason(error: tf.errors.OpError) -> str:

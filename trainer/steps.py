@@ -84,9 +84,20 @@ def _replica_step(model: Any, optimizer: Any, variables: Sequence[Any], objectiv
         *gradients, sums, votes = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, sums, tf.identity(votes)])
         mean = tf.math.divide_no_nan(typical, sums[1])
         optimizer.apply([gradient * mean for gradient in gradients], variables)
+        _share_statistics(model)
         return sums, votes
 
     return step
+
+
+def _share_statistics(model: keras.Model) -> None:
+    """Give all replicas the mean of their batch-norm statistics; Keras lets each keep its own."""
+    context = tf.distribute.get_replica_context()
+    kept = [variable.value for variable in model.non_trainable_variables if variable.dtype.startswith("float")]
+    if kept and context.num_replicas_in_sync > 1:
+        means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.identity(value) for value in kept])
+        for variable, value in zip(kept, means):
+            variable.assign(value)
 
 
 def _over_parts(part: Callable[..., Any], images: Any, labels: Any, parts: int) -> tuple[list[Any], Any]:
@@ -138,6 +149,9 @@ def distribute(devices: Devices, dataset: tf.data.Dataset) -> Any:
     """Iterator of a data set of replica batches, over the replicas of this worker."""
     # a data set that never ends spares TensorFlow an exchange before each step about who has data left
     endless = dataset.concatenate(dataset.take(1).repeat())
+    options = tf.data.Options()
+    options.autotune.enabled = False  # nothing is left to it, and closing its iterator waits up to two seconds
+    endless = endless.with_options(options)
     if devices.kind == "default":
         return iter(endless)
     return iter(devices.strategy.distribute_datasets_from_function(lambda _: endless))

@@ -42,6 +42,11 @@ def prepare(hparams: HParams, environ: Mapping[str, str]) -> Devices:
     """Set TensorFlow up as the settings say; to be called before any tensor exists. Raises `WrongUse`."""
     place = cluster(environ)
     kind = kind_of(hparams, place, len(_gpus()), environ)
+    if place.workers > 1 and kind != "multi_worker":
+        raise WrongUse(
+            f"TF_CONFIG names {place.workers} workers, and strategy is {kind}; "
+            "use auto or multi_worker, or unset TF_CONFIG"
+        )
     if kind == "mirrored":
         _logical_cpus(hparams.replicas)
     if hparams.deterministic and kind != "tpu":

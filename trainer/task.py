@@ -178,10 +178,9 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0
-        self.listen()
 
     def listen(self) -> None:
-        """Take the signals; again after TensorFlow has started several workers, for it takes SIGTERM then."""
+        """Take the signals; to be called after TensorFlow has started several workers, for it takes SIGTERM then."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
 
