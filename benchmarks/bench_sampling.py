@@ -1,6 +1,6 @@
 """What balanced sampling does to probabilities, and what undoing its shift gives back.
 
-    python benchmarks/bench_sampling.py [--output FILE.json] [--patients 160] [--epochs 8] [--seed 0]
+    python benchmarks/bench_sampling.py [--output FILE.json] [--patients 320] [--epochs 10] [--seed 0]
 
 Synthetic head CT at 64 px with about the prevalences of the RSNA data, two thirds of the patients for training, one
 third for validation (natural, nothing sampled). A cnn is trained on balanced batches. The table gives, on
@@ -62,13 +62,13 @@ def main() -> int:
     """Print the table; returns 1 when a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE.json")
-    parser.add_argument("--patients", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--patients", type=int, default=320)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_dataset(folder / "set", args.patients, CHANGES, every_label=False, seed=args.seed)
+        make_dataset(folder / "set", args.patients, CHANGES, False, args.seed, slices_per_study=16)
         data = open_dataset(str(folder / "set"), note=lambda text: None)
         train, validation = data.split("train"), data.split("validation")
         where = ["--model", "cnn", "--data_dir", str(folder / "set"), "--job_dir", str(folder / "run")]

@@ -10,10 +10,13 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def make_dataset(output: Path, patients: int, changes: str = "", every_label: bool = True, seed: int = 0) -> Path:
+def make_dataset(
+    output: Path, patients: int, changes: str = "", every_label: bool = True, seed: int = 0, slices_per_study: int = 32
+) -> Path:
     """`output`, converted from `patients` synthetic patients; `changes`: YAML laid over the spec rsna_ich."""
     raw = output.parent / f"{output.name}_ct"
     flags = ["--patients", str(patients), "--test_patients", "1", "--seed", str(seed)]
+    flags += ["--slices_per_study", str(slices_per_study)]
     _run("ich_tfrecords.synthetic", "--output", str(raw), *flags, *(["--every_label"] if every_label else []))
     config = output.parent / f"{output.name}.yaml"
     config.write_text(f"extends: rsna_ich\n{changes}")
