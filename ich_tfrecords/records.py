@@ -195,8 +195,11 @@ def decode_batch(serialized: Any, spec: DatasetSpec) -> dict[str, Any]:
 
 
 def _masked_crc(data: bytes) -> int:
-    """crc32c rotated by 15 bits plus a constant (tensorflow/core/lib/hash/crc32c.h)."""
-    crc = google_crc32c.value(data)
+    return masked(google_crc32c.value(data))
+
+
+def masked(crc: int) -> int:
+    """A crc32c as TFRecords store it: rotated by 15 bits plus a constant (tensorflow/core/lib/hash/crc32c.h)."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

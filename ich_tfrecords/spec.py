@@ -187,7 +187,7 @@ def fingerprint(spec: DatasetSpec) -> str:
 
 def config_names() -> list[str]:
     """Names of the data-set specs that come with the package."""
-    return sorted(path.stem for path in _config_dir().glob("*.yaml") if _is_dataset_spec(path))
+    return sorted(path.stem for path in config_dir().glob("*.yaml") if _is_dataset_spec(path))
 
 
 def load(name_or_path: str) -> DatasetSpec:
@@ -210,7 +210,7 @@ def _leaves(value: Any, path: str) -> dict[str, Any]:
     return {key: item for leaves in nested for key, item in leaves.items()}
 
 
-def _config_dir() -> Path:
+def config_dir() -> Path:
     """`configs/` as installed inside the package, or beside it in a checkout."""
     here = Path(__file__).parent
     return next(path for path in (here / "configs", here.parent / "configs") if path.is_dir())
@@ -226,7 +226,7 @@ def _spec_path(name_or_path: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         return path
     known_key(name_or_path, config_names(), "spec (no file ending .yaml, so a packaged one)")
-    return _config_dir() / f"{name_or_path}.yaml"
+    return config_dir() / f"{name_or_path}.yaml"
 
 
 def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> Any:

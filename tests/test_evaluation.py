@@ -96,9 +96,3 @@ def test_without_averaging_nothing_changes():
     optimizer.build([variable])
     with evaluation.averaged_weights(optimizer):
         assert float(variable.value[0]) == 1.0
-
-
-def test_the_optimizer_inside():
-    plain = keras.optimizers.SGD()
-    assert evaluation.inner(plain) is plain
-    assert evaluation.inner(keras.optimizers.LossScaleOptimizer(plain)) is plain

@@ -47,3 +47,9 @@ def test_kinds_and_options():
     scaled.build([keras.Variable(np.ones(2, "float32"))])
     assert optimizers.loss_scale(scaled) == 2.0**15
     assert optimizers.loss_scale(adamw) == 1.0
+
+
+def test_the_optimizer_inside():
+    plain = keras.optimizers.SGD()
+    assert optimizers.inner(plain) is plain
+    assert optimizers.inner(keras.optimizers.LossScaleOptimizer(plain)) is plain

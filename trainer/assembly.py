@@ -82,7 +82,7 @@ def _epoch_size(settings: HParams, train: Slices, devices: Devices) -> int:
         )
     if settings.steps_per_epoch:
         return settings.steps_per_epoch * settings.batch_size
-    return every if settings.sampling == "natural" else -(-every // settings.batch_size) * settings.batch_size
+    return every if settings.sampling == sampling.NATURAL else -(-every // settings.batch_size) * settings.batch_size
 
 
 def _shift(train: Slices, shares: Mapping[str, float]) -> npt.NDArray[np.float64]:

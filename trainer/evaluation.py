@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from trainer import checkpoints
+from trainer import checkpoints, optimizers
 from trainer.metrics import Scores
 
 
@@ -25,19 +25,14 @@ def scores(run: Callable[[Any], Any], iterator: Any, batches: int, after_batch: 
 @contextmanager
 def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """The model with its averaged weights, where the optimizer keeps them; after that the trained ones again."""
-    if not inner(optimizer).use_ema:
+    if not optimizers.inner(optimizer).use_ema:
         yield
         return
-    averaged = inner(optimizer)._trainable_variables
+    averaged = optimizers.inner(optimizer)._trainable_variables
     trained = checkpoints.values(averaged)
-    inner(optimizer).finalize_variable_values(averaged)
+    optimizers.inner(optimizer).finalize_variable_values(averaged)
     try:
         yield
     finally:
         for variable, value in zip(averaged, trained):
             variable.value.assign(value)
-
-
-def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer itself, without loss scaling around it."""
-    return getattr(optimizer, "inner_optimizer", optimizer)

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from ich_tfrecords.spec import config_dir
 from trainer.problems import WrongUse, hint
 from trainer.sampling import POLICIES
 
@@ -230,14 +231,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _decides(key: str, values: Mapping[str, Any]) -> bool:
     """The number of epochs shapes a cosine schedule, so there it may not change."""
     return key == "epochs" and values.get("schedule") == "cosine"
-
-
-def config_dir() -> Path:
-    """`configs/` as installed with the package, or beside it in a checkout."""
-    import ich_tfrecords
-
-    here = Path(ich_tfrecords.__file__).parent
-    return next(path for path in (here / "configs", here.parent / "configs") if path.is_dir())
 
 
 def config_names() -> list[str]:

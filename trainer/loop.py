@@ -180,7 +180,7 @@ class Loop:
         return self._train[frozen]
 
     def _trained(self, frozen: bool) -> list[Any]:
-        every = evaluation.inner(self.network.optimizer)._trainable_variables
+        every = optimizers.inner(self.network.optimizer)._trainable_variables
         kept = (
             {id(variable) for variable in self.network.backbone.variables} if frozen and self.network.backbone else ()
         )

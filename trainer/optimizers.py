@@ -86,3 +86,8 @@ def loss_scale(optimizer: keras.optimizers.Optimizer) -> float:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return float(optimizer.dynamic_scale.value.numpy())
     return 1.0
+
+
+def inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer itself, without loss scaling around it."""
+    return getattr(optimizer, "inner_optimizer", optimizer)

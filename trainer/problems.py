@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 
 class TrainerError(Exception):
@@ -20,6 +22,22 @@ class WrongUse(TrainerError):
 
 class TrainingFailed(TrainerError):
     """The work failed on the way; what was saved stays."""
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def closed_after(thing: _Closes) -> Iterator[None]:
+    """Close `thing` at the end; on the way out of a failure, that failure is the one to tell."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(TrainingFailed):
+            thing.close()
+        raise
+    thing.close()
 
 
 def hint(word: object, known: Iterable[str]) -> str:

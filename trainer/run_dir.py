@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ich_tfrecords import atomic, montage
-from trainer.problems import TrainingFailed, WrongUse
+from trainer.problems import TrainingFailed, WrongUse, closed_after
 
 Uint8 = npt.NDArray[np.uint8]
 
@@ -75,13 +75,8 @@ class RunDir:
             _take(file, self.path)
             for left in self.path.glob(f"*{atomic.TEMPORARY_SUFFIX}"):  # of writers that were killed
                 _remove(left)
-            try:
+            with closed_after(self):
                 yield
-            except BaseException:
-                with contextlib.suppress(TrainingFailed):  # the failure under way is the one to tell
-                    self.close()
-                raise
-            self.close()
 
     def close(self) -> None:
         """Close metrics.jsonl; the next `log` opens it again."""

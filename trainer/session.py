@@ -16,7 +16,7 @@ from trainer.dataset import Dataset, Slices
 from trainer.display import Display
 from trainer.hparams import HParams, to_yaml
 from trainer.loop import Data, Doors, Loop
-from trainer.problems import TrainingFailed
+from trainer.problems import TrainingFailed, closed_after
 from trainer.run_dir import RunDir
 from trainer.saver import Saver
 from trainer.scalars import Scalars
@@ -36,14 +36,14 @@ def run(
 
     `job_dir`: the folder of the run; None: by environment or model. `note` shows a line to the user.
     """
-    chief = vertex.cluster(environ).is_chief
+    place = vertex.cluster(environ)
+    chief, workers = place.is_chief, place.workers
     slices = assembly.splits(data, settings)
     folder = _run_dir(settings, job_dir, environ)
     if chief:
         folder.create()
     with folder.lock() if chief else contextlib.nullcontext():
         note(_heading(settings, data, folder))
-        workers = vertex.cluster(environ).workers
         if workers > 1:
             note(f"waiting for {workers} workers")
         with _plain_errors(workers, slices):
@@ -95,25 +95,14 @@ def _train(
     )
     stream = sys.stdout if devices.chief else open(os.devnull, "w")  # noqa: SIM115 - lives as long as the run
     display = Display(stream, settings.epochs, fed.plan.steps, settings.batch_size)
-    with _closed(Scalars(folder.tensorboard)) as scalars, contextlib.closing(display):
+    scalars = Scalars(folder.tensorboard)
+    with closed_after(scalars), contextlib.closing(display):
         doors = Doors(folder, scalars, display, stopping)
         loop = Loop(settings, fed, network, devices, saver, doors)
         if devices.chief:
             _show_inputs(loop)
         state = loop.fit()
         _finish(loop, data, slices.get(settings.test_split), state, note)
-
-
-@contextlib.contextmanager
-def _closed(scalars: Scalars) -> Iterator[Scalars]:
-    """Close the logs at the end; on the way out of a failure, that failure is the one to tell."""
-    try:
-        yield scalars
-    except BaseException:
-        with contextlib.suppress(TrainingFailed):
-            scalars.close()
-        raise
-    scalars.close()
 
 
 def _note_left_out(fed: Data, settings: HParams, note: Callable[[str], None]) -> None:

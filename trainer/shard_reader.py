@@ -111,7 +111,7 @@ class ShardReader:
         if self._read_into([head, image, rest], shard, offset) < length + FRAME_BYTES or head.tobytes() != expected:
             return False
         crc = google_crc32c.extend(google_crc32c.value(head[12:]), image)
-        return _masked(google_crc32c.extend(crc, rest[:-4])) == _CRC.unpack(rest[-4:].tobytes())[0]
+        return records.masked(google_crc32c.extend(crc, rest[:-4])) == _CRC.unpack(rest[-4:].tobytes())[0]
 
     def _read_any(self, image: npt.NDArray[np.uint8], shard: int, offset: int, length: int) -> None:
         """Read and parse a record of any layout into `image` (flat). Raises `ValueError` for a damaged one."""
@@ -181,11 +181,11 @@ def damage_of(framed: Any, length: int) -> str:
     if len(framed) < length + FRAME_BYTES:
         return f"the shard ends after {len(framed):,} of {length + FRAME_BYTES:,} bytes"
     told, head_crc = _HEAD.unpack_from(framed)
-    if _masked_crc(_LENGTH.pack(told)) != head_crc:
+    if records.masked(google_crc32c.value(_LENGTH.pack(told))) != head_crc:
         return "the length field fails its crc32c"
     if told != length:
         return f"it has {told:,} bytes, the slice table says {length:,}"
-    if _masked_crc(framed[12:-4]) != _CRC.unpack_from(framed, length + 12)[0]:
+    if records.masked(google_crc32c.value(framed[12:-4])) != _CRC.unpack_from(framed, length + 12)[0]:
         return "the payload fails its crc32c"
     return ""
 
@@ -203,15 +203,6 @@ def advice(place: str) -> str:
     if place.startswith("gs://"):
         verify = "python -m ich_tfrecords.inspect verify DIR on a copy of it"
     return f"restore it or convert again; see what is damaged with: {verify}"
-
-
-def _masked_crc(data: Any) -> int:
-    return _masked(google_crc32c.value(data))
-
-
-def _masked(crc: int) -> int:
-    """crc32c rotated by 15 bits plus a constant (tensorflow/core/lib/hash/crc32c.h)."""
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _files_to_keep(shards: int) -> int:
