@@ -8,24 +8,25 @@ The launcher lists and plans; Beam indexes the headers and writes the shards. Pa
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines import inputs, launch, transforms
+from beam_pipelines import dataflow, inputs, launch, transforms
 from beam_pipelines.progress import Progress
-from ich_tfrecords import card, job, labels, manifest, plan, records, sources, spec, splits
+from ich_tfrecords import bucket_lock, card, job, labels, manifest, plan, records, sources, spec, splits
+from ich_tfrecords.bucket_path import AnyPath, any_path
 from ich_tfrecords.job import Identity, WorkDir
 from ich_tfrecords.manifest import Manifest, Sidecar
+from ich_tfrecords.patient_key import PatientKey
 
 WRONG_USE = (
     spec.SpecError,
@@ -35,6 +36,7 @@ WRONG_USE = (
     plan.PlanError,
     splits.SubsetError,
     manifest.DatasetError,
+    bucket_lock.Held,
 )
 
 
@@ -48,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(args, options)
     except (*WRONG_USE, launch.WrongUse) as error:
         return _complain(error, 2)
+    except dataflow.TemplateStaged as staged:
+        print(staged)
     except launch.ConversionFailed as error:
         return _complain(error, 1)
     except OSError as error:
@@ -75,7 +79,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     what = parser.add_argument_group("what to convert")
     what.add_argument(
         "--input", action="append", required=True, type=_place, metavar="PATH",
-        help="folder (with its sub-folders), glob, one file, or a zip read in place; may be given several times",
+        help="folder (with its sub-folders), glob, one file, or a zip read in place, here or on gs://; "
+        "may be given several times",
     )  # fmt: skip
     what.add_argument(
         "--include", action="append", default=[], metavar="GLOB",
@@ -99,14 +104,27 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="fail when more than this part of the files gives no record (default: %(default)s)",
     )  # fmt: skip
     how.add_argument(
-        "--patient_key_file", type=Path, metavar="FILE",
+        "--patient_key_file", type=_any_path, metavar="FILE",
         help="secret that keys the hash of patient ids; made (mode 0600) when missing. Use it when the patient ids "
         "are not pseudonyms already; without it the key comes from the spec's salt",
     )  # fmt: skip
     where = parser.add_argument_group("where")
-    where.add_argument("--output", type=Path, required=True, metavar="DIR", help="new, empty or unfinished folder")
+    where.add_argument(
+        "--output",
+        type=_any_path,
+        required=True,
+        metavar="DIR",
+        help="new, empty or unfinished folder, here or on gs://",
+    )
     where.add_argument("--runner", metavar="NAME", help="Beam runner (default: this machine, chosen by input size)")
     return parser.parse_known_args(argv)
+
+
+def _any_path(text: str) -> AnyPath:
+    try:
+        return any_path(_place(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _place(text: str) -> str:
@@ -126,7 +144,9 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     """Convert as the arguments say; raises what `main` turns into exit codes."""
     clock = _Clock()
     data_spec = inputs.data_spec(args)
-    secret, key_note = inputs.patient_secret(args, data_spec.split.salt)
+    inputs.check_places(args, launch.is_far(options))
+    launch.check_output(options, args.output)
+    key, key_note = inputs.patient_key(args, data_spec.split.salt)
     with clock.stage("list"):
         listing = sources.list_inputs(args.input, args.include)
         input_facts = inputs.input_facts(listing)
@@ -139,13 +159,12 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     made_from = {
         "input": input_facts,
         "labels": label_facts,
-        "patient_key": {"check": splits.patient_key("check", secret)},
+        "patient_key": {"check": key.check},
     }
     identity = Identity(data_spec, made_from)
     if (args.output / manifest.MANIFEST).exists():
         return _already_done(args.output, identity)
-    lock = job.claim(args.output)
-    try:
+    with contextlib.closing(job.claim(args.output)) as lock:
         if (args.output / manifest.MANIFEST).exists():  # another process has just finished here
             return _already_done(args.output, identity)
         work = WorkDir(args.output.absolute())
@@ -153,16 +172,15 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
         with clock.stage("list"):
             job.write_listing(work, listing.table)
         del listing  # workers read its parts; the launcher stays small
-        return _convert(args, options, work, identity, secret, table, clock)
-    finally:
-        os.close(lock)
+        return _convert(args, options, work, identity, key, table, clock, lock)
 
 
-def _already_done(output: Path, identity: Identity) -> Manifest:
+def _already_done(output: AnyPath, identity: Identity) -> Manifest:
     """Manifest of a finished directory, which must be of the same job; nothing is written."""
     done = manifest.read(output)
     job.refuse_difference(output, Identity(done.spec, done.made_from), identity)
-    damaged = [shard["name"] for shard in done.shards if job.size_bytes(output / shard["name"]) != shard["bytes"]]
+    there = job.contents(output)
+    damaged = [shard["name"] for shard in done.shards if _length(there, shard["name"]) != shard["bytes"]]
     if damaged:
         raise launch.WrongUse(
             f"{output} is damaged: {damaged[0]} has not the length that {manifest.MANIFEST} tells; "
@@ -174,20 +192,25 @@ def _already_done(output: Path, identity: Identity) -> Manifest:
     return done
 
 
+def _length(there: dict[str, job.Content], name: str) -> int:
+    return there[name].size_bytes if name in there else 0
+
+
 def _convert(
     args: argparse.Namespace,
     options: PipelineOptions,
     work: WorkDir,
     identity: Identity,
-    secret: bytes,
+    key: PatientKey,
     table: labels.LabelTable | None,
     clock: _Clock,
+    lock: job.Lock,
 ) -> Manifest:
     files = identity.made_from["input"]["files"]
     tally: Counter[str] = Counter()
     with clock.stage("index"):
         job.forget_transient(work, files)
-        _index(work, files, secret, options, tally)
+        _index(work, files, key, options, tally)
     with clock.stage("plan"):
         planned = plan.build_plan(job.read_index(work, files), table, identity.spec)
         _check_rejects(planned.rejects.num_rows, files, args, plan.top_reasons(planned.rejects))
@@ -196,6 +219,7 @@ def _convert(
         _write_shards(work, planned, pending, identity.spec, options, tally)
     with clock.stage("commit"):
         finished = _finished(work, planned, identity.spec, args, files)
+        lock.require()
         result = manifest.commit(work.output, identity.spec, planned, finished, identity.made_from)
         job.clear(work)
     print(card.describe(args.output, result))
@@ -204,11 +228,11 @@ def _convert(
     return result
 
 
-def _index(work: WorkDir, files: int, secret: bytes, options: PipelineOptions, tally: Counter[str]) -> None:
+def _index(work: WorkDir, files: int, key: PatientKey, options: PipelineOptions, tally: Counter[str]) -> None:
     def done() -> int:
-        return min(files, job.LISTING_ROWS * len(list((work.path / "index").glob("*.parquet"))))
+        return min(files, job.LISTING_ROWS * job.indexed(work))
 
-    step = transforms.IndexParts(work, secret)
+    step = transforms.IndexParts(work, key)
     progress = Progress("index", files, done, sys.stderr)
     _run(work, job.missing_index(work, files), step, options, tally, progress)
     if job.missing_index(work, files):
@@ -232,8 +256,9 @@ def _write_shards(
         _tell(f"{len(complete):,} shards with {resumed:,} slices were written before and stay as they are")
 
     def done() -> int:
-        grown = [work.output / name for name in pending] + list(work.temporary.iterdir())
-        return resumed + sum(job.size_bytes(path) for path in grown) // slice_bytes
+        there = job.contents(work.output)
+        growing = sum(content.size_bytes for content in job.contents(work.temporary).values())
+        return resumed + (growing + sum(_length(there, name) for name in pending)) // slice_bytes
 
     job.sweep(work)
     step = transforms.WriteShards(work, data_spec)
@@ -249,10 +274,11 @@ def _run(
     progress: Progress,
 ) -> None:
     if elements:
-        log = work.path / "beam.log"
-        launch.run_step(
-            lambda p: build(p, elements, step), options, len(elements), progress.total, tally, progress, log
-        )
+        with launch.log_file(work.path) as log:
+            own = launch.step_options(options, step.step, work.output)
+            launch.run_step(
+                lambda p: build(p, elements, step), own, len(elements), progress.total, tally, progress, log
+            )
 
 
 def build(pipeline: beam.Pipeline, elements: Sequence[Any], step: beam.PTransform) -> beam.PCollection:
@@ -277,6 +303,11 @@ def _finished(
     if missing:
         raise launch.ConversionFailed(
             f"{len(missing):,} shards are not written (first: {missing[0]}); run the command again"
+        )
+    changed = job.changed_shards(work.output, found.values())
+    if changed:
+        raise launch.ConversionFailed(
+            f"{len(changed):,} shards are not what their workers wrote (first: {changed[0]}); run the command again"
         )
     rows = manifest.reject_rows(data_spec, planned, found)
     reasons = ", ".join(

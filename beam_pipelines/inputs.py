@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from beam_pipelines.launch import WrongUse
-from ich_tfrecords import labels, plan, sources, spec, splits
-
-KEY_BYTES = range(16, 65)
+from ich_tfrecords import labels, plan, sources, spec
+from ich_tfrecords import patient_key as patient_keys
+from ich_tfrecords.bucket_path import AnyPath, any_path, is_bucket
+from ich_tfrecords.patient_key import PatientKey
 
 
 def data_spec(args: argparse.Namespace) -> spec.DatasetSpec:
@@ -29,24 +30,47 @@ def data_spec(args: argparse.Namespace) -> spec.DatasetSpec:
     return dataclasses.replace(loaded, split=dataclasses.replace(loaded.split, subset=subset))
 
 
-def patient_secret(args: argparse.Namespace, salt: str) -> tuple[bytes, str]:
+def check_places(args: argparse.Namespace, far: bool) -> None:
+    """Refuse what workers elsewhere (`far`) cannot see. Raises `WrongUse`."""
+    if not far:
+        return
+    places = {"--input": args.input, "--output": [args.output], "--patient_key_file": [args.patient_key_file]}
+    for flag, values in places.items():
+        for value in values:
+            if value is not None and not is_bucket(str(value)):
+                raise WrongUse(
+                    f"{flag} {value}: the workers of --runner {args.runner} see gs:// only; copy it to a bucket"
+                )
+
+
+def patient_key(args: argparse.Namespace, salt: str) -> tuple[PatientKey, str]:
     """The key of the patient hash and a line about it: from a file (made when missing), or from the public salt."""
-    path: Path | None = args.patient_key_file
-    if path is None:
-        return splits.public_secret(salt), ""
-    folders = [Path(place).resolve() for place in args.input if Path(place).is_dir()]
+    path: AnyPath | None = args.patient_key_file
+    note = ""
+    if isinstance(path, Path):
+        path = path.absolute()  # workers may run in another folder
+        note = _made_key(args, path)
+    try:
+        return patient_keys.patient_key(salt, path), note
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
+    except FileNotFoundError as error:
+        raise WrongUse(
+            f"--patient_key_file {path}: no such object; make one of 32 random bytes in hexadecimal"
+        ) from error
+
+
+def _made_key(args: argparse.Namespace, path: Path) -> str:
+    """Make a key file that is missing; a line that says so."""
+    folders = [Path(place).resolve() for place in args.input if not is_bucket(place) and Path(place).is_dir()]
     if any(path.resolve().is_relative_to(folder) for folder in folders):
         raise WrongUse(f"--patient_key_file {path} lies in an input folder; keep the key away from the slices")
-    note = ""
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-        note = f"made the patient key {path}; keep it, a later conversion needs it to give patients the same keys"
-    key = path.read_bytes().strip()
-    if len(key) not in KEY_BYTES:
-        raise WrongUse(f"{path} holds {len(key):,} bytes; a patient key has {KEY_BYTES[0]} to {KEY_BYTES[-1]}")
-    return key, note
+    if path.exists():
+        return ""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32) + "\n")
+    return f"made the patient key {path}; keep it, a later conversion needs it to give patients the same keys"
 
 
 def input_facts(listing: sources.Listing) -> dict[str, Any]:
@@ -64,12 +88,22 @@ def read_labels(
     """
     if name == "none":
         return None, None
+    if is_bucket(name):
+        data = _object_bytes(name)
+        return labels.read_labels(io.BytesIO(data), label_spec, name), {"sha256": _sha256(io.BytesIO(data))}
     if Path(name).exists():
         table = labels.read_labels(name, label_spec)
         with Path(name).open("rb") as file:
             return table, {"sha256": _sha256(file)}
     data, shown = _zipped_labels(name, listing)
     return labels.read_labels(io.BytesIO(data), label_spec, shown), {"sha256": _sha256(io.BytesIO(data))}
+
+
+def _object_bytes(name: str) -> bytes:
+    try:
+        return any_path(name).read_bytes()
+    except (ValueError, FileNotFoundError) as error:
+        raise WrongUse(f"--labels {name}: no such object; check the name") from error
 
 
 def _zipped_labels(name: str, listing: sources.Listing) -> tuple[bytes, str]:

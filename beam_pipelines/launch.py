@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import copy
 import logging
+import os
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections import Counter
@@ -18,12 +20,19 @@ from typing import Any
 
 import apache_beam as beam
 import psutil
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+)
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
+from google.api_core.exceptions import GoogleAPICallError
 
-from beam_pipelines import transforms
+from beam_pipelines import dataflow, transforms
 from beam_pipelines.progress import Progress
+from ich_tfrecords.bucket_path import AnyPath
 
 SMALL_SLICES = 6000  # fewer are converted in this process: starting worker processes costs about 4 s a step
 LOCAL_RUNNERS = ("DirectRunner", "BundleBasedDirectRunner", "FnApiRunner", "SwitchingDirectRunner")
@@ -53,6 +62,8 @@ def beam_options(runner: str | None, flags: Sequence[str]) -> PipelineOptions:
         raise WrongUse(f"{strangers[0]} follows no flag; give --input once for each path, and quote a glob")
     if options.view_as(DirectOptions).direct_num_workers < 0:
         raise WrongUse("--direct_num_workers is negative; 0 takes all cores")
+    if options.view_as(GoogleCloudOptions).template_location and not is_far(options):
+        raise WrongUse("--template_location needs --runner DataflowRunner; no other runner writes templates")
     if not _is_local(options):
         _check_runner(options)
     return options
@@ -96,11 +107,33 @@ def _check_runner(options: PipelineOptions) -> None:
     """Refuse a runner that Beam does not know or whose flags are incomplete, before any work is done."""
     name = options.view_as(StandardOptions).runner
     try:
+        if is_far(options):
+            dataflow.check(options)
         beam.Pipeline(runner=name, options=options)
     except (ValueError, ImportError, AttributeError) as error:
         raise WrongUse(f"--runner {name}: {' '.join(str(error).split())[:300]}") from error
-    if "Dataflow" in name:
-        raise WrongUse(f"--runner {name}: its workers see gs:// only, which this version does not read or write yet")
+
+
+def is_far(options: PipelineOptions) -> bool:
+    """Whether the workers run on machines that do not see this one's disks."""
+    return "Dataflow" in (options.view_as(StandardOptions).runner or "")
+
+
+def check_output(options: PipelineOptions, output: AnyPath) -> None:
+    """Refuse an output that the runner's own files would lie in. Raises `WrongUse`."""
+    if is_far(options):
+        try:
+            dataflow.check_apart(options, output)
+        except ValueError as error:
+            raise WrongUse(str(error)) from error
+
+
+def step_options(options: PipelineOptions, step: str, output: AnyPath) -> PipelineOptions:
+    """Options of one step alone: choosing the runner settles flags, and a job far away bears the step's name."""
+    options = copy.deepcopy(options)
+    if is_far(options):
+        dataflow.name_step(options, step, output)
+    return options
 
 
 def run_step(
@@ -115,19 +148,18 @@ def run_step(
     """Run the pipeline that `build` makes and add its counters to `tally`.
 
     `elements`: how many the pipeline works on. `slices` decides between this process and many. What Beam logs goes
-    to `log`. Raises `ConversionFailed` with Beam's last words, and `WrongUse` where the output could not be written.
+    to `log`. Raises `ConversionFailed` with Beam's last words, `WrongUse` where the output could not be written, and
+    `dataflow.TemplateStaged` instead of running where a template was asked for.
     """
-    options = copy.deepcopy(options)  # choosing the runner settles flags, for this step alone
     if _is_dask(options.view_as(StandardOptions).runner):
         _part_for_dask(options, elements)
     pipeline = beam.Pipeline(runner=_runner(options, slices, log), options=options)
     build(pipeline)
     with _logging_to(log), _WorkerWatch() as watch:
         try:
-            with progress:
-                result = pipeline.run()
-                result.wait_until_finish()
-                _leave_dask(result)
+            result = dataflow.run(pipeline, options, progress) if is_far(options) else _run_near(pipeline, progress)
+        except dataflow.TemplateStaged:
+            raise
         except BaseException as error:
             watch.end_workers()
             if isinstance(error, _WorkerDied):
@@ -140,6 +172,30 @@ def run_step(
     failures = _add_counters(result, tally)
     if failures:
         raise WrongUse(f"{failures[0]}; mend that; {GOES_ON}")
+
+
+def _run_near(pipeline: beam.Pipeline, progress: Progress) -> Any:
+    with progress:
+        result = pipeline.run()
+        result.wait_until_finish()
+        _leave_dask(result)
+    return result
+
+
+@contextlib.contextmanager
+def log_file(folder: AnyPath) -> Iterator[Path]:
+    """Where Beam's log goes: into `folder`; for one in a bucket into a file of this machine that stays on failure."""
+    if isinstance(folder, Path):
+        yield folder / "beam.log"
+        return
+    descriptor, name = tempfile.mkstemp(prefix="ich-convert-", suffix=".log")
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    except dataflow.TemplateStaged:
+        Path(name).unlink()
+        raise
+    Path(name).unlink()
 
 
 @contextlib.contextmanager
@@ -232,12 +288,13 @@ def _runner(options: PipelineOptions, slices: int, log: Path) -> Any:
 def _add_counters(result: Any, tally: Counter[str]) -> list[str]:
     """Add counters to `tally` by name (step names differ by runner); returns the failures' messages.
 
-    A runner without counters (Dask) adds nothing; what it left unwritten shows in the work directory.
+    A runner without counters (Dask) adds nothing, nor does one that cannot be asked any more (Dataflow's API); what
+    was left unwritten shows in the work directory.
     """
     failures = []
     try:
         found = result.metrics().query()["counters"]
-    except NotImplementedError:
+    except (NotImplementedError, GoogleAPICallError):
         return []
     for counter in found:
         metric, value = counter.key.metric, counter.committed or counter.attempted or 0

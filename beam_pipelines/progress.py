@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -39,7 +40,8 @@ class Progress:
 
     def _watch(self) -> None:
         while not self._stop.wait(BAR_EVERY_S if self._live else LINE_EVERY_S):
-            self._show(min(self._done(), self.total), "" if self._live else "\n")
+            with contextlib.suppress(OSError):  # a look into a bucket may fail; the work itself goes on
+                self._show(min(self._done(), self.total), "" if self._live else "\n")
 
     def _show(self, done: int, end: str) -> None:
         text = progress_line(self._title, done, self.total, done - self._first, time.monotonic() - self._begin)

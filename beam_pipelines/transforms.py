@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from ich_tfrecords import conversion
 from ich_tfrecords.job import WorkDir
+from ich_tfrecords.patient_key import PatientKey
 from ich_tfrecords.sources import SliceReader
 from ich_tfrecords.spec import DatasetSpec
 
@@ -60,18 +61,20 @@ def _spread(elements: beam.PCollection, label: str, work: _WorkDoFn) -> beam.PCo
 class IndexParts(beam.PTransform):
     """Numbers of listing parts -> numbers of the index parts written."""
 
+    step: ClassVar[str] = "index"  # as jobs are named after it
     work: WorkDir
-    secret: bytes = dataclasses.field(repr=False)
+    key: PatientKey
 
     def expand(self, numbers: beam.PCollection) -> beam.PCollection:
         """Graph of the step."""
-        return _spread(numbers, "IndexPart", _WorkDoFn(conversion.index_part, self.work, self.secret))
+        return _spread(numbers, "IndexPart", _WorkDoFn(conversion.index_part, self.work, self.key))
 
 
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):
     """Names of planned shards -> names of the shards written."""
 
+    step: ClassVar[str] = "convert"
     work: WorkDir
     spec: DatasetSpec
 

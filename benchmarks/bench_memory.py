@@ -100,7 +100,7 @@ def inventory(count: int) -> tuple[pa.Table, LabelTable]:
         "stored_bytes": pa.array(np.full(count, 216_000)),
         "size_bytes": pa.array(np.full(count, 525_314)),
         "crc32": pa.array(number),
-        "mtime_ns": pa.array(np.full(count, -1)),
+        "version": pa.array(np.full(count, -1)),
         "sop_uid": pa.array(uids),
         "patient_key": pa.array([f"{value:032x}" for value in number // 34 % 17_079]),
         "study_uid": series,

@@ -1,29 +1,40 @@
-"""Files that are there whole or not at all: temporary name, fsync, rename."""
+"""Files that are there whole or not at all: temporary name, fsync, rename; in a bucket, one upload."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import tempfile
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from ich_tfrecords.bucket_path import AnyPath, BucketPath
 
 TEMPORARY_SUFFIX = ".tmp"
 TEMPORARY_GLOB = f"*.{'[0-9a-f]' * 32}{TEMPORARY_SUFFIX}"
 
 
 @contextlib.contextmanager
-def replacing(path: Path, temporary_dir: Path | None = None) -> Iterator[BinaryIO]:
+def replacing(path: AnyPath, temporary_dir: AnyPath | None = None) -> Iterator[BinaryIO]:
     """An open file that becomes `path` when the block ends well, and vanishes when it does not.
 
     `temporary_dir` (on the same file system) holds it meanwhile; the folder of `path` by default. Every
-    writer has a temporary name of its own, so that two of them never mix.
+    writer has a temporary name of its own, so that two of them never mix. What becomes an object of a bucket
+    grows in a nameless file of this machine: an upload puts it in place whole or not at all.
     """
+    if isinstance(path, BucketPath):
+        with tempfile.TemporaryFile() as file:
+            yield file
+            size_bytes = file.tell()
+            file.seek(0)
+            path.write_file(file, size_bytes)
+        return
+    assert not isinstance(temporary_dir, BucketPath)
     temporary = (temporary_dir or path.parent) / f"{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
     try:
         with temporary.open("wb") as file:
@@ -36,13 +47,16 @@ def replacing(path: Path, temporary_dir: Path | None = None) -> Iterator[BinaryI
         raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: AnyPath, data: bytes) -> None:
     """Put `data` at `path`, whole or not at all."""
+    if isinstance(path, BucketPath):
+        path.write_bytes(data)
+        return
     with replacing(path) as file:
         file.write(data)
 
 
-def write_table(path: Path, table: pa.Table) -> bytes:
+def write_table(path: AnyPath, table: pa.Table) -> bytes:
     """Put `table` at `path` as Parquet, whole or not at all; returns the bytes written."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -51,8 +65,15 @@ def write_table(path: Path, table: pa.Table) -> bytes:
     return data
 
 
-def sync_folder(path: Path) -> None:
-    """Make the renames inside a folder last through a power cut."""
+def read_table(path: AnyPath, columns: Sequence[str] | None = None) -> pa.Table:
+    """The Parquet table at `path`, or some of its columns."""
+    return pq.read_table(pa.BufferReader(path.read_bytes()), columns=columns)
+
+
+def sync_folder(path: AnyPath) -> None:
+    """Make the renames inside a folder last through a power cut; an upload lasts by itself."""
+    if isinstance(path, BucketPath):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

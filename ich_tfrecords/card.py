@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ich_tfrecords import NOT_A_DEVICE
+from ich_tfrecords.bucket_path import AnyPath
 
 if TYPE_CHECKING:
     from ich_tfrecords.manifest import Manifest
@@ -64,7 +64,7 @@ def _card_row(name: str, values: Mapping[str, Any]) -> str:
     return f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |"
 
 
-def describe(directory: Path, done: Manifest) -> str:
+def describe(directory: AnyPath, done: Manifest) -> str:
     """Lines that say what a data set holds."""
     lines = [f"{directory}: {done.slices:,} slices in {len(done.shards):,} shards, fingerprint {done.fingerprint[:16]}"]
     for name, values in done.splits.items():

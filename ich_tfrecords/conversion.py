@@ -8,11 +8,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ich_tfrecords import atomic, dicom, job, pixels, records, sources, splits
 from ich_tfrecords.job import WorkDir
 from ich_tfrecords.manifest import Sidecar
+from ich_tfrecords.patient_key import PatientKey
 from ich_tfrecords.plan import HEADER_SCHEMA, IDS, INDEX_SCHEMA, PlannedShard
 from ich_tfrecords.problems import Problem
 from ich_tfrecords.spec import DatasetSpec
@@ -20,10 +20,10 @@ from ich_tfrecords.spec import DatasetSpec
 _NO_HEADER = dict.fromkeys(HEADER_SCHEMA.names) | {"sop_uid": ""}
 
 
-def index_part(work: WorkDir, number: int, secret: bytes, reader: sources.SliceReader, tally: Counter[str]) -> None:
+def index_part(work: WorkDir, number: int, key: PatientKey, reader: sources.SliceReader, tally: Counter[str]) -> None:
     """Index one part of the listing in `work` and write it there. Raises `OSError` when that cannot be written."""
-    listing = pq.read_table(work.listing(number)).cast(sources.LISTING_SCHEMA)
-    job.write_part(work.index(number), index_slices(listing, secret, reader, tally))
+    listing = atomic.read_table(work.listing(number)).cast(sources.LISTING_SCHEMA)
+    job.write_part(work.index(number), index_slices(listing, key.secret(), reader, tally))
 
 
 def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]) -> None:
@@ -45,6 +45,7 @@ def index_slices(listing: pa.Table, secret: bytes, reader: sources.SliceReader, 
     `tally` counts `indexed`, `index_us` and `rejected_<reason>`.
     """
     begin = time.perf_counter_ns()
+    reader.expect(sources.refs(listing), dicom.HEAD_BYTES)
     rows = [ref._asdict() | _index_row(ref, reader, secret) for ref in sources.refs(listing)]
     tally["indexed"] += len(rows)
     tally.update(f"rejected_{row['reason']}" for row in rows if row["reason"])
@@ -76,6 +77,7 @@ def convert_shard(
     table = records.features(spec)
     writer = records.ShardWriter(file)
     rows, offsets, digests, rejects = [], [], [], []
+    reader.expect(sources.refs(shard.slices))
     for row, (ref, meta) in enumerate(zip(sources.refs(shard.slices), _metadata(shard.slices), strict=True)):
         try:
             image = _image(ref, meta["sop_uid"], spec, reader, tally)

@@ -22,8 +22,7 @@ UNKNOWN = -1  # size and time of a file that cannot be looked at
 CANDIDATE = r"(?i)(^|/)([^/]*\.(dcm|dicom|ima|[0-9]+)|[^/.]+)$"
 # `.DS_Store`, `._x`, and the folder that macOS adds to archives; `.` and `..` hide nothing.
 HIDDEN = r"(^|/)(\.[^./]|\.\.[^/]|__MACOSX(/|$))"
-_NOT_HERE_YET = "only local paths are read so far; copy the data to a disk and give that path"
-_MAGIC = re.compile(r"[*?\[]")
+MAGIC = re.compile(r"[*?\[]")
 
 
 class Place(NamedTuple):
@@ -38,7 +37,7 @@ class Place(NamedTuple):
 def places(text: str) -> list[Place]:
     """Folders, files and archives that one input names. Raises `SourceError` when there are none."""
     if "://" in text:
-        raise SourceError(f"{text}: {_NOT_HERE_YET}")
+        raise SourceError(f"{text}: only gs:// and local paths are read; copy the data to one of these")
     try:
         return _local_places(text, Path(text))
     except OSError as error:
@@ -133,7 +132,7 @@ def _local_places(text: str, path: Path) -> list[Place]:
         return [_zip_place(path)] if _is_zip(path) else [Place("files", folder, folder, (path.name,))]
     if path.exists():
         raise SourceError(f"{path}: is neither a file nor a folder; give one of these")
-    magic = [bool(_MAGIC.search(part)) for part in path.parts]
+    magic = [bool(MAGIC.search(part)) for part in path.parts]
     if not any(magic):
         raise SourceError(f"{text}: no such file or folder; check the path")
     root = resolved(Path(*path.parts[: magic.index(True)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -9,17 +10,22 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ich_tfrecords import __version__, atomic, manifest
+from ich_tfrecords import __version__, atomic, buckets, manifest
+from ich_tfrecords.bucket_lock import BucketLock, Held
+from ich_tfrecords.bucket_path import AnyPath, BucketPath
 from ich_tfrecords.manifest import Sidecar
 from ich_tfrecords.plan import INDEX_SCHEMA, Plan, PlannedShard, planned_shards
 from ich_tfrecords.spec import DatasetSpec, differences, from_dict, to_dict
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 WORK = ".work"
 LISTING_ROWS = 512  # slices in one element of the index step
@@ -43,31 +49,31 @@ class Identity:
 class WorkDir:
     """Paths of one conversion. Safe to send to workers; every file inside appears whole or not at all."""
 
-    output: Path
+    output: AnyPath
 
     @property
-    def path(self) -> Path:
+    def path(self) -> AnyPath:
         """The folder itself."""
         return self.output / WORK
 
-    def listing(self, number: int) -> Path:
+    def listing(self, number: int) -> AnyPath:
         """Part of the listing that one index element reads."""
         return self.path / "listing" / f"{number:06d}.parquet"
 
-    def index(self, number: int) -> Path:
+    def index(self, number: int) -> AnyPath:
         """Part of the index that one index element writes."""
         return self.path / "index" / f"{number:06d}.parquet"
 
-    def plan(self, shard: str) -> Path:
+    def plan(self, shard: str) -> AnyPath:
         """Plan of one shard."""
         return self.path / "plan" / f"{shard}.parquet"
 
-    def sidecar(self, shard: str) -> Path:
+    def sidecar(self, shard: str) -> AnyPath:
         """Sidecar of one finished shard."""
         return self.path / "sidecars" / f"{shard}.json"
 
     @property
-    def temporary(self) -> Path:
+    def temporary(self) -> AnyPath:
         """Where shards grow."""
         return self.path / "growing"
 
@@ -77,16 +83,41 @@ class WorkDir:
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
 
-def claim(output: Path) -> int:
-    """Lock `output` for this process, making it where it is missing; returns the open lock.
+class FileLock:
+    """An open file that is locked until `close`; the lock goes with the process, however it ends."""
 
-    The lock goes with the process, however it ends. Raises `JobError` when another process holds it, and
-    when the folder holds files that are none of ours.
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def require(self) -> None:
+        """Nothing: nobody can take it over."""
+
+    def close(self) -> None:
+        """Let others have it."""
+        os.close(self._descriptor)
+
+
+Lock = FileLock | BucketLock
+
+
+def claim(output: AnyPath) -> Lock:
+    """Lock `output` for this process, making it where it is missing; returns the lock, held until it is closed.
+
+    Raises `JobError` when another process holds it, and when the folder holds files that are none of ours.
     """
     strangers = [entry.name for entry in output.iterdir() if entry.name != WORK] if output.is_dir() else []
     if strangers and not (output / manifest.MANIFEST).exists() and not (output / WORK / "job.json").exists():
         raise JobError(f"{output} holds other files (such as {min(strangers)}); name a new or empty folder as --output")
     path = output / WORK / "lock"
+    if isinstance(path, Path):
+        return _claim_file(output, path)
+    try:
+        return BucketLock(path)
+    except Held as error:
+        raise JobError(_taken(output, error)) from error
+
+
+def _claim_file(output: AnyPath, path: Path) -> FileLock:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -97,12 +128,16 @@ def claim(output: Path) -> int:
         if os.fstat(lock).st_ino == path.stat().st_ino:
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            return lock
+            return FileLock(lock)
     except (BlockingIOError, FileNotFoundError):
         pass  # held by another process, or removed by one that has just finished
     holder = os.pread(lock, 200, 0).decode(errors="replace") or "its process is not known"
     os.close(lock)
-    raise JobError(f"another conversion is writing to {output} ({holder}); wait for it, or stop it")
+    raise JobError(_taken(output, holder))
+
+
+def _taken(output: AnyPath, holder: object) -> str:
+    return f"another conversion is writing to {output} ({holder}); wait for it, or stop it"
 
 
 def check_identity(work: WorkDir, identity: Identity) -> None:
@@ -124,7 +159,7 @@ def check_identity(work: WorkDir, identity: Identity) -> None:
     atomic.write_bytes(path, json.dumps(facts, indent=1).encode())
 
 
-def refuse_difference(output: Path, old: Identity, new: Identity) -> None:
+def refuse_difference(output: AnyPath, old: Identity, new: Identity) -> None:
     """Raise `JobError` naming every difference between what `output` holds and what is asked for now."""
     found = [f"spec {line}" for line in differences(old.spec, new.spec)]
     for key in sorted(old.made_from.keys() | new.made_from.keys()):
@@ -157,21 +192,38 @@ def write_listing(work: WorkDir, listing: pa.Table) -> None:
     told = work.path / "places"
     if not told.exists() or told.read_bytes() != places.hexdigest().encode():
         for folder in ("listing", "index"):
-            shutil.rmtree(work.path / folder, ignore_errors=True)
+            _remove_all(work.path / folder)
         work.create()
         atomic.write_bytes(told, places.hexdigest().encode())
-    for number in _parts(listing.num_rows):
+
+    def write(number: int) -> None:
         if not _is_whole(work.listing(number)):
             write_part(work.listing(number), listing.slice(number * LISTING_ROWS, LISTING_ROWS))
 
+    _each(work, write, _parts(listing.num_rows))
 
-def write_part(path: Path, table: pa.Table) -> None:
+
+def _each(work: WorkDir, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`function` of each item: one after the other here, many at a time in a bucket, which is far away."""
+    if isinstance(work.output, BucketPath):
+        return buckets.each(function, items)
+    return [function(item) for item in items]
+
+
+def _remove_all(folder: AnyPath) -> None:
+    if isinstance(folder, BucketPath):
+        folder.remove_all()
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
+def write_part(path: AnyPath, table: pa.Table) -> None:
     """Put a part of the listing or the index in place, then the sha256 that it counts as whole by."""
     data = atomic.write_table(path, table)
     atomic.write_bytes(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: AnyPath) -> bool:
     """Whether a part is there with the bytes that were written."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest().encode() == path.with_suffix(".sha256").read_bytes()
@@ -181,10 +233,13 @@ def _is_whole(path: Path) -> bool:
 
 def forget_transient(work: WorkDir, files: int) -> None:
     """Drop the index parts that hold a problem which may have passed, so that their files are read again."""
-    for number in _parts(files):
+
+    def forget(number: int) -> None:
         path = work.index(number)
-        if _is_whole(path) and not TRANSIENT.isdisjoint(pq.read_table(path, columns=["reason"])["reason"].to_pylist()):
+        if _is_whole(path) and not TRANSIENT.isdisjoint(atomic.read_table(path, ["reason"])["reason"].to_pylist()):
             path.unlink()
+
+    _each(work, forget, _parts(files))
 
 
 def _parts(files: int) -> range:
@@ -193,12 +248,18 @@ def _parts(files: int) -> range:
 
 def missing_index(work: WorkDir, files: int) -> list[int]:
     """Numbers of the index parts of a listing of `files` that are yet to be written."""
-    return [number for number in _parts(files) if not _is_whole(work.index(number))]
+    whole = _each(work, lambda number: _is_whole(work.index(number)), _parts(files))
+    return [number for number, is_whole in zip(_parts(files), whole, strict=True) if not is_whole]
+
+
+def indexed(work: WorkDir) -> int:
+    """How many index parts are written, whole or not: for progress."""
+    return sum(name.endswith(".parquet") for name in contents(work.path / "index"))
 
 
 def read_index(work: WorkDir, files: int) -> pa.Table:
     """The whole index (`INDEX_SCHEMA`) of a listing of `files`."""
-    tables = [pq.read_table(work.index(number)).cast(INDEX_SCHEMA) for number in _parts(files)]
+    tables = _each(work, lambda number: atomic.read_table(work.index(number)).cast(INDEX_SCHEMA), _parts(files))
     return pa.concat_tables(tables).unify_dictionaries()
 
 
@@ -208,28 +269,51 @@ def write_plan(work: WorkDir, plan: Plan, spec: DatasetSpec) -> list[str]:
     A shard is done when its sidecar bears the digest of its plan, the file has the length it tells, and none of
     its rejects may have passed.
     """
-    pending = []
-    for shard in planned_shards(plan, spec):
+
+    def write(shard: PlannedShard) -> bool:
         data = _plan_bytes(work, shard)
         sidecar = read_sidecar(work, shard.name)
-        done = sidecar is not None and _is_done(sidecar, hashlib.sha256(data).hexdigest(), work.output / shard.name)
-        if not done:
-            pending.append(shard.name)
-    return pending
+        plan_sha256 = hashlib.sha256(data).hexdigest()
+        return sidecar is not None and _is_done(sidecar, plan_sha256, there.get(shard.name))
+
+    there = contents(work.output)
+    shards = list(planned_shards(plan, spec))
+    return [shard.name for shard, done in zip(shards, _each(work, write, shards), strict=True) if not done]
 
 
-def _is_done(sidecar: tuple[Sidecar, str], plan_sha256: str, path: Path) -> bool:
+def _is_done(sidecar: tuple[Sidecar, str], plan_sha256: str, there: Content | None) -> bool:
     told, sha256 = sidecar
     transient = any(reject["reason"] in TRANSIENT for reject in told.rejects)
-    return sha256 == plan_sha256 and size_bytes(path) == told.bytes and not transient
+    return sha256 == plan_sha256 and _is_as_told(there, told) and not transient
 
 
-def size_bytes(path: Path) -> int:
-    """Bytes of a file; 0 when there is none (it may be renamed away at any moment)."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+class Content(NamedTuple):
+    """What a folder tells of a file without reading it; only a bucket knows the crc32c."""
+
+    size_bytes: int
+    crc32c: str = ""
+
+
+def contents(folder: AnyPath) -> dict[str, Content]:
+    """What is right in a folder, by name; nothing when it is not there."""
+    if isinstance(folder, BucketPath):
+        return {name: Content(stored.size_bytes, f"{stored.crc32c:08x}") for name, stored in folder.stored().items()}
+    found = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # renamed away at this moment
+                found[entry.name] = Content(entry.stat().st_size)
+    return found
+
+
+def changed_shards(output: AnyPath, shards: Iterable[Sidecar]) -> list[str]:
+    """Names of the shards that are not what was written: by length, and in a bucket by crc32c too."""
+    there = contents(output)
+    return [shard.name for shard in shards if not _is_as_told(there.get(shard.name), shard)]
+
+
+def _is_as_told(there: Content | None, told: Sidecar) -> bool:
+    return there is not None and there.size_bytes == told.bytes and there.crc32c in ("", told.crc32c)
 
 
 def _plan_bytes(work: WorkDir, shard: PlannedShard) -> bytes:
@@ -268,8 +352,8 @@ def read_sidecar(work: WorkDir, name: str) -> tuple[Sidecar, str] | None:
 
 def sidecars(work: WorkDir, names: Iterable[str]) -> Iterator[tuple[str, Sidecar]]:
     """Name and sidecar of each finished shard among `names`."""
-    for name in names:
-        found = read_sidecar(work, name)
+    names = list(names)
+    for name, found in zip(names, _each(work, lambda name: read_sidecar(work, name), names), strict=True):
         if found is not None:
             yield name, found[0]
 
@@ -282,4 +366,4 @@ def sweep(work: WorkDir) -> None:
 
 def clear(work: WorkDir) -> None:
     """Remove the work directory."""
-    shutil.rmtree(work.path)
+    _remove_all(work.path)

@@ -12,7 +12,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ich_tfrecords import __version__, atomic, card, splits, tfds
+from ich_tfrecords.bucket_path import AnyPath
 from ich_tfrecords.csv_text import csv_text
 from ich_tfrecords.plan import IDS, Plan, PlannedShard, planned_shards
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, to_dict
@@ -83,7 +83,7 @@ class Manifest:
         return sum(shard["slices"] for shard in self.shards)
 
 
-def read(directory: Path) -> Manifest:
+def read(directory: AnyPath) -> Manifest:
     """Manifest of a data-set directory. Raises `DatasetError`."""
     path = directory / MANIFEST
     try:
@@ -171,7 +171,7 @@ def _check(values: Any, kinds: Mapping[str, type], place: str) -> None:
             raise _Damage(f"{key} of {place} is {str(value)[:40]!r}, not {_KINDS[kind]}")
 
 
-def read_json(directory: Path) -> dict[str, Any]:
+def read_json(directory: AnyPath) -> dict[str, Any]:
     """The fields of a manifest as they stand in its file, unchecked; for a manifest that `read` takes."""
     values: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     return values
@@ -189,7 +189,9 @@ def fingerprint(spec: DatasetSpec, shards: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def commit(directory: Path, spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar], made_from: Any) -> Manifest:
+def commit(
+    directory: AnyPath, spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar], made_from: Any
+) -> Manifest:
     """Write the metadata of a finished conversion into `directory`, the manifest last; returns it.
 
     `sidecars`: one for each planned shard, by name. `made_from`: what the input was.
@@ -241,8 +243,9 @@ def slice_table(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) 
     """
     parts = [_shard_slices(shard, sidecars[shard.name], spec) for shard in planned_shards(plan, spec)]
     table = pa.concat_tables(parts)
-    keys = [(name, "ascending") for name in ("split", "study_uid", "series_uid", "slice_index", "sop_uid")]
-    return table.take(pc.sort_indices(table, keys))
+    keys = ["split", "study_uid", "series_uid", "slice_index", "sop_uid"]
+    whole = table.select(keys).combine_chunks()  # each comparison would look for its chunk among those of every shard
+    return table.take(pc.sort_indices(whole, [(name, "ascending") for name in keys]))
 
 
 def _shard_slices(shard: PlannedShard, sidecar: Sidecar, spec: DatasetSpec) -> pa.Table:

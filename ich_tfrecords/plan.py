@@ -183,7 +183,7 @@ def _labelled(
     fits = _slices_of_row(row)
     known = (row >= 0) & (row < len(labels.ids)) & (fits == 1)
     rejects = _label_rejects(usable.filter(pa.array(~known)), row[~known], fits[~known], labels)
-    unused = len(labels.ids) - len(np.unique(row[known]))
+    unused = len(labels.ids) - int(known.sum())  # no two of the known have one row
     return _filtered(usable, known), labels.values[row[known]], rejects, unused
 
 

@@ -1,21 +1,28 @@
-"""Bytes of one slice: a plain file, or a stored or deflated member of a zip archive read in place."""
+"""Bytes of one slice: a file, an object of a bucket, or a stored or deflated member of a zip read in place."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import google_crc32c
 from isal import igzip_lib, isal_zlib
 
 from ich_tfrecords import zip_directory
+from ich_tfrecords.bucket_path import is_bucket
+from ich_tfrecords.object_reader import ObjectReader, Wanted
 from ich_tfrecords.problems import Problem
-from ich_tfrecords.zip_directory import STORED
+from ich_tfrecords.zip_directory import DEFLATED, STORED
 
 # A CT slice of 2048x2048 16-bit pixels is 8 MiB, and an RSNA slice half a MiB. The cap is far above both and
 # keeps a lying size, or a whole volume in one file, from filling the memory of a worker that reads many.
 MAX_SLICE_BYTES = 64 << 20
 
 PLAIN = -1  # method of a file that lies in no archive
+OBJECT = -2  # method of an object that lies in no archive
+TRIES = 3  # of bytes that came from far away and fail their check
+_MAY_PASS = frozenset(("crc_mismatch", "inflate_failed", "bad_local_header", "size_mismatch"))
 
 
 class UnreadableSource(Problem):
@@ -27,7 +34,7 @@ class UnreadableSource(Problem):
 
 
 class SliceRef(NamedTuple):
-    """One row of a listing. Sizes and offset in bytes; `method` is -1 for a plain file, else the zip's."""
+    """One row of a listing. Sizes and offset in bytes; `method` is `PLAIN`, `OBJECT`, or the zip's."""
 
     container: str
     name: str
@@ -36,13 +43,14 @@ class SliceRef(NamedTuple):
     stored_bytes: int
     size_bytes: int
     crc32: int
-    mtime_ns: int
+    version: int
 
 
 class SliceReader:
     """Bytes of slices, one at a time, through one reused buffer and one open archive.
 
-    For one thread. A view that a method returns holds until the next call of a method.
+    For one thread. A view that a method returns holds until the next call of a method. A bucket that gives no
+    answer raises `OSError`: that is no fault of the slice.
     """
 
     def __init__(self, max_bytes: int = MAX_SLICE_BYTES) -> None:
@@ -50,6 +58,7 @@ class SliceReader:
         self._view = memoryview(bytearray(1 << 20))
         self._zip_path = ""
         self._zip_fd = -1
+        self._objects = ObjectReader()
 
     def __enter__(self) -> SliceReader:
         return self
@@ -59,19 +68,26 @@ class SliceReader:
 
     def close(self) -> None:
         """Close the archive; the reader opens it again when it is needed."""
+        self._objects.close()
         fd, self._zip_fd, self._zip_path = self._zip_fd, -1, ""
         if fd >= 0:
             os.close(fd)
 
+    def expect(self, rows: Iterable[SliceRef], head_bytes: int | None = None) -> None:
+        """Announce what will be read next, in this order: all of each slice, or its head.
+
+        What lies in buckets is fetched ahead, many requests in flight; for other rows this does nothing.
+        """
+        self._objects.expect(self._wanted(rows, head_bytes))
+
     def read(self, row: SliceRef) -> memoryview:
-        """The whole slice, its size and (in a zip) its crc32 checked. Raises `UnreadableSource`."""
+        """The whole slice, its size and (but for a plain file) its checksum checked. Raises `UnreadableSource`."""
         self._require_size(row)
-        try:
-            if row.method == PLAIN:
-                return self._read_plain(row, row.size_bytes)
-            return self._checked(row, self._read_zipped(row))
-        except OSError as error:
-            raise _unreadable(row, error) from error
+        if row.method == PLAIN:
+            return self._tried(row, lambda: self._read_plain(row, row.size_bytes))
+        if row.method == OBJECT:
+            return self._tried(row, lambda: _checked_object(row, self._read_object(row, row.size_bytes)))
+        return self._tried(row, lambda: self._checked(row, self._read_zipped(row)))
 
     def read_head(self, row: SliceRef, head_bytes: int) -> memoryview:
         """The first `head_bytes` of the slice, or all of a shorter one, without reading the rest.
@@ -79,15 +95,39 @@ class SliceReader:
         The crc32 covers the whole slice and is not checked. Raises `UnreadableSource`.
         """
         self._require_size(row)
-        wanted = min(max(0, head_bytes), row.size_bytes)
-        try:
-            if row.method == PLAIN:
-                return self._read_plain(row, wanted)
-            if row.method == STORED:
-                return self._stored_prefix(row, wanted)
-            return self._inflate_head(row, wanted)
-        except OSError as error:
-            raise _unreadable(row, error) from error
+        wanted = _head(row, head_bytes)
+        if row.method == PLAIN:
+            return self._tried(row, lambda: self._read_plain(row, wanted))
+        if row.method == OBJECT:
+            return self._tried(row, lambda: self._read_object(row, wanted))
+        if row.method == STORED:
+            return self._tried(row, lambda: self._stored_prefix(row, wanted))
+        return self._tried(row, lambda: self._inflate_head(row, wanted))
+
+    def _tried(self, row: SliceRef, read: Callable[[], memoryview]) -> memoryview:
+        """What `read` gives; bytes that came from a bucket and fail their check are fetched again."""
+        far = is_bucket(row.container)
+        for left in range(TRIES if far else 1, 0, -1):
+            try:
+                return read()
+            except FileNotFoundError as error:
+                raise _changed(row, "it is gone") if far else _unreadable(row, error) from error
+            except OSError as error:
+                if far:
+                    raise
+                raise _unreadable(row, error) from error
+            except UnreadableSource as error:
+                if left == 1 or error.reason not in _MAY_PASS:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _wanted(self, rows: Iterable[SliceRef], head_bytes: int | None) -> Iterator[Wanted]:
+        """The range that each row in a bucket asks for first."""
+        for row in rows:
+            if not is_bucket(row.container) or max(row.size_bytes, row.stored_bytes) > self._max_bytes:
+                continue
+            size_bytes = row.stored_bytes if head_bytes is None else _first_step(row, head_bytes)
+            yield _object(row, size_bytes) if row.method == OBJECT else _member(row, _guess_bytes(row) + size_bytes)
 
     def _require_size(self, row: SliceRef) -> None:
         for what, size_bytes in (("size", row.size_bytes), ("stored size", row.stored_bytes)):
@@ -106,7 +146,7 @@ class SliceReader:
             size_bytes = status.st_size
             if size_bytes != row.size_bytes:
                 raise _changed(row, f"the file has {size_bytes:,} bytes; the listing said {row.size_bytes:,}")
-            if row.mtime_ns >= 0 and status.st_mtime_ns != row.mtime_ns:
+            if row.version >= 0 and status.st_mtime_ns != row.version:
                 raise _changed(row, "the file was written after the listing")
             got = self._fill(fd, 0, wanted)
         finally:
@@ -114,6 +154,12 @@ class SliceReader:
         if got < wanted:
             raise _changed(row, f"the file ended after {got:,} of {wanted:,} bytes")
         return self._view[:wanted]
+
+    def _read_object(self, row: SliceRef, wanted: int) -> memoryview:
+        data = self._objects.fetch(_object(row, wanted))
+        if len(data) < wanted:
+            raise _changed(row, f"the object ended after {len(data):,} of {wanted:,} bytes")
+        return memoryview(data)
 
     def _read_zipped(self, row: SliceRef) -> memoryview:
         data = self._stored_prefix(row, row.stored_bytes)
@@ -142,8 +188,7 @@ class SliceReader:
         while len(head) < wanted and not inflater.eof:
             if at == row.stored_bytes:
                 raise _cut_short(row, len(head))
-            # Deflate seldom makes bytes more, so this first step nearly always is the only one.
-            end = min(at + wanted + 1024, row.stored_bytes)
+            end = min(at + _first_step(row, wanted), row.stored_bytes)
             data = self._stored_prefix(row, end)[at:]
             head += _inflate(inflater, data, wanted - len(head), row)
             at = end
@@ -153,21 +198,24 @@ class SliceReader:
 
     def _stored_prefix(self, row: SliceRef, size_bytes: int) -> memoryview:
         """First bytes of a member as they lie in the archive."""
-        fd = self._open_zip(row.container)
-        # One read for header and bytes: local names and extras mostly are as short as this.
-        guess_bytes = zip_directory.LOCAL_HEADER_BYTES + 4 * len(row.name) + 64
-        got = self._fill(fd, row.offset, guess_bytes + size_bytes)
-        header = zip_directory.parse_local_header(self._view[:got])
+        found = self._archive_bytes(row, _guess_bytes(row) + size_bytes)
+        header = zip_directory.parse_local_header(found)
         if header is None:
             raise UnreadableSource("bad_local_header", f"{row.name}: no member begins at byte {row.offset:,}")
         if (header.name, header.method) != (row.name, row.method):
             raise _changed(row, f"another member begins at byte {row.offset:,}")
         end = header.header_bytes + size_bytes
-        if end > got:
-            got = self._fill(fd, row.offset, end)
-        if end > got:
-            raise _changed(row, f"the archive ends inside the slice, after {got:,} bytes")
-        return self._view[header.header_bytes : end]
+        if end > len(found):
+            found = self._archive_bytes(row, end)
+        if end > len(found):
+            raise _changed(row, f"the archive ends inside the slice, after {len(found):,} bytes")
+        return found[header.header_bytes : end]
+
+    def _archive_bytes(self, row: SliceRef, size_bytes: int) -> memoryview:
+        """Bytes of the archive from where the member begins; fewer at its end."""
+        if is_bucket(row.container):
+            return memoryview(self._objects.fetch(_member(row, size_bytes)))
+        return self._view[: self._fill(self._open_zip(row.container), row.offset, size_bytes)]
 
     def _open_zip(self, path: str) -> int:
         if path != self._zip_path:
@@ -187,6 +235,37 @@ class SliceReader:
                 break
             got += fresh
         return got
+
+
+def _head(row: SliceRef, head_bytes: int) -> int:
+    return min(max(0, head_bytes), row.size_bytes)
+
+
+def _first_step(row: SliceRef, head_bytes: int) -> int:
+    """Bytes of the source that give the first `head_bytes` of a slice, nearly always."""
+    wanted = _head(row, head_bytes)
+    # Deflate seldom makes bytes more, and never many.
+    return min(wanted + 1024, row.stored_bytes) if row.method == DEFLATED else wanted
+
+
+def _guess_bytes(row: SliceRef) -> int:
+    """Length of a local header: one read for it and the bytes, as local names and extras mostly are this short."""
+    return zip_directory.LOCAL_HEADER_BYTES + 4 * len(row.name) + 64
+
+
+def _object(row: SliceRef, size_bytes: int) -> Wanted:
+    return Wanted(f"{row.container}/{row.name}", row.version, 0, size_bytes)
+
+
+def _member(row: SliceRef, size_bytes: int) -> Wanted:
+    return Wanted(row.container, None, row.offset, size_bytes)
+
+
+def _checked_object(row: SliceRef, content: memoryview) -> memoryview:
+    crc32c = google_crc32c.value(bytes(content))
+    if crc32c != row.crc32:
+        raise UnreadableSource("crc_mismatch", f"{row.name}: crc32c is {crc32c:08x}, the bucket says {row.crc32:08x}")
+    return content
 
 
 def _inflater() -> igzip_lib.IgzipDecompressor:

@@ -1,4 +1,4 @@
-"""Where bytes are: files in folders, files of a glob, members of a zip archive read in place.
+"""Where bytes are: files in folders or buckets, files of a glob, members of a zip archive read in place.
 
 `list_inputs` gives one row a candidate slice; `SliceReader` gives the bytes of a row. Nothing here knows
 what is inside a slice.
@@ -20,9 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords import folder_walk, zip_directory
+from ich_tfrecords import bucket_walk, folder_walk, zip_directory
+from ich_tfrecords.bucket_path import AnyPath, BucketPath, any_path, is_bucket
+from ich_tfrecords.bucket_walk import Objects
+from ich_tfrecords.buckets import Stored
 from ich_tfrecords.folder_walk import UNKNOWN, Place, Walk
-from ich_tfrecords.slice_reader import MAX_SLICE_BYTES, PLAIN, SliceReader, SliceRef, UnreadableSource
+from ich_tfrecords.slice_reader import MAX_SLICE_BYTES, OBJECT, PLAIN, SliceReader, SliceRef, UnreadableSource
 from ich_tfrecords.zip_directory import SourceError
 
 __all__ = [
@@ -52,7 +55,7 @@ LISTING_SCHEMA = pa.schema(
         ("stored_bytes", pa.int64()),
         ("size_bytes", pa.int64()),
         ("crc32", pa.int64()),
-        ("mtime_ns", pa.int64()),
+        ("version", pa.int64()),
     ]
 )
 _ROW_FIELDS = LISTING_SCHEMA.names[1:]
@@ -67,8 +70,10 @@ _MAX_NAMES_BYTES = 2**31 - 1  # Arrow counts the bytes of a string column in 32 
 class Listing:
     """The candidate slices of some inputs (`LISTING_SCHEMA`, sorted by container and name).
 
-    `ignored` counts the files left aside because of their suffix. A plain file whose size cannot be had
-    (a dangling link) has size_bytes and mtime_ns -1 and fails when it is read.
+    `version` tells one content of a name from another: a file's time in nanoseconds, an object's generation.
+    `crc32` is that of a zip's member, or the crc32c of an object; -1 where there is none. `ignored` counts the
+    files left aside because of their suffix. A plain file whose size cannot be had (a dangling link) has
+    size_bytes and version -1 and fails when it is read.
     """
 
     table: pa.Table
@@ -76,7 +81,7 @@ class Listing:
 
 
 def list_inputs(inputs: Sequence[str], include: Sequence[str] = ()) -> Listing:
-    """Listing of every input: a folder (with its sub-folders), a glob, one file or a zip archive.
+    """Listing of every input: a folder (with its sub-folders), a glob, one file or a zip archive, here or on gs://.
 
     `include` are fnmatch globs on the name, which is matched with and without a leading slash, so that
     `*/stage_2_train/*` finds that folder at any depth. Files of one input that another one holds too are
@@ -85,7 +90,8 @@ def list_inputs(inputs: Sequence[str], include: Sequence[str] = ()) -> Listing:
     """
     if not inputs:
         raise SourceError("no input given; name a folder, a glob, a DICOM file or a .zip")
-    places = sorted({place for text in inputs for place in folder_walk.places(text)}, key=folder_walk.walk_order)
+    local = [text for text in inputs if not is_bucket(text)]
+    places = sorted({place for text in local for place in folder_walk.places(text)}, key=folder_walk.walk_order)
     gathered = _Gathered(include)
     for kind in _GATHER:
         for place in places:
@@ -93,6 +99,7 @@ def list_inputs(inputs: Sequence[str], include: Sequence[str] = ()) -> Listing:
                 _GATHER[kind](gathered, place)
         for link in gathered.walk.take_links():
             _gather_files(gathered, link)
+    _gather_buckets(gathered, [text for text in inputs if is_bucket(text)])
     tables = {key: _container_table(key, gathered.rows[key]) for key in sorted(gathered.rows)}
     for container, table in tables.items():
         if not table.num_rows:
@@ -106,7 +113,7 @@ def listing_digest(table: pa.Table) -> str:
 
     The containers' paths do not enter, so moving a zip archive keeps the digest.
     """
-    columns = ["name", "size_bytes", "crc32", "mtime_ns"]
+    columns = ["name", "size_bytes", "crc32", "version"]
     table = table.select(columns)
     if len(table) and not _is_sorted(table.column("name")):
         table = table.take(pc.sort_indices(table, [(name, "ascending") for name in columns]))
@@ -142,7 +149,9 @@ def read_member(zip_path: str | Path, name: str) -> bytes:
 
     Raises `SourceError` when there is none, when several match, and when its bytes are damaged.
     """
-    path = folder_walk.resolved(Path(zip_path))
+    path = any_path(str(zip_path))
+    if isinstance(path, Path):
+        path = folder_walk.resolved(path)
     found = [row for batch in zip_directory.member_batches(path) for row in _named(batch, name)]
     exact = [row for row in found if row["name"] == name]
     found = exact or found
@@ -151,10 +160,10 @@ def read_member(zip_path: str | Path, name: str) -> bytes:
         hint = "; look at the names with unzip -l" if not found else f": {', '.join(row['name'] for row in found)}"
         raise SourceError(f"{path}: {what} called {name!r}{hint}")
     zip_directory.require_readable(pa.RecordBatch.from_pylist(found, zip_directory.MEMBER_SCHEMA), path)
-    values = {key: found[0][key] for key in _ROW_FIELDS if key != "mtime_ns"}
+    values = {key: found[0][key] for key in _ROW_FIELDS if key != "version"}
     with SliceReader(_MAX_MEMBER_BYTES) as reader:
         try:
-            return bytes(reader.read(SliceRef(str(path), **values, mtime_ns=UNKNOWN)))
+            return bytes(reader.read(SliceRef(str(path), **values, version=UNKNOWN)))
         except UnreadableSource as error:
             raise SourceError(f"{path}: member {found[0]['name']!r} is damaged ({error}); fetch it again") from error
 
@@ -205,7 +214,7 @@ class _Gathered:
     walk: Walk = dataclasses.field(default_factory=Walk)
     ignored_members: int = 0
 
-    def add(self, container: Path, batch: pa.RecordBatch) -> None:
+    def add(self, container: AnyPath, batch: pa.RecordBatch) -> None:
         """Keep the rows that `include` lets through."""
         self.rows.setdefault(str(container), _Rows()).add(_included(batch, self.include))
 
@@ -222,7 +231,7 @@ def _gather_folder(gathered: _Gathered, place: Place) -> None:
 
 
 def _add_plain(gathered: _Gathered, root: Path, files: Iterator[tuple[str, int, int]]) -> int:
-    """How many files (name, size_bytes, mtime_ns) there were."""
+    """How many files (name, size_bytes, version) there were."""
     rows = 0
     while chunk := list(itertools.islice(files, _BATCH_ROWS)):
         rows += len(chunk)
@@ -235,10 +244,14 @@ def _gather_files(gathered: _Gathered, place: Place) -> None:
 
 
 def _gather_zip(gathered: _Gathered, place: Place) -> None:
-    if str(place.path) in gathered.rows:
+    _gather_members(gathered, place.path)
+
+
+def _gather_members(gathered: _Gathered, path: AnyPath) -> None:
+    if str(path) in gathered.rows:
         return
     slices, ignored = 0, 0
-    for members in zip_directory.member_batches(place.path):
+    for members in zip_directory.member_batches(path):
         names = members.column("name")
         wanted = pc.match_substring_regex(names, folder_walk.CANDIDATE)
         other = pc.or_(pc.match_substring_regex(names, folder_walk.HIDDEN), pc.ends_with(names, "/"))
@@ -246,12 +259,58 @@ def _gather_zip(gathered: _Gathered, place: Place) -> None:
         wanted = pc.and_not(wanted, other)
         if not pc.all(wanted).as_py():
             members = members.filter(wanted)
-        zip_directory.require_readable(members, place.path)
+        zip_directory.require_readable(members, path)
         slices += len(members)
-        gathered.add(place.path, _zip_batch(members))
+        gathered.add(path, _zip_batch(members))
     if not slices:
-        raise SourceError(_nothing(place.path, ignored, ""))
+        raise SourceError(_nothing(path, ignored, ""))
     gathered.ignored_members += ignored
+
+
+def _gather_buckets(gathered: _Gathered, inputs: Sequence[str]) -> None:
+    places = [bucket_walk.places(text) for text in inputs]
+    folders = sorted({place for place in places if isinstance(place, Objects)})
+    zips = {place for place in places if isinstance(place, BucketPath)}
+    met: set[tuple[str, str]] | None = set() if len(folders) > 1 else None
+    for place in folders:
+        zips |= _gather_objects(gathered, place, met)
+    for path in sorted(zips):
+        _gather_members(gathered, path)
+
+
+def _gather_objects(gathered: _Gathered, place: Objects, met: set[tuple[str, str]] | None) -> set[BucketPath]:
+    """Archives among the objects of a place; those that are slices and that no other place has met become rows."""
+    archives, rows, others = set(), 0, 0
+    chunk: list[tuple[str, Stored]] = []
+    for name, stored, named in _listed(place):
+        if bucket_walk.is_hidden(name):
+            continue
+        if named and bucket_walk.is_archive(name):
+            archives.add(BucketPath(place.root.bucket, stored.key))
+        elif not bucket_walk.is_slice(name, named):
+            others += 1
+        else:
+            rows += 1
+            if met is None or (place.root.bucket, stored.key) not in met:
+                chunk.append((name, stored))
+            if met is not None:
+                met.add((place.root.bucket, stored.key))
+            if len(chunk) == _BATCH_ROWS:
+                gathered.add(place.root, _object_batch(chunk))
+                chunk = []
+    if chunk:
+        gathered.add(place.root, _object_batch(chunk))
+    if not rows and not archives:
+        raise SourceError(_nothing(place.root, others, ""))
+    gathered.ignored_members += others
+    return archives
+
+
+def _listed(place: Objects) -> Iterator[tuple[str, Stored, bool]]:
+    try:
+        yield from place.names()
+    except OSError as error:
+        raise SourceError(f"{place.root}: cannot be listed ({error.strerror}); check its rights") from error
 
 
 # Folders first, so that a file inside one of them is known to be listed.
@@ -268,10 +327,19 @@ def _plain_batch(rows: Sequence[tuple[str, int, int]], root: Path) -> pa.RecordB
     return pa.RecordBatch.from_arrays([names, unknown, plain, sizes, sizes, unknown, mtimes], schema=_ROW_SCHEMA)
 
 
+def _object_batch(objects: Sequence[tuple[str, Stored]]) -> pa.RecordBatch:
+    names = zip_directory.text_array([name.encode() for name, _ in objects])
+    numbers = np.array([(stored.size_bytes, stored.crc32c, stored.generation) for _, stored in objects], np.int64)
+    sizes, crc32cs, versions = (zip_directory.number_array(numbers[:, i]) for i in range(3))
+    unknown, method = _constant(UNKNOWN, len(objects), np.int64), _constant(OBJECT, len(objects), np.int8)
+    columns = [names, unknown, method, sizes, sizes, crc32cs, versions]
+    return pa.RecordBatch.from_arrays(columns, schema=_ROW_SCHEMA)
+
+
 def _zip_batch(members: pa.RecordBatch) -> pa.RecordBatch:
     columns = {name: members.column(name) for name in _ROW_FIELDS[:-1]}
     columns["method"] = columns["method"].cast(pa.int8())
-    columns["mtime_ns"] = _constant(UNKNOWN, len(members), np.int64)
+    columns["version"] = _constant(UNKNOWN, len(members), np.int64)
     return pa.RecordBatch.from_arrays(list(columns.values()), schema=_ROW_SCHEMA)
 
 
@@ -292,7 +360,7 @@ def _container_table(container: str, rows: _Rows) -> pa.Table:
     )
     table = pa.table([paths, *columns], schema=LISTING_SCHEMA)
     if (zip_directory.numbers(table.column("offset")) >= 0).any():
-        zip_directory.require_disjoint(table, Path(container))
+        zip_directory.require_disjoint(table, any_path(container))
     return table
 
 
@@ -314,7 +382,7 @@ def _named(members: pa.RecordBatch, name: str) -> list[dict]:
     return members.filter(pc.or_(pc.equal(names, name), pc.ends_with(names, f"/{name}"))).to_pylist()
 
 
-def _nothing(path: Path, ignored: int, where: str) -> str:
+def _nothing(path: AnyPath, ignored: int, where: str) -> str:
     return (
         f"{path}: no slice among {ignored:,} files{where}; slices end with .dcm, .dicom, .ima or a number, "
         "or have no suffix; name other files one by one or with a glob"

@@ -8,16 +8,15 @@ import hashlib
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from ich_tfrecords import manifest, records, splits, tfds
+from ich_tfrecords import atomic, manifest, records, splits, tfds
+from ich_tfrecords.bucket_path import AnyPath, BucketPath
 from ich_tfrecords.manifest import Manifest
 
 BLOCK_BYTES = 1 << 20
@@ -36,7 +35,7 @@ class Verification:
     slices: int
 
 
-def verify(directory: Path, on_shard: Callable[[int, int], None] | None = None) -> Verification:
+def verify(directory: AnyPath, on_shard: Callable[[int, int], None] | None = None) -> Verification:
     """Check everything; `on_shard(done, total)` is called after each shard. Raises `manifest.DatasetError`.
 
     Checked: the sha256 of every file and of the manifest, the framing and checksum of every record, that it
@@ -47,7 +46,7 @@ def verify(directory: Path, on_shard: Callable[[int, int], None] | None = None) 
     problems = list(_file_problems(directory, done))
     if problems and any(manifest.SLICES in problem for problem in problems):
         return Verification(problems, [], 0, 0)
-    slices = pq.read_table(directory / manifest.SLICES)
+    slices = atomic.read_table(directory / manifest.SLICES)
     problems += _count_problems(done, slices)
     problems += _reject_problems(directory, done)
     problems += _patient_problems(done, slices)
@@ -60,7 +59,7 @@ def verify(directory: Path, on_shard: Callable[[int, int], None] | None = None) 
     return Verification(problems, _duplicate_notes(slices), len(done.shards), read)
 
 
-def _file_problems(directory: Path, done: Manifest) -> Iterator[str]:
+def _file_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:
     for name in (manifest.SLICES, manifest.REJECTS, tfds.INFO, tfds.FEATURES):
         if name not in done.files:
             yield f"{manifest.MANIFEST}: no sha256 of {name}"
@@ -77,7 +76,7 @@ def _file_problems(directory: Path, done: Manifest) -> Iterator[str]:
         yield f"{manifest.MANIFEST}: its {manifest.SUM} does not fit its other fields; it was edited"
 
 
-def _reject_problems(directory: Path, done: Manifest) -> Iterator[str]:
+def _reject_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:
     """Every file of the input gave a slice, stands in rejects.csv, or was not drawn."""
     path = directory / manifest.REJECTS
     if path.is_file():
@@ -116,20 +115,20 @@ def _patient_problems(done: Manifest, slices: pa.Table) -> Iterator[str]:
             yield f"{manifest.SLICES}: patient {key} stands in split {name}, its key says {names[index]}"
 
 
-def _stranger_problems(directory: Path, done: Manifest) -> Iterator[str]:
+def _stranger_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:
     known = {shard["name"] for shard in done.shards}
-    for path in sorted(directory.glob("*.tfrecord*")):
-        if path.name not in known:
-            yield f"{path.name}: is no shard of this data set"
+    for name in sorted(path.name for path in directory.glob("*.tfrecord*")):
+        if name not in known:
+            yield f"{name}: is no shard of this data set"
 
 
 def _check_shard(
-    directory: Path, shard: Mapping[str, Any], slices: pa.Table, done: Manifest, problems: list[str]
+    directory: AnyPath, shard: Mapping[str, Any], slices: pa.Table, done: Manifest, problems: list[str]
 ) -> int:
     """Append the problems of one shard; returns the number of good records."""
     path = directory / shard["name"]
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             whole = _digest_problem(file, shard)
             file.seek(0)
             rows = slices.filter(pc.equal(slices["shard"], shard["name"]))
@@ -141,6 +140,11 @@ def _check_shard(
     # a damaged record is named first: it says more than the sum over the file
     problems += [f"{shard['name']}: {whole}"] if whole else []
     return good
+
+
+def _opened(path: AnyPath) -> BinaryIO:
+    """The file, or a copy of the object in memory: it is read twice, and paid for once."""
+    return io.BytesIO(path.read_bytes()) if isinstance(path, BucketPath) else path.open("rb")
 
 
 def _digest_problem(file: BinaryIO, shard: Mapping[str, Any]) -> str:

@@ -16,8 +16,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ich_tfrecords.bucket_path import AnyPath
+
 STORED, DEFLATED = 0, 8
 LOCAL_HEADER_BYTES = 30
+
+BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06")  # of an archive with members, and of an empty one
 
 _BLOCK_BYTES = 1 << 20
 _ENTRY = np.dtype(
@@ -90,10 +94,10 @@ def is_zip(path: Path) -> bool:
     if path.suffix.lower() == ".zip":
         return True
     with path.open("rb") as file:
-        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+        return file.read(4) in BEGINNINGS
 
 
-def member_batches(path: Path) -> Iterator[pa.RecordBatch]:
+def member_batches(path: AnyPath) -> Iterator[pa.RecordBatch]:
     """Batches of `MEMBER_SCHEMA` in directory order; offsets are bytes from the beginning of the file.
 
     Raises `SourceError`: no zip, cut short, split over several files, or a directory that contradicts
@@ -107,7 +111,7 @@ def member_batches(path: Path) -> Iterator[pa.RecordBatch]:
         raise SourceError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from error
 
 
-def require_readable(members: pa.RecordBatch | pa.Table, path: Path) -> None:
+def require_readable(members: pa.RecordBatch | pa.Table, path: AnyPath) -> None:
     """Refuse encrypted members and compression methods other than stored and deflated (`SourceError`)."""
     flags, method = (numbers(members.column(name)) for name in ("flags", "method"))
     _refuse(members, (flags & _ENCRYPTED) != 0, path, "is encrypted; extract it with its password and give the folder")
@@ -116,7 +120,7 @@ def require_readable(members: pa.RecordBatch | pa.Table, path: Path) -> None:
         _refuse(members, method == unknown, path, advice)
 
 
-def require_disjoint(members: pa.Table, path: Path) -> None:
+def require_disjoint(members: pa.Table, path: AnyPath) -> None:
     """Refuse members whose bytes overlap (`SourceError`): a damaged archive, or a zip bomb."""
     start = numbers(members.column("offset"))
     end = numbers(members.column("stored_bytes")) + LOCAL_HEADER_BYTES
@@ -147,7 +151,7 @@ def parse_local_header(header: memoryview) -> LocalHeader | None:
     return LocalHeader(method, name, LOCAL_HEADER_BYTES + name_bytes + extra_bytes)
 
 
-def _find_directory(file: BinaryIO, path: Path) -> _Directory:
+def _find_directory(file: BinaryIO, path: AnyPath) -> _Directory:
     """Place of the central directory, from the end records (4.3.14 to 4.3.16)."""
     file_bytes = file.seek(0, os.SEEK_END)
     end_at, end = _find_end(file, file_bytes, path)
@@ -167,7 +171,7 @@ def _find_directory(file: BinaryIO, path: Path) -> _Directory:
     return _Directory(start, size_bytes, entries, start - recorded_start)
 
 
-def _find_end(file: BinaryIO, file_bytes: int, path: Path) -> tuple[int, tuple]:
+def _find_end(file: BinaryIO, file_bytes: int, path: AnyPath) -> tuple[int, tuple]:
     """Position and fields of the end record: the last one whose comment fits into the file."""
     tail_at = max(0, file_bytes - _END.size - _MAX_COMMENT_BYTES)
     file.seek(tail_at)
@@ -186,14 +190,14 @@ def _find_end(file: BinaryIO, file_bytes: int, path: Path) -> tuple[int, tuple]:
     return end_at, fields
 
 
-def _refuse_without_end(file: BinaryIO, path: Path) -> None:
+def _refuse_without_end(file: BinaryIO, path: AnyPath) -> None:
     file.seek(0)
     if file.read(4) == b"PK\x03\x04":
         raise SourceError(f"{path}: the zip archive is cut short (no directory at its end); fetch it again")
     raise SourceError(f"{path}: is not a zip archive; give a folder, a DICOM file or a .zip")
 
 
-def _find_end64(file: BinaryIO, end_at: int, path: Path) -> tuple[int, tuple] | None:
+def _find_end64(file: BinaryIO, end_at: int, path: AnyPath) -> tuple[int, tuple] | None:
     """Position and fields of the zip64 end record; None when the archive has none."""
     locator = _END64_LOCATOR.unpack(_read_at(file, end_at - _END64_LOCATOR.size, _END64_LOCATOR.size))
     if locator[0] != b"PK\x06\x07":
@@ -214,7 +218,7 @@ def _read_at(file: BinaryIO, at: int, size_bytes: int) -> bytes:
     return file.read(size_bytes).ljust(size_bytes, b"\0")
 
 
-def _walk(file: BinaryIO, directory: _Directory, path: Path) -> Iterator[pa.RecordBatch]:
+def _walk(file: BinaryIO, directory: _Directory, path: AnyPath) -> Iterator[pa.RecordBatch]:
     file.seek(directory.start)
     left_bytes, carry, entries = directory.size_bytes, b"", 0
     while left_bytes:
@@ -253,7 +257,9 @@ def _split_entries(block: bytes) -> tuple[list[int], list[bytes], int]:
     return starts, names, at
 
 
-def _columns(block: bytes, starts: np.ndarray, names: list[bytes], directory: _Directory, path: Path) -> pa.RecordBatch:
+def _columns(
+    block: bytes, starts: np.ndarray, names: list[bytes], directory: _Directory, path: AnyPath
+) -> pa.RecordBatch:
     raw = np.frombuffer(block, np.uint8)
     windows = np.lib.stride_tricks.sliding_window_view(raw, _ENTRY.itemsize)
     entries = windows[starts].view(_ENTRY)[:, 0]
@@ -292,7 +298,7 @@ def text_array(texts: list[bytes]) -> pa.Array:
     return pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
 
 
-def _sizes(block: bytes, starts: np.ndarray, entries: np.ndarray, path: Path) -> dict[str, np.ndarray]:
+def _sizes(block: bytes, starts: np.ndarray, entries: np.ndarray, path: AnyPath) -> dict[str, np.ndarray]:
     """uint64 columns size_bytes, stored_bytes and offset, taken from zip64 extras where saturated (4.5.3)."""
     # In this order they stand in the extra field, each only when the entry's own field is saturated.
     keys = ("size_bytes", "stored_bytes", "offset")
@@ -313,7 +319,7 @@ def _sizes(block: bytes, starts: np.ndarray, entries: np.ndarray, path: Path) ->
 
 
 def _zip64_places(
-    block: bytes, rows: np.ndarray, extra_at: np.ndarray, extra_bytes: np.ndarray, needed: np.ndarray, path: Path
+    block: bytes, rows: np.ndarray, extra_at: np.ndarray, extra_bytes: np.ndarray, needed: np.ndarray, path: AnyPath
 ) -> np.ndarray:
     """Where the zip64 values of each of `rows` begin in the block; rows without them raise `SourceError`."""
     at = extra_at + 4
@@ -328,7 +334,7 @@ def _zip64_places(
     return at
 
 
-def _find_zip64(block: bytes, here: int, end: int, needed: int, path: Path) -> int:
+def _find_zip64(block: bytes, here: int, end: int, needed: int, path: AnyPath) -> int:
     """Where the values of the zip64 extra begin, in an extra field that holds others in front of it."""
     while here + 4 <= end:
         kind, size_bytes = _EXTRA.unpack_from(block, here)
@@ -338,7 +344,7 @@ def _find_zip64(block: bytes, here: int, end: int, needed: int, path: Path) -> i
     raise SourceError(f"{path}: an entry of the directory lacks its zip64 sizes; fetch the archive again")
 
 
-def _require_inside(sizes: dict[str, np.ndarray], directory: _Directory, path: Path, names: list[bytes]) -> None:
+def _require_inside(sizes: dict[str, np.ndarray], directory: _Directory, path: AnyPath, names: list[bytes]) -> None:
     room = np.uint64(max(0, directory.start - directory.shift_bytes))
     too_big = sizes["size_bytes"] >= np.uint64(1 << 63)
     outside = (sizes["offset"] > room) | (sizes["stored_bytes"] > room) | too_big
@@ -349,7 +355,7 @@ def _require_inside(sizes: dict[str, np.ndarray], directory: _Directory, path: P
         raise SourceError(f"{path}: member {name!r} lies outside the file; the archive is damaged, fetch it again")
 
 
-def _name_array(names: list[bytes], flags: np.ndarray, path: Path) -> pa.Array:
+def _name_array(names: list[bytes], flags: np.ndarray, path: AnyPath) -> pa.Array:
     """Names as text: UTF-8 where flag bit 11 says so, else code page 437 (appendix D)."""
     if not all(map(bytes.isascii, names)):
         codes = ["utf-8" if flag & _UTF8_NAME else "cp437" for flag in flags.tolist()]
@@ -360,7 +366,7 @@ def _name_array(names: list[bytes], flags: np.ndarray, path: Path) -> pa.Array:
     return text_array(names)
 
 
-def _refuse(members: pa.RecordBatch | pa.Table, bad: np.ndarray, path: Path, advice: str) -> None:
+def _refuse(members: pa.RecordBatch | pa.Table, bad: np.ndarray, path: AnyPath, advice: str) -> None:
     """Raise `SourceError` about the first bad row, if there is one."""
     if bad.any():
         name = members.column("name")[int(np.argmax(bad))].as_py()

@@ -177,7 +177,7 @@ def test_a_folder_without_slices(tmp_path, convert, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["nowhere", "nothing_*.dcm", "gs://bucket/prefix"])
+@pytest.mark.parametrize("name", ["nowhere", "nothing_*.dcm", "ftp://host/prefix"])
 def test_an_input_that_is_not_there(tmp_path, convert, capsys, name):
     place = name if "://" in name else tmp_path / name
     assert convert("--input", place, "--labels", "none", "--output", tmp_path / "out") == 2
@@ -253,12 +253,9 @@ def test_the_output_cannot_be_written(folder, convert, capsys, monkeypatch):
 
 
 def test_two_conversions_into_one_output(folder, convert, capsys):
-    lock = job.claim(folder.parent / "out")
-    try:
+    with contextlib.closing(job.claim(folder.parent / "out")):
         assert run(convert, folder) == 2
         assert "another conversion is writing to" in one_line(capsys)
-    finally:
-        os.close(lock)
     assert run(convert, folder) == 0
 
 

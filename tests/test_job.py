@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 import sys
 
@@ -49,7 +48,7 @@ def test_the_lock_goes_with_its_process(tmp_path):
         with pytest.raises(job.JobError, match="another conversion is writing"):
             job.claim(tmp_path / "out")
         process.kill()
-    os.close(job.claim(tmp_path / "out"))
+    job.claim(tmp_path / "out").close()
 
 
 def test_a_sidecar_comes_back(tmp_path):
@@ -61,5 +60,16 @@ def test_a_sidecar_comes_back(tmp_path):
     assert dict(job.sidecars(work, ["s", "t"])) == {"s": SIDECAR}
 
 
-def test_size_of_a_file_that_is_not_there(tmp_path):
-    assert job.size_bytes(tmp_path / "no") == 0
+def test_contents_of_a_folder(tmp_path):
+    assert job.contents(tmp_path / "no") == {}
+    (tmp_path / "a").write_bytes(b"123")
+    assert job.contents(tmp_path) == {"a": job.Content(3)}
+
+
+def test_a_shard_of_another_length_is_changed(tmp_path):
+    told = dataclasses.replace(SIDECAR, name="s", bytes=3)
+    assert job.changed_shards(tmp_path, [told]) == ["s"]
+    (tmp_path / "s").write_bytes(b"123")
+    assert job.changed_shards(tmp_path, [told]) == []
+    (tmp_path / "s").write_bytes(b"1234")
+    assert job.changed_shards(tmp_path, [told]) == ["s"]

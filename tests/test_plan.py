@@ -14,7 +14,7 @@ from ich_tfrecords.spec import from_dict, load, to_dict
 def row(sop: str, **changes) -> dict:
     base = dict.fromkeys(plan.INDEX_SCHEMA.names)
     base |= {"container": "in", "name": f"{sop}.dcm", "offset": -1, "method": -1, "stored_bytes": 9, "size_bytes": 9}
-    base |= {"crc32": -1, "mtime_ns": 1, "sop_uid": sop, "patient_key": "p1", "study_uid": "s1", "series_uid": "e1"}
+    base |= {"crc32": -1, "version": 1, "sop_uid": sop, "patient_key": "p1", "study_uid": "s1", "series_uid": "e1"}
     return base | {"position_mm": 0.0, "reason": "", "detail": ""} | changes
 
 

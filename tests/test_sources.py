@@ -147,7 +147,7 @@ def test_broken_links_are_listed_and_fail_when_read(tmp_path):
     (tmp_path / "gone.dcm").symlink_to(tmp_path / "nowhere/x")
     (tmp_path / "self.dcm").symlink_to(tmp_path / "self.dcm")
     rows = listed(tmp_path)
-    assert [(row.name, row.size_bytes, row.mtime_ns) for row in rows] == [
+    assert [(row.name, row.size_bytes, row.version) for row in rows] == [
         ("gone.dcm", -1, -1),
         ("self.dcm", -1, -1),
     ]
@@ -177,7 +177,8 @@ def test_include_selects_by_name_in_folders_and_archives(tmp_path):
     ("inputs", "include", "message"),
     [
         ([], (), "no input given"),
-        (["gs://bucket/data"], (), "gs://bucket/data: only local paths"),
+        (["s3://bucket/data"], (), "s3://bucket/data: only gs:// and local paths"),
+        (["gs://"], (), "names no bucket; write gs://bucket/folder"),
         (["{root}/nowhere"], (), "nowhere: no such file or folder"),
         (["{root}/nowhere/*.dcm"], (), "there is no folder .*nowhere"),
         (["{root}/*.nii"], (), "the pattern matches nothing"),
@@ -530,10 +531,10 @@ def test_a_file_rewritten_in_place_has_changed(tmp_path):
     (tmp_path / "a.dcm").write_bytes(SLICE)
     (row,) = listed(tmp_path)
     assert bytes(SliceReader().read(row)) == SLICE
-    os.utime(tmp_path / "a.dcm", ns=(row.mtime_ns, row.mtime_ns + 1000))
+    os.utime(tmp_path / "a.dcm", ns=(row.version, row.version + 1000))
     assert reason(lambda: SliceReader().read(row)) == "changed"
     assert reason(lambda: SliceReader().read_head(row, 10)) == "changed"
-    assert bytes(SliceReader().read(row._replace(mtime_ns=-1))) == SLICE
+    assert bytes(SliceReader().read(row._replace(version=-1))) == SLICE
 
 
 def test_an_unreadable_file_does_not_tell_its_folder(tmp_path):

@@ -1,0 +1,255 @@
+"""Requests to Cloud Storage, made again while they fail in passing.
+
+What fails for good is an `OSError` whose `filename` is the object: `FileNotFoundError` for one that is not there,
+`PermissionError` for one that may not be touched. The library is imported with the first request: without a
+bucket no conversion pays for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import functools
+import io
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from google.cloud import storage
+
+RETRY_S = 120.0  # for so long a request that fails in passing is made again, with growing pauses
+IN_FLIGHT = 32  # requests of one bulk move at a time
+_PAGE_ROWS = 1000  # Cloud Storage gives no more in one answer
+_TIMEOUT_S = 60  # of one request without a byte
+_LIST_FIELDS = "items(name,size,generation,crc32c,updated),prefixes,nextPageToken"
+_LOGIN = "log in with: gcloud auth application-default login"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Stored(NamedTuple):
+    """An object as its bucket tells it: its name there, and what identifies its bytes; `updated_s` since 1970."""
+
+    key: str
+    size_bytes: int
+    generation: int
+    crc32c: int
+    updated_s: float
+
+
+class Moved(OSError):
+    """An object is not the generation that a write or delete was meant for."""
+
+
+def read(bucket: str, key: str) -> bytes:
+    """The whole object, checked against the crc32c that its bucket keeps."""
+    with _failures(bucket, key):
+        return _blob(bucket, key).download_as_bytes(checksum="crc32c", retry=_retry(), timeout=_TIMEOUT_S)
+
+
+def read_range(bucket: str, key: str, start: int, size_bytes: int, generation: int | None = None) -> bytes:
+    """Bytes of an object from `start`, as they are stored; fewer where it ends.
+
+    Raises `FileNotFoundError` when `generation` is given and no longer the object's.
+    """
+    if size_bytes <= 0:
+        return b""
+    blob = _blob(bucket, key, generation)
+    end = start + size_bytes - 1
+
+    def fetch() -> bytes:
+        # raw: a slice stored with a content encoding must not change its length on the way
+        return blob.download_as_bytes(
+            start=start, end=end, raw_download=True, checksum=None, retry=None, timeout=_TIMEOUT_S
+        )
+
+    with _failures(bucket, key):
+        try:
+            return _retry()(fetch)()
+        except _api().RequestRangeNotSatisfiable:
+            return b""
+
+
+def write(bucket: str, key: str, data: bytes, generation: int | None = None) -> Stored:
+    """Put an object in place, whole or not at all, its crc32c checked by the bucket.
+
+    `generation`: replace this one only (0: there must be none), else `Moved`.
+    """
+    return write_file(bucket, key, io.BytesIO(data), len(data), generation)
+
+
+def write_file(bucket: str, key: str, file: BinaryIO, size_bytes: int, generation: int | None = None) -> Stored:
+    """Put the bytes of a file, from where it stands, in place as `write` does."""
+    blob = _blob(bucket, key)
+    with _failures(bucket, key):
+        blob.upload_from_file(
+            file, size=size_bytes, checksum="crc32c", if_generation_match=generation, retry=_retry(), timeout=_TIMEOUT_S
+        )
+        return _stored(blob)
+
+
+def stat(bucket: str, key: str) -> Stored:
+    """What the bucket tells of an object."""
+    blob = _blob(bucket, key)
+    with _failures(bucket, key):
+        blob.reload(retry=_retry(), timeout=_TIMEOUT_S)
+        return _stored(blob)
+
+
+def delete(bucket: str, key: str, generation: int | None = None) -> None:
+    """Remove an object; one that is not there raises `FileNotFoundError`."""
+    with _failures(bucket, key):
+        _blob(bucket, key).delete(if_generation_match=generation, retry=_retry(), timeout=_TIMEOUT_S)
+
+
+def listed(bucket: str, prefix: str, start: str = "", end: str = "") -> Iterator[Stored]:
+    """Every object whose name begins with `prefix`, by name; `start` (within) and `end` (without) narrow it."""
+    with _failures(bucket, prefix):
+        found = _client().list_blobs(
+            bucket, prefix=prefix, start_offset=start or None, end_offset=end or None, **_list_options()
+        )
+        yield from map(_stored, found)
+
+
+def page(bucket: str, prefix: str, start: str, end: str) -> tuple[list[Stored], bool]:
+    """The first page of what `listed` would give, and whether there is more."""
+    with _failures(bucket, prefix):
+        found = _client().list_blobs(
+            bucket, prefix=prefix, start_offset=start or None, end_offset=end or None, **_list_options()
+        )
+        rows = [_stored(blob) for blob in next(found.pages, ())]
+        return rows, bool(found.next_page_token)
+
+
+def folder(bucket: str, prefix: str) -> tuple[list[Stored], list[str]]:
+    """The objects right in a folder (`prefix` ends with a slash or is empty) and the prefixes of those in it."""
+    with _failures(bucket, prefix):
+        found = _client().list_blobs(bucket, prefix=prefix, delimiter="/", **_list_options())
+        return [_stored(blob) for blob in found], sorted(found.prefixes)
+
+
+def read_many(places: Sequence[tuple[str, str]]) -> list[bytes]:
+    """The whole objects (bucket, name), each checked as `read` does."""
+    from google.cloud.storage import transfer_manager
+
+    files = [io.BytesIO() for _ in places]
+    pairs = [(_blob(*place), file) for place, file in zip(places, files, strict=True)]
+    options = {"checksum": "crc32c", "retry": _retry(), "timeout": _TIMEOUT_S}
+    done = transfer_manager.download_many(
+        pairs, download_kwargs=options, worker_type=transfer_manager.THREAD, max_workers=IN_FLIGHT
+    )
+    _raise_first(places, done)
+    return [file.getvalue() for file in files]
+
+
+def write_many(contents: Sequence[tuple[str, str, bytes]]) -> None:
+    """Put objects (bucket, name, bytes) in place, each as `write` does."""
+    from google.cloud.storage import transfer_manager
+
+    pairs = [(io.BytesIO(data), _blob(bucket, key)) for bucket, key, data in contents]
+    options = {"checksum": "crc32c", "retry": _retry(), "timeout": _TIMEOUT_S}
+    done = transfer_manager.upload_many(
+        pairs, upload_kwargs=options, worker_type=transfer_manager.THREAD, max_workers=IN_FLIGHT
+    )
+    _raise_first([(bucket, key) for bucket, key, _ in contents], done)
+
+
+def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`function` of each item, many at a time, in the order of the items."""
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        return list(pool.map(function, items))
+
+
+def _raise_first(places: Sequence[tuple[str, str]], done: Sequence[Any]) -> None:
+    for (bucket, key), result in zip(places, done, strict=True):
+        if isinstance(result, Exception):
+            with _failures(bucket, key):
+                raise result
+
+
+def _list_options() -> dict[str, Any]:
+    return {"page_size": _PAGE_ROWS, "fields": _LIST_FIELDS, "retry": _retry(), "timeout": _TIMEOUT_S}
+
+
+def _stored(blob: storage.Blob) -> Stored:
+    (crc32c,) = struct.unpack(">I", base64.b64decode(blob.crc32c))
+    updated_s = blob.updated.timestamp() if blob.updated else 0.0
+    return Stored(blob.name, int(blob.size), int(blob.generation), crc32c, updated_s)
+
+
+def _blob(bucket: str, key: str, generation: int | None = None) -> storage.Blob:
+    return _client().bucket(bucket).blob(key, generation=generation)
+
+
+def _client() -> storage.Client:
+    """The client of this process and this address, made once: its connections are shared by all threads."""
+    return _made_client(os.getpid(), os.environ.get("STORAGE_EMULATOR_HOST", ""))
+
+
+@functools.lru_cache(maxsize=1)
+def _made_client(_process: int, emulator: str) -> storage.Client:
+    import requests.adapters
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    with _failures("", ""):
+        if emulator:
+            made = storage.Client(project="emulator", credentials=AnonymousCredentials())
+        else:
+            made = storage.Client()
+        # one connection a request in flight; the default keeps ten and throws the others away
+        adapter = requests.adapters.HTTPAdapter(pool_connections=IN_FLIGHT, pool_maxsize=2 * IN_FLIGHT)
+        for scheme in ("https://", "http://"):
+            made._http.mount(scheme, adapter)
+        return made
+
+
+def _retry() -> Any:
+    """Cloud Storage's own rule of what passes, and connections that end in the middle of raw bytes."""
+    from google.api_core.retry import Retry
+    from google.cloud.storage.retry import DEFAULT_RETRY
+    from urllib3.exceptions import HTTPError
+
+    def passes(error: BaseException) -> bool:
+        return DEFAULT_RETRY._predicate(error) or isinstance(error, HTTPError)
+
+    return Retry(predicate=passes, initial=0.25, maximum=30.0, multiplier=2.0, timeout=RETRY_S)
+
+
+def _api() -> Any:
+    from google.api_core import exceptions
+
+    return exceptions
+
+
+@contextlib.contextmanager
+def _failures(bucket: str, key: str) -> Iterator[None]:
+    """Turn what the library raises into an `OSError` about the object."""
+    from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, PreconditionFailed, Unauthorized
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage.exceptions import DataCorruption
+    from requests import RequestException
+    from urllib3.exceptions import HTTPError
+
+    place = f"gs://{bucket}/{key}" if bucket else "Cloud Storage"
+    try:
+        yield
+    except NotFound as error:
+        raise FileNotFoundError(errno.ENOENT, "no such object or bucket", place) from error
+    except (Forbidden, Unauthorized) as error:
+        raise PermissionError(errno.EACCES, f"access denied ({_line(error)})", place) from error
+    except GoogleAuthError as error:
+        raise PermissionError(errno.EACCES, f"no access to Cloud Storage ({_line(error)}); {_LOGIN}", place) from error
+    except PreconditionFailed as error:
+        raise Moved(errno.ESTALE, "changed meanwhile", place) from error
+    except (GoogleAPIError, DataCorruption, RequestException, HTTPError, ConnectionError) as error:
+        raise OSError(errno.EIO, f"Cloud Storage: {_line(error)}", place) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
