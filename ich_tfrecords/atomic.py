@@ -13,6 +13,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ich_tfrecords import buckets
 from ich_tfrecords.bucket_path import AnyPath, BucketPath
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -56,13 +57,42 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
         file.write(data)
 
 
+def write_many(contents: Sequence[tuple[AnyPath, bytes]]) -> None:
+    """Put each of these in place as `write_bytes` does, in this order; those of buckets many at a time."""
+    far = [(path.bucket, path.key, data) for path, data in contents if isinstance(path, BucketPath)]
+    if far:
+        buckets.write_many(far)
+    for path, data in contents:
+        if not isinstance(path, BucketPath):
+            write_bytes(path, data)
+
+
+def read_many(paths: Sequence[AnyPath]) -> list[bytes | None]:
+    """Bytes of each file, None for one that is not there; those of buckets many at a time."""
+    far = [(path.bucket, path.key) for path in paths if isinstance(path, BucketPath)]
+    fetched = iter(buckets.read_many(far) if far else ())
+    return [next(fetched) if isinstance(path, BucketPath) else _read_if_there(path) for path in paths]
+
+
+def _read_if_there(path: AnyPath) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
 def write_table(path: AnyPath, table: pa.Table) -> bytes:
     """Put `table` at `path` as Parquet, whole or not at all; returns the bytes written."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    data = buffer.getvalue()
+    data = table_bytes(table)
     write_bytes(path, data)
     return data
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def read_table(path: AnyPath, columns: Sequence[str] | None = None) -> pa.Table:

@@ -133,8 +133,8 @@ def folder(bucket: str, prefix: str) -> tuple[list[Stored], list[str]]:
         return [_stored(blob) for blob in found], sorted(found.prefixes)
 
 
-def read_many(places: Sequence[tuple[str, str]]) -> list[bytes]:
-    """The whole objects (bucket, name), each checked as `read` does."""
+def read_many(places: Sequence[tuple[str, str]]) -> list[bytes | None]:
+    """The whole objects (bucket, name), each checked as `read` does; None for one that is not there."""
     from google.cloud.storage import transfer_manager
 
     files = [io.BytesIO() for _ in places]
@@ -143,8 +143,9 @@ def read_many(places: Sequence[tuple[str, str]]) -> list[bytes]:
     done = transfer_manager.download_many(
         pairs, download_kwargs=options, worker_type=transfer_manager.THREAD, max_workers=IN_FLIGHT
     )
-    _raise_first(places, done)
-    return [file.getvalue() for file in files]
+    absent = [isinstance(result, _api().NotFound) for result in done]
+    _raise_first(places, [None if gone else result for gone, result in zip(absent, done, strict=True)])
+    return [None if gone else file.getvalue() for gone, file in zip(absent, files, strict=True)]
 
 
 def write_many(contents: Sequence[tuple[str, str, bytes]]) -> None:

@@ -10,24 +10,22 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ich_tfrecords import __version__, atomic, buckets, manifest
+from ich_tfrecords import __version__, atomic, manifest
 from ich_tfrecords.bucket_lock import BucketLock, Held
 from ich_tfrecords.bucket_path import AnyPath, BucketPath
 from ich_tfrecords.manifest import Sidecar
 from ich_tfrecords.plan import INDEX_SCHEMA, Plan, PlannedShard, planned_shards
 from ich_tfrecords.spec import DatasetSpec, differences, from_dict, to_dict
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 WORK = ".work"
+_AT_ONCE = 256  # parts in memory
 LISTING_ROWS = 512  # slices in one element of the index step
 SIDECAR_KEYS = tuple(field.name for field in dataclasses.fields(Sidecar))
 TRANSIENT = frozenset(("unreadable_file", "changed", "bad_local_header"))  # a rerun looks again: a share may be back
@@ -196,18 +194,14 @@ def write_listing(work: WorkDir, listing: pa.Table) -> None:
         work.create()
         atomic.write_bytes(told, places.hexdigest().encode())
 
-    def write(number: int) -> None:
-        if not _is_whole(work.listing(number)):
-            write_part(work.listing(number), listing.slice(number * LISTING_ROWS, LISTING_ROWS))
-
-    _each(work, write, _parts(listing.num_rows))
-
-
-def _each(work: WorkDir, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`function` of each item: one after the other here, many at a time in a bucket, which is far away."""
-    if isinstance(work.output, BucketPath):
-        return buckets.each(function, items)
-    return [function(item) for item in items]
+    whole = _whole([work.listing(number) for number in _parts(listing.num_rows)])
+    lacking = [number for number, data in enumerate(whole) if data is None]
+    for begin in range(0, len(lacking), _AT_ONCE):
+        tables = [
+            (work.listing(number), listing.slice(number * LISTING_ROWS, LISTING_ROWS))
+            for number in lacking[begin : begin + _AT_ONCE]
+        ]
+        _write_parts(tables)
 
 
 def _remove_all(folder: AnyPath) -> None:
@@ -219,27 +213,38 @@ def _remove_all(folder: AnyPath) -> None:
 
 def write_part(path: AnyPath, table: pa.Table) -> None:
     """Put a part of the listing or the index in place, then the sha256 that it counts as whole by."""
-    data = atomic.write_table(path, table)
-    atomic.write_bytes(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
+    _write_parts([(path, table)])
 
 
-def _is_whole(path: AnyPath) -> bool:
-    """Whether a part is there with the bytes that were written."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest().encode() == path.with_suffix(".sha256").read_bytes()
-    except FileNotFoundError:
-        return False
+def _write_parts(tables: Sequence[tuple[AnyPath, pa.Table]]) -> None:
+    contents = [(path, atomic.table_bytes(table)) for path, table in tables]
+    atomic.write_many(contents)
+    atomic.write_many([(_sum_path(path), hashlib.sha256(data).hexdigest().encode()) for path, data in contents])
+
+
+def _sum_path(path: AnyPath) -> AnyPath:
+    return path.with_suffix(".sha256")
+
+
+def _whole(paths: Sequence[AnyPath]) -> Iterator[bytes | None]:
+    """Bytes of each part, None for one that is not there with the bytes that were written."""
+    for begin in range(0, len(paths), _AT_ONCE):
+        some = paths[begin : begin + _AT_ONCE]
+        for data, told in zip(atomic.read_many(some), atomic.read_many([*map(_sum_path, some)]), strict=True):
+            is_whole = data is not None and hashlib.sha256(data).hexdigest().encode() == told
+            yield data if is_whole else None
 
 
 def forget_transient(work: WorkDir, files: int) -> None:
     """Drop the index parts that hold a problem which may have passed, so that their files are read again."""
-
-    def forget(number: int) -> None:
-        path = work.index(number)
-        if _is_whole(path) and not TRANSIENT.isdisjoint(atomic.read_table(path, ["reason"])["reason"].to_pylist()):
+    paths = [work.index(number) for number in _parts(files)]
+    for path, data in zip(paths, _whole(paths), strict=True):
+        if data is not None and not TRANSIENT.isdisjoint(_column(data, "reason")):
             path.unlink()
 
-    _each(work, forget, _parts(files))
+
+def _column(data: bytes, name: str) -> list[Any]:
+    return pq.read_table(pa.BufferReader(data), columns=[name])[name].to_pylist()
 
 
 def _parts(files: int) -> range:
@@ -248,8 +253,8 @@ def _parts(files: int) -> range:
 
 def missing_index(work: WorkDir, files: int) -> list[int]:
     """Numbers of the index parts of a listing of `files` that are yet to be written."""
-    whole = _each(work, lambda number: _is_whole(work.index(number)), _parts(files))
-    return [number for number, is_whole in zip(_parts(files), whole, strict=True) if not is_whole]
+    parts = _whole([work.index(number) for number in _parts(files)])
+    return [number for number, data in enumerate(parts) if data is None]
 
 
 def indexed(work: WorkDir) -> int:
@@ -259,8 +264,15 @@ def indexed(work: WorkDir) -> int:
 
 def read_index(work: WorkDir, files: int) -> pa.Table:
     """The whole index (`INDEX_SCHEMA`) of a listing of `files`."""
-    tables = _each(work, lambda number: atomic.read_table(work.index(number)).cast(INDEX_SCHEMA), _parts(files))
+    parts = _whole([work.index(number) for number in _parts(files)])
+    tables = [pq.read_table(pa.BufferReader(_there(data))).cast(INDEX_SCHEMA) for data in parts]
     return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _there(data: bytes | None) -> bytes:
+    if data is None:
+        raise JobError("a part of the index went away; run the command again")
+    return data
 
 
 def write_plan(work: WorkDir, plan: Plan, spec: DatasetSpec) -> list[str]:
@@ -269,16 +281,16 @@ def write_plan(work: WorkDir, plan: Plan, spec: DatasetSpec) -> list[str]:
     A shard is done when its sidecar bears the digest of its plan, the file has the length it tells, and none of
     its rejects may have passed.
     """
-
-    def write(shard: PlannedShard) -> bool:
-        data = _plan_bytes(work, shard)
-        sidecar = read_sidecar(work, shard.name)
-        plan_sha256 = hashlib.sha256(data).hexdigest()
-        return sidecar is not None and _is_done(sidecar, plan_sha256, there.get(shard.name))
-
-    there = contents(work.output)
     shards = list(planned_shards(plan, spec))
-    return [shard.name for shard, done in zip(shards, _each(work, write, shards), strict=True) if not done]
+    plans = [(work.plan(shard.name), _plan_bytes(shard)) for shard in shards]
+    atomic.write_many(plans)
+    told = _sidecars(work, [shard.name for shard in shards])
+    there = contents(work.output)
+    return [
+        shard.name
+        for shard, sidecar, (_, data) in zip(shards, told, plans, strict=True)
+        if sidecar is None or not _is_done(sidecar, hashlib.sha256(data).hexdigest(), there.get(shard.name))
+    ]
 
 
 def _is_done(sidecar: tuple[Sidecar, str], plan_sha256: str, there: Content | None) -> bool:
@@ -316,10 +328,10 @@ def _is_as_told(there: Content | None, told: Sidecar) -> bool:
     return there is not None and there.size_bytes == told.bytes and there.crc32c in ("", told.crc32c)
 
 
-def _plan_bytes(work: WorkDir, shard: PlannedShard) -> bytes:
+def _plan_bytes(shard: PlannedShard) -> bytes:
     metadata = {b"split": shard.split.encode(), b"stratum": shard.stratum.encode()}
     table = shard.slices.drop_columns(["split", "stratum", "shard", "shard_count", "row"])
-    return atomic.write_table(work.plan(shard.name), table.replace_schema_metadata(metadata))
+    return atomic.table_bytes(table.replace_schema_metadata(metadata))
 
 
 def read_plan(work: WorkDir, name: str) -> tuple[PlannedShard, str]:
@@ -340,22 +352,31 @@ def write_sidecar(work: WorkDir, sidecar: Sidecar, plan_sha256: str) -> None:
 
 def read_sidecar(work: WorkDir, name: str) -> tuple[Sidecar, str] | None:
     """Sidecar of a shard and the plan digest it bears; None when there is none."""
-    try:
-        sha256, _, data = work.sidecar(name).read_bytes().partition(b"\n")
-        if hashlib.sha256(data).hexdigest().encode() != sha256:
-            return None
-        facts = json.loads(data)
-        return Sidecar(**{key: facts[key] for key in SIDECAR_KEYS}), facts["plan_sha256"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a damaged one is as good as none
-        return None
+    return _sidecars(work, [name])[0]
 
 
-def sidecars(work: WorkDir, names: Iterable[str]) -> Iterator[tuple[str, Sidecar]]:
+def sidecars(work: WorkDir, names: Sequence[str]) -> Iterator[tuple[str, Sidecar]]:
     """Name and sidecar of each finished shard among `names`."""
-    names = list(names)
-    for name, found in zip(names, _each(work, lambda name: read_sidecar(work, name), names), strict=True):
+    for name, found in zip(names, _sidecars(work, names), strict=True):
         if found is not None:
             yield name, found[0]
+
+
+def _sidecars(work: WorkDir, names: Sequence[str]) -> list[tuple[Sidecar, str] | None]:
+    return [_parse_sidecar(data) for data in atomic.read_many([work.sidecar(name) for name in names])]
+
+
+def _parse_sidecar(content: bytes | None) -> tuple[Sidecar, str] | None:
+    if content is None:
+        return None
+    sha256, _, data = content.partition(b"\n")
+    if hashlib.sha256(data).hexdigest().encode() != sha256:
+        return None
+    try:
+        facts = json.loads(data)
+        return Sidecar(**{key: facts[key] for key in SIDECAR_KEYS}), facts["plan_sha256"]
+    except (ValueError, KeyError, TypeError):  # a damaged one is as good as none
+        return None
 
 
 def sweep(work: WorkDir) -> None:

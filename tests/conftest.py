@@ -12,19 +12,26 @@ blob_run             a cnn trained on them, balanced; read only                 
 blob_run_copy        a copy of it to damage, or to evaluate
 real_dicom_dir       real CT files, or a skip
 convert              the command line in this process: convert(*flags) -> exit code
+bucket_server        Cloud Storage on loopback, with faults on demand                (session)
+gcs                  it, without faults, as the place where gs:// leads
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from ich_tfrecords import spec
 from ich_tfrecords.synthetic import Summary, generate
+
+if TYPE_CHECKING:
+    from bucket_server import BucketServer
 
 # a deadline would be a promise about the machine
 hypothesis.settings.register_profile("any_machine", deadline=None)
@@ -122,3 +129,21 @@ def real_dicom_dir() -> Path:
     if not place:
         pytest.skip("set ICH_REAL_DICOM_DIR to a folder of real CT files")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[BucketServer]:
+    pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
+    from bucket_server import BucketServer
+
+    with BucketServer() as server:
+        yield server
+
+
+@pytest.fixture
+def gcs(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
+    bucket_server.clear()
+    for name, value in bucket_server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield bucket_server
+    bucket_server.clear()
