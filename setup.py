@@ -33,6 +33,7 @@ TRAIN = [
 ]
 TEST = [
     *TRAIN,
+    "apache-beam[gcp]>=2.77,<3",  # stages Dataflow templates
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
     "hypothesis>=6.100",

@@ -20,6 +20,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ich_tfrecords import atomic, montage, records
+from ich_tfrecords.bucket_path import AnyPath
 from ich_tfrecords.manifest import Manifest
 from ich_tfrecords.spec import DatasetSpec
 
@@ -33,7 +34,7 @@ class ExportError(ValueError):
 
 
 def export(
-    directory: Path, manifest: Manifest, output: Path, splits: Sequence[str], progress: Callable[[int, int], None]
+    directory: AnyPath, manifest: Manifest, output: Path, splits: Sequence[str], progress: Callable[[int, int], None]
 ) -> int:
     """Write `output/<split>/*.png` and, after them, `output/labels_<split>.csv`; returns the number of PNG files.
 
@@ -85,7 +86,7 @@ def _count_pictures(folder: Path, manifest: Manifest, split: str) -> int:
     return found
 
 
-def _split_records(directory: Path, manifest: Manifest, split: str) -> Iterator[dict[str, Any]]:
+def _split_records(directory: AnyPath, manifest: Manifest, split: str) -> Iterator[dict[str, Any]]:
     """Values of each record of a split, shard after shard. Raises `DamagedSlice`."""
     table = records.features(manifest.spec)
     for shard in manifest.shards:

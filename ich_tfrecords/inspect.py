@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ich_tfrecords import atomic, export, manifest, montage, report, verify
+from ich_tfrecords.bucket_path import AnyPath, any_path
 from ich_tfrecords.manifest import DatasetError, Manifest
 from ich_tfrecords.summary import flat, megabytes, plain, prevalence, total_counts, totals
 
@@ -108,9 +109,21 @@ def _command(
     parser = commands.add_parser(
         name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"Example: {example}", allow_abbrev=False
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="folder of the data set, with its manifest.json")
+    parser.add_argument(
+        "directory",
+        type=_any_path,
+        metavar="DIR",
+        help="folder of the data set, with its manifest.json, here or on gs://",
+    )
     parser.set_defaults(command=run)
     return parser
+
+
+def _any_path(text: str) -> AnyPath:
+    try:
+        return any_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -155,7 +168,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     done = manifest.read(arguments.directory)
-    if arguments.output.resolve() == arguments.directory.resolve():
+    if isinstance(arguments.directory, Path) and arguments.output.resolve() == arguments.directory.resolve():
         raise WrongUse(f"--output {arguments.output} is the data set itself; name another folder")
     print(report.write(arguments.directory, done, _generator(arguments.directory), arguments.output))
 
@@ -173,7 +186,7 @@ def _splits(done: Manifest, wanted: str | None) -> list[str]:
     return [wanted] if wanted else list(done.splits)
 
 
-def _generator(directory: Path) -> str:
+def _generator(directory: AnyPath) -> str:
     """What wrote the data set, such as `ich_tfrecords 1.0.0`."""
     text = (directory / manifest.MANIFEST).read_text(encoding="utf-8")
     return str(json.loads(text).get("generator", "unknown"))

@@ -244,7 +244,12 @@ def forget_transient(work: WorkDir, files: int) -> None:
 
 
 def _column(data: bytes, name: str) -> list[Any]:
-    return pq.read_table(pa.BufferReader(data), columns=[name])[name].to_pylist()
+    return _table(data, [name])[name].to_pylist()
+
+
+def _table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """A part of the index; its few rows are not worth the threads and the data-set layer of `read_table`."""
+    return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
 
 
 def _parts(files: int) -> range:
@@ -265,7 +270,7 @@ def indexed(work: WorkDir) -> int:
 def read_index(work: WorkDir, files: int) -> pa.Table:
     """The whole index (`INDEX_SCHEMA`) of a listing of `files`."""
     parts = _whole([work.index(number) for number in _parts(files)])
-    tables = [pq.read_table(pa.BufferReader(_there(data))).cast(INDEX_SCHEMA) for data in parts]
+    tables = [_table(_there(data)).cast(INDEX_SCHEMA) for data in parts]
     return pa.concat_tables(tables).unify_dictionaries()
 
 

@@ -53,7 +53,10 @@ class CsvFile:
             table = pa_csv.read_csv(pa.BufferReader(self.data), convert_options=options)
         except pa.ArrowInvalid as error:
             raise self._parse_error(error, flags) from error
-        return table.column(text).combine_chunks(), [bools(table.column(flag).combine_chunks()) for flag in flags]
+        columns = table.column(text).combine_chunks(), [bools(table.column(flag).combine_chunks()) for flag in flags]
+        del table
+        pa.default_memory_pool().release_unused()  # the parser's small blocks: as much again as the columns
+        return columns
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and fields of each row below the header."""

@@ -138,12 +138,12 @@ def _read_long(file: CsvFile, labels: LabelSpec) -> LabelTable:
     label_of_row = _label_of_rows(file, keys, labels.names)
     # rows grouped by label: within a group every key ends in the same suffix
     groups = [np.flatnonzero(label_of_row == index) for index in range(len(labels.names))]
-    parts = [_without_suffix(keys.take(rows), name) for rows, name in zip(groups, labels.names)]
-    ids, images = _encode(parts)
+    ids, images = _encode([_without_suffix(keys.take(rows), name) for rows, name in zip(groups, labels.names)])
     if pc.index(ids, "").as_py() >= 0:
         found = [pc.index(keys, f"_{name}").as_py() for name in labels.names]
         row = min(at for at in found if at >= 0)
         raise file.error_at(row, f"ID {shorten(keys[row].as_py())} has no image id before the label")
+    del keys  # the largest array of all: six texts an image
     tally = _count(len(ids), images, [positive[rows] for rows in groups])
     return _merge(file, _LONG_COLUMNS, ids, tally, labels)
 
@@ -198,7 +198,7 @@ def _read_wide(file: CsvFile, id_column: str, labels: LabelSpec) -> LabelTable:
 
 @dataclasses.dataclass(frozen=True)
 class _Tally:
-    """How often each label of each image was said, and said to be 1: both int64 [labels, images]."""
+    """How often each label of each image was said, and said to be 1: both int32 [labels, images]."""
 
     said: np.ndarray
     positive: np.ndarray
@@ -206,9 +206,11 @@ class _Tally:
 
 def _count(size: int, images: Sequence[np.ndarray], positive: Sequence[np.ndarray]) -> _Tally:
     """Tally of `size` images; for each label, the image of each row that says it and whether it says 1."""
-    said = [np.bincount(image, minlength=size) for image in images]
-    ones = [np.bincount(image[flag], minlength=size) for image, flag in zip(images, positive)]
-    return _Tally(np.stack(said), np.stack(ones))
+    said, ones = (np.empty((len(images), size), np.int32) for _ in range(2))
+    for label, (image, flag) in enumerate(zip(images, positive)):
+        said[label] = np.bincount(image, minlength=size)
+        ones[label] = np.bincount(image[flag], minlength=size)
+    return _Tally(said, ones)
 
 
 def _merge(file: CsvFile, wanted: Sequence[str], ids: pa.Array, tally: _Tally, labels: LabelSpec) -> LabelTable:

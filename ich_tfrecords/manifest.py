@@ -244,8 +244,9 @@ def slice_table(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) 
     parts = [_shard_slices(shard, sidecars[shard.name], spec) for shard in planned_shards(plan, spec)]
     table = pa.concat_tables(parts)
     keys = ["split", "study_uid", "series_uid", "slice_index", "sop_uid"]
-    whole = table.select(keys).combine_chunks()  # each comparison would look for its chunk among those of every shard
-    return table.take(pc.sort_indices(whole, [(name, "ascending") for name in keys]))
+    # in one chunk, or each comparison would look for its rows among the chunks of every shard
+    order = pc.sort_indices(table.select(keys).combine_chunks(), [(name, "ascending") for name in keys])
+    return table.take(order)
 
 
 def _shard_slices(shard: PlannedShard, sidecar: Sidecar, spec: DatasetSpec) -> pa.Table:
@@ -253,7 +254,7 @@ def _shard_slices(shard: PlannedShard, sidecar: Sidecar, spec: DatasetSpec) -> p
     values = rows["labels"].combine_chunks().flatten().to_numpy().reshape(-1, len(spec.labels.names))
     same = {"split": shard.split, "stratum": shard.stratum, "shard": shard.name}
     columns = {name: rows[name] for name in (*IDS, "position_mm", "slice_index", "slice_count")}
-    columns |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in same.items()}
+    columns |= {name: pa.repeat(value, rows.num_rows) for name, value in same.items()}
     columns |= {name: pa.array(values[:, i]) for i, name in enumerate(spec.labels.names)}
     columns["row"] = pa.array(np.arange(rows.num_rows, dtype=np.int32))
     columns["offset"] = pa.array(sidecar.offsets, pa.int64())

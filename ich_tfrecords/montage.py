@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from ich_tfrecords import records
+from ich_tfrecords import atomic, records
+from ich_tfrecords.bucket_path import AnyPath
 from ich_tfrecords.manifest import SLICES, DatasetError, Manifest
 from ich_tfrecords.spec import DatasetSpec
 
@@ -44,11 +44,11 @@ class Picture:
     image: Uint8
 
 
-def slice_rows(directory: Path, spec: DatasetSpec) -> pa.Table:
+def slice_rows(directory: AnyPath, spec: DatasetSpec) -> pa.Table:
     """The slice table of a data set. Raises `DatasetError` when it is missing, damaged or lacks a column."""
     path = directory / SLICES
     try:
-        table = pq.read_table(path, memory_map=False)
+        table = atomic.read_table(path)
     except FileNotFoundError as error:
         raise DatasetError(f"{directory} holds no {SLICES}, so the data set is not whole; copy it again") from error
     except pa.ArrowException as error:
@@ -87,12 +87,12 @@ def draw_strata(rows: pa.Table, spec: DatasetSpec, count: int, seed: int) -> Ite
             yield stratum, members.num_rows, draw(members, count, seed)
 
 
-def read_pictures(directory: Path, rows: pa.Table, spec: DatasetSpec) -> list[Picture]:
+def read_pictures(directory: AnyPath, rows: pa.Table, spec: DatasetSpec) -> list[Picture]:
     """Picture of each row, read from its shard at its offset. Raises `DamagedSlice`."""
     return [Picture(row, _read_image(directory, row, spec)) for row in rows.to_pylist()]
 
 
-def _read_image(directory: Path, row: dict[str, Any], spec: DatasetSpec) -> Uint8:
+def _read_image(directory: AnyPath, row: dict[str, Any], spec: DatasetSpec) -> Uint8:
     path = shard_path(directory, row["shard"])
     try:
         with path.open("rb") as file:
@@ -112,7 +112,7 @@ def _read_image(directory: Path, row: dict[str, Any], spec: DatasetSpec) -> Uint
 VERIFY = "`inspect verify` lists all damage"
 
 
-def shard_path(directory: Path, name: str) -> Path:
+def shard_path(directory: AnyPath, name: str) -> AnyPath:
     """Path of a shard inside the data set. Raises `DamagedSlice` for a name that leads elsewhere."""
     if Path(name).name != name or name in ("", ".."):
         raise DamagedSlice(f"{directory}: the shard name {name!r} leads out of the data set; {VERIFY}")

@@ -138,10 +138,11 @@ def top_reasons(rejects: pa.Table, most: int = 4) -> str:
 
 def _usable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Readable slices sorted by SOP UID, once each, and the rejects among the rest."""
-    good = pc.equal(index["reason"], "")
-    rejects = index.filter(pc.invert(good)).select(REJECT_SCHEMA.names)
-    usable = _filtered(index.select(PLANNED), good.to_numpy())
-    usable = usable.take(pc.sort_indices(usable, [("sop_uid", "ascending"), ("name", "ascending")]))
+    good = pc.equal(index["reason"], "").to_numpy()
+    rejects = index.select(REJECT_SCHEMA.names).filter(pa.array(~good))
+    keys = _filtered(index.select(["sop_uid", "name"]), good)
+    order = pc.sort_indices(keys, [("sop_uid", "ascending"), ("name", "ascending")])
+    usable = index.select(PLANNED).take(pa.array(np.flatnonzero(good)[order]))
     sop = usable["sop_uid"].combine_chunks()
     again = np.zeros(len(sop), bool)
     again[1:] = pc.equal(sop.slice(1), sop.slice(0, max(len(sop) - 1, 0))).to_numpy(zero_copy_only=False)

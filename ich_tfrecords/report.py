@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ich_tfrecords import __version__, atomic, charts, html_page, montage
+from ich_tfrecords.bucket_path import AnyPath
 from ich_tfrecords.html_page import escape, section, table
 from ich_tfrecords.manifest import REJECTS, Manifest
 from ich_tfrecords.spec import NO_HEMORRHAGE, UNLABELLED, canonical_json
@@ -41,7 +42,7 @@ EXAMPLES = 3
 PANEL_PX = 128
 
 
-def write(directory: Path, manifest: Manifest, generator: str, output: Path) -> Path:
+def write(directory: AnyPath, manifest: Manifest, generator: str, output: Path) -> Path:
     """Write the page of a data set into the folder `output`; returns its path.
 
     Raises `DatasetError`, `montage.DamagedSlice`, `OSError`.
@@ -52,7 +53,7 @@ def write(directory: Path, manifest: Manifest, generator: str, output: Path) -> 
     return output / PAGE
 
 
-def page(directory: Path, manifest: Manifest, generator: str) -> str:
+def page(directory: AnyPath, manifest: Manifest, generator: str) -> str:
     """HTML text of the page. `generator`: what wrote the data set."""
     rows = montage.slice_rows(directory, manifest.spec)
     duplicates = find_duplicates(rows, manifest.spec.labels.names, EXAMPLES)
@@ -157,14 +158,14 @@ def _picture_note(manifest: Manifest) -> str:
     return f"From left to right: {heads} (level/width in HU). Seeded draw, of as many patients as possible."
 
 
-def _pictures(directory: Path, rows: pa.Table, manifest: Manifest) -> str:
+def _pictures(directory: AnyPath, rows: pa.Table, manifest: Manifest) -> str:
     labels = manifest.spec.labels
     groups = [(label, pc.equal(rows[label], 1)) for label in labels.names if label != labels.any]
     groups += [(stratum, pc.equal(rows["stratum"], stratum)) for stratum in (NO_HEMORRHAGE, UNLABELLED)]
     return "".join(_picture_group(directory, rows.filter(mask), name, manifest) for name, mask in groups)
 
 
-def _picture_group(directory: Path, members: pa.Table, name: str, manifest: Manifest) -> str:
+def _picture_group(directory: AnyPath, members: pa.Table, name: str, manifest: Manifest) -> str:
     if not members.num_rows:
         return ""
     drawn = montage.draw(members, PICTURES_A_LABEL, seed=0)
@@ -215,7 +216,7 @@ def _duplicates(found: Duplicates) -> str:
 _MEMBERS = 6  # of a group, shown
 
 
-def _rejects(directory: Path, manifest: Manifest) -> str:
+def _rejects(directory: AnyPath, manifest: Manifest) -> str:
     if not manifest.rejects:
         return "<p>Every file gave a record.</p>"
     examples = reject_examples(directory / REJECTS, EXAMPLES)

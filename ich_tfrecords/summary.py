@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ich_tfrecords.bucket_path import AnyPath
 from ich_tfrecords.manifest import DatasetError, Manifest
 
 
@@ -101,11 +102,11 @@ def find_duplicates(rows: pa.Table, names: Sequence[str], most: int) -> Duplicat
 _MAX_MEMBERS = 1000  # of an example group: thousands of empty slices may look alike
 
 
-def reject_examples(path: Path, most: int) -> dict[str, list[dict[str, str]]]:
+def reject_examples(path: AnyPath, most: int) -> dict[str, list[dict[str, str]]]:
     """The first `most` rows of each reason in a rejects.csv. Raises `DatasetError`."""
     found: dict[str, list[dict[str, str]]] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with io.TextIOWrapper(path.open("rb"), encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 examples = found.setdefault(row["reason"], [])
                 if len(examples) < most:

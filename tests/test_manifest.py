@@ -5,10 +5,11 @@ import hashlib
 import itertools
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ich_tfrecords import card, manifest, tfds
+from ich_tfrecords import card, manifest, plan, tfds
 
 
 def test_the_manifest_returns_what_was_committed(dataset, rsna_spec):
@@ -33,6 +34,44 @@ def test_slices_stand_in_spatial_order(dataset):
     for before, after in itertools.pairwise(rows):
         if before["series_uid"] == after["series_uid"] and before["split"] == after["split"]:
             assert before["position_mm"] <= after["position_mm"]
+
+
+def made_index(slices: int) -> pa.Table:
+    """Index of slices that lie in no order, in series of about four."""
+    rows = []
+    for number in range(slices):
+        series = number * 7 % (slices // 4)
+        facts = {"container": "in", "name": f"{number}.dcm", "sop_uid": f"s{number * 37 % slices}", "reason": ""}
+        facts |= {"patient_key": f"p{series % 29}", "study_uid": f"u{series % 53}", "series_uid": f"e{series}"}
+        rows.append(facts | {"position_mm": float(number * 11 % 17)})
+    return pa.Table.from_pylist(rows, plan.INDEX_SCHEMA)
+
+
+def made_sidecar(shard: plan.PlannedShard) -> manifest.Sidecar:
+    """Sidecar of a shard whose every third slice gave no record."""
+    rows = [row for row in range(shard.slices.num_rows) if row % 3]
+    offsets, digests = [row * 10 for row in rows], [f"{shard.name} {row}" for row in rows]
+    return manifest.Sidecar(
+        shard.name, shard.split, shard.stratum, len(rows), 9, "00", "11", {}, rows, offsets, digests, []
+    )
+
+
+def test_the_slice_table_against_plain_sorting(rsna_spec):
+    planned = plan.build_plan(made_index(400), None, rsna_spec)
+    shards = list(plan.planned_shards(planned, rsna_spec))
+    sidecars = {shard.name: made_sidecar(shard) for shard in shards}
+    expected = []
+    for shard in shards:
+        for place, row in enumerate(sidecars[shard.name].rows):
+            slice_ = shard.slices.slice(row, 1).to_pylist()[0]
+            ids = {name: slice_[name] for name in (*plan.IDS, "position_mm", "slice_index", "slice_count")}
+            told = {"split": shard.split, "stratum": shard.stratum, "shard": shard.name}
+            told |= dict(zip(rsna_spec.labels.names, slice_["labels"], strict=True))
+            expected.append(ids | told | {"row": place, "offset": row * 10, "pixel_digest": f"{shard.name} {row}"})
+    keys = ("split", "study_uid", "series_uid", "slice_index", "sop_uid")
+    expected.sort(key=lambda slice_: [slice_[key] for key in keys])
+    assert len(shards) > 20
+    assert manifest.slice_table(rsna_spec, planned, sidecars).to_pylist() == expected
 
 
 @pytest.mark.parametrize(

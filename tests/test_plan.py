@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ich_tfrecords import plan, splits
 from ich_tfrecords.labels import LabelTable, read_labels
@@ -70,6 +73,29 @@ def test_what_is_left_out_has_its_reason(rsna_spec):
     }
     assert planned.slices["name"].to_pylist() == ["a.dcm"]
     assert planned.labels_unused == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("wxyz"), st.booleans()), max_size=12))
+def test_one_file_a_uid_is_kept_against_plain_sorting(files):
+    good = sorted((sop, name) for sop, name, is_good in files if is_good)
+    rows = [row(sop, name=name) if is_good else row("", name=name, reason="bad") for sop, name, is_good in files]
+    rows.append(row("e", name="v"))  # nothing to convert is an error
+    planned = plan.build_plan(index(*rows), None, load("rsna_ich"))
+    kept = {sop: min(name for other, name in good if other == sop) for sop, _ in good} | {"e": "v"}
+    assert dict(zip(planned.slices["sop_uid"].to_pylist(), planned.slices["name"].to_pylist())) == kept
+    found = zip(*(planned.rejects[column].to_pylist() for column in ("reason", "sop_uid", "name")))
+    bad = [("bad", "", name) for _, name, is_good in files if not is_good]
+    again = [("duplicate_slice", *good[at]) for at in range(1, len(good)) if good[at][0] == good[at - 1][0]]
+    assert list(found) == bad + again
+
+
+@given(st.sets(st.sampled_from("abcdef"), min_size=1), st.lists(st.sampled_from("abcdefgh"), max_size=10))
+def test_unused_labels_against_counting(ids, stems):
+    rows = [row(f"1.{at}", name=f"{at}/{stem}.dcm") for at, stem in enumerate([*stems, "only"])]
+    table = labels(by_file_name=True, **dict.fromkeys([*ids, "only"], NEGATIVE))
+    planned = plan.build_plan(index(*rows), table, load("rsna_ich"))
+    files = Counter(stems)
+    assert planned.labels_unused == sum(files[name] != 1 for name in ids)
 
 
 def test_labels_by_file_name_reach_slices_with_other_uids(rsna_spec):
