@@ -142,6 +142,9 @@ def bucket_server() -> Iterator[BucketServer]:
 
 @pytest.fixture
 def gcs(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
+    from ich_tfrecords import buckets
+
+    monkeypatch.setattr(buckets, "RETRY_S", 20.0)
     bucket_server.clear()
     for name, value in bucket_server.environment.items():
         monkeypatch.setenv(name, value)

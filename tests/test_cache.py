@@ -1,36 +1,21 @@
 import dataclasses
 import os
-import socket
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ich_tfrecords import buckets
 from trainer import cache
 from trainer.dataset import open_dataset
 from trainer.problems import WrongUse
 
-emulator = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
-
-
-@pytest.fixture(scope="module")
-def host():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = emulator.create_server("127.0.0.1", port, in_memory=True)
-    server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
-
 
 @pytest.fixture
-def bucket(host, monkeypatch):
+def bucket(gcs):
     """An empty bucket of its own."""
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", host)
-    client = cache._client()
-    return client.create_bucket(f"bucket-{time.monotonic_ns()}")
+    return gcs.client().bucket(gcs.bucket())
 
 
 @pytest.fixture
@@ -156,7 +141,7 @@ def test_no_bucket_and_no_server(monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     with pytest.raises(WrongUse, match="names no bucket"):
         open_dataset("gs://")
-    monkeypatch.setattr(cache, "RETRY_S", 0.5)
+    monkeypatch.setattr(buckets, "RETRY_S", 0.5)
     with pytest.raises(WrongUse, match=r"gs://b/p: cannot fetch manifest.json: "):
         open_dataset("gs://b/p")
 
@@ -183,3 +168,10 @@ def test_two_data_sets_do_not_share_a_copy(place, tmp_path):
     other = dataclasses.replace(dataset.manifest, fingerprint="f" * 64)
     assert home.name != f"{other.spec.name}-{other.fingerprint[:16]}"
     assert home.name.endswith(dataset.manifest.fingerprint[:16])
+
+
+def test_faults_of_the_network_leave_a_whole_copy(place, gcs, tmp_path, tiny_dataset):
+    gcs.random_faults(0.2, seed=3)
+    home, _ = copied(place, tmp_path)
+    assert sum(gcs.injected.values()) > 5
+    assert all(path.read_bytes() == (tiny_dataset / path.name).read_bytes() for path in home.iterdir())

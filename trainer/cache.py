@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -10,43 +9,34 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
-from google.api_core.exceptions import GoogleAPIError, NotFound
-from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import GoogleAuthError
-from google.cloud import storage
-from google.cloud.storage.retry import DEFAULT_RETRY
 
-from ich_tfrecords import atomic
+from ich_tfrecords import atomic, buckets
+from ich_tfrecords.bucket_path import BucketPath, any_path
 from ich_tfrecords.manifest import MANIFEST, SLICES, Manifest
 from trainer.problems import WrongUse
 
 BLOCK_BYTES = 1 << 20
 TRIES = 3
-RETRY_S = 60.0  # so long a request that fails in passing is made again
 STALE_S = 3600.0  # a temporary file that nobody wrote to for so long belongs to a process that is gone
 
 Note = Callable[[str], None]
-_FAULTS = (GoogleAPIError, GoogleAuthError, OSError)
 
 
 def fetch(place: str, name: str, when_missing: str) -> bytes:
     """Bytes of an object in the folder `place`. Raises `WrongUse`, which ends with `when_missing` if there is none."""
-    bucket, prefix = _bucket(place)
     try:
-        return bucket.blob(prefix + name).download_as_bytes(retry=DEFAULT_RETRY.with_timeout(RETRY_S))
-    except NotFound as error:
+        return (_folder(place) / name).read_bytes()
+    except FileNotFoundError as error:
         raise WrongUse(f"{place} holds no {name}, so it is no converted data set; {when_missing}") from error
-    except _FAULTS as error:
+    except OSError as error:
         raise _unreadable(place, name, error) from error
 
 
 def sizes(place: str) -> dict[str, int]:
     """Bytes of each object in the folder `place`, by name."""
-    bucket, prefix = _bucket(place)
     try:
-        listed = bucket.list_blobs(prefix=prefix, delimiter="/", retry=DEFAULT_RETRY.with_timeout(RETRY_S))
-        return {blob.name[len(prefix) :]: blob.size for blob in listed}
-    except _FAULTS as error:
+        return {name: stored.size_bytes for name, stored in _folder(place).stored().items()}
+    except OSError as error:
         raise _unreadable(place, "the list of its shards", error) from error
 
 
@@ -61,11 +51,11 @@ def copy(bucket_place: str, directory: Path, manifest: Manifest, note: Note, wor
         _remove_stale(directory)
     except OSError as error:
         raise WrongUse(f"cannot keep a copy in {directory}: {error}; name another folder") from error
-    bucket, prefix = _bucket(bucket_place)
+    folder = _folder(bucket_place)
     note(f"copying {len(manifest.shards):,} shards of {bucket_place} to {directory}")
     kept = 0
     with ThreadPoolExecutor(workers) as pool:
-        tasks = [pool.submit(_copy_shard, bucket, prefix, directory, shard, note) for shard in manifest.shards]
+        tasks = [pool.submit(_copy_shard, folder, directory, shard, note) for shard in manifest.shards]
         try:
             for task in as_completed(tasks):
                 kept += task.result()
@@ -83,22 +73,22 @@ class _WrongCopy(Exception):
     """What came differs from what the manifest promises."""
 
 
-def _copy_shard(bucket: Any, prefix: str, directory: Path, shard: dict[str, Any], note: Note) -> bool:
+def _copy_shard(folder: BucketPath, directory: Path, shard: dict[str, Any], note: Note) -> bool:
     """Copy a shard; True if a whole copy was there."""
-    path, place = directory / shard["name"], f"gs://{bucket.name}/{prefix}".rstrip("/")
+    path = directory / shard["name"]
     try:
         if _is_whole(path, shard):
             return True
         for attempt in range(1, TRIES + 1):
             try:
-                _download(bucket.blob(prefix + path.name), path, shard)
+                _download(folder / path.name, path, shard)
                 return False
             except _WrongCopy as error:
                 problem = error
                 note(f"{path.name}: {error} (try {attempt} of {TRIES})")
-    except _FAULTS as error:
-        raise _unreadable(place, path.name, error) from error
-    raise WrongUse(f"{place}: shard {path.name} {problem}, {TRIES} times; upload it again or convert again")
+    except OSError as error:
+        raise _unreadable(folder, path.name, error) from error
+    raise WrongUse(f"{folder}: shard {path.name} {problem}, {TRIES} times; upload it again or convert again")
 
 
 def _is_whole(path: Path, shard: dict[str, Any]) -> bool:
@@ -130,13 +120,12 @@ class _Counted:
         self._file.flush()
 
 
-def _download(blob: Any, path: Path, shard: dict[str, Any]) -> None:
+def _download(source: BucketPath, path: Path, shard: dict[str, Any]) -> None:
     """Put an object at `path`, whole and checked, or not at all. Raises `_WrongCopy`."""
     with atomic.replacing(path) as file:
         counted = _Counted(file)
         # the manifest's crc32c counts, not the one that the bucket computed of whatever was uploaded
-        retry = DEFAULT_RETRY.with_timeout(RETRY_S)
-        blob.download_to_file(counted, checksum=None, raw_download=True, retry=retry)
+        buckets.read_into(source.bucket, source.key, counted)
         if counted.bytes != shard["bytes"]:
             raise _WrongCopy(f"has {counted.bytes:,} bytes, the manifest says {shard['bytes']:,}")
         if f"{counted.crc32c:08x}" != shard["crc32c"]:
@@ -150,28 +139,14 @@ def _remove_stale(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _bucket(place: str) -> tuple[Any, str]:
-    """The bucket of `gs://bucket/prefix`, and the prefix with a slash after it."""
-    name, _, prefix = place.removeprefix("gs://").partition("/")
-    prefix = prefix.strip("/")
-    if not name:
-        raise WrongUse(f"{place!r} names no bucket; write gs://bucket/folder")
-    return _client().bucket(name), f"{prefix}/" if prefix else ""
-
-
-def _client() -> storage.Client:
-    if os.environ.get("STORAGE_EMULATOR_HOST"):
-        return storage.Client(project="emulator", credentials=AnonymousCredentials())
+def _folder(place: str) -> BucketPath:
     try:
-        return storage.Client()
-    except _FAULTS as error:
-        login = "log in with: gcloud auth application-default login"
-        raise WrongUse(f"no access to Cloud Storage: {_line(error)}; {login}") from error
+        path = any_path(place)
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
+    assert isinstance(path, BucketPath)
+    return path
 
 
-def _unreadable(place: str, name: str, error: Exception) -> WrongUse:
-    return WrongUse(f"{place}: cannot fetch {name}: {_line(error)}; run the same command again")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _unreadable(place: object, name: str, error: OSError) -> WrongUse:
+    return WrongUse(f"{place}: cannot fetch {name}: {error.strerror or error}; run the same command again")
