@@ -15,7 +15,7 @@ help:
 	@echo "make test    lint, types and tests"
 	@echo "make test-faults  the faults of a conversion alone: kills, full disks, damage (also part of make test)"
 	@echo "make test-tfio  our decoder against tensorflow-io's, in an environment of its own (Python 3.10 to 3.12)"
-	@echo "make bench   the benchmarks (minutes; prints tables)"
+	@echo "make bench   the benchmarks (half an hour; prints tables, writes docs/benchmarks.md; Python 3.11 or newer)"
 	@echo "make clean   remove what the others made"
 
 $(BIN)/python:
@@ -89,7 +89,8 @@ test-tfio: $(TFIO_VENV)/.done
 	PYTHONPATH=. $(TFIO_VENV)/bin/python -m pytest tests/tfio
 
 bench: $(VENV)/.test
-	$(BIN)/python benchmarks/bench_zip.py
+	$(BIN)/python benchmarks/page.py --run
+	$(BIN)/python benchmarks/bench_bucket.py
 	$(BIN)/python benchmarks/bench_labels.py
 	$(BIN)/python benchmarks/bench_convert.py
 	$(BIN)/python benchmarks/bench_memory.py

@@ -6,10 +6,13 @@ after the other: what the second one works on is planned from what the first one
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 
 from beam_pipelines.progress import Progress
+from ich_tfrecords import buckets
 from ich_tfrecords.bucket_path import AnyPath
 
 _PLACES = ("temp_location", "staging_location", "template_location")
@@ -43,7 +47,7 @@ def check(options: PipelineOptions) -> None:
     for flag in ("project", "region", "temp_location"):
         if not getattr(cloud, flag):
             raise ValueError(f"--{flag} is missing")
-    _check_places(options)
+    _check_form(options)
     _check_package(options)
     # every function of the graph stands in a module that the package brings; a saved session would carry more
     setup.save_main_session = bool(setup.save_main_session)
@@ -56,7 +60,7 @@ def _check_installed() -> None:
         raise ImportError(f"needs Beam's part for Google Cloud ({error}); pip install 'apache-beam[gcp]'") from error
 
 
-def _check_places(options: PipelineOptions) -> None:
+def _check_form(options: PipelineOptions) -> None:
     """Beam would make a bucket of its own in place of a --temp_location that it cannot use."""
     cloud = options.view_as(GoogleCloudOptions)
     judge = PipelineOptionsValidator(options, None)
@@ -81,12 +85,23 @@ def _check_package(options: PipelineOptions) -> None:
         setup.setup_file = str(path)
 
 
-def check_apart(options: PipelineOptions, output: AnyPath) -> None:
-    """Refuse places of Beam's own files inside the data set. Raises `ValueError`."""
+def check_places(options: PipelineOptions, output: AnyPath) -> None:
+    """Refuse places of Beam's own files that lie in the data set or in no bucket. Raises `ValueError`, `OSError`.
+
+    Beam would try for ten minutes to write to a bucket that is not there.
+    """
     cloud = options.view_as(GoogleCloudOptions)
     for flag in _PLACES:
-        if f"{getattr(cloud, flag) or ''}/".startswith(f"{output}/"):
-            raise ValueError(f"--{flag} {getattr(cloud, flag)} lies in --output {output}; name a folder outside it")
+        place = getattr(cloud, flag)
+        if place is None:
+            continue
+        if f"{place}/".startswith(f"{output}/"):
+            raise ValueError(f"--{flag} {place} lies in --output {output}; name a folder outside it")
+        bucket = place.split("/")[2]
+        try:
+            buckets.page(bucket, "", "", "")
+        except FileNotFoundError as error:
+            raise ValueError(f"--{flag} {place}: there is no bucket {bucket}; make it, or check the name") from error
 
 
 def name_step(options: PipelineOptions, step: str, output: AnyPath) -> None:
@@ -106,12 +121,13 @@ def _job_name(output: AnyPath) -> str:
     return "-".join(["ich", *filter(None, [name]), hashlib.sha256(str(output).encode()).hexdigest()[:8]])
 
 
-def run(pipeline: beam.Pipeline, options: PipelineOptions, progress: Progress) -> Any:
+def run(pipeline: beam.Pipeline, options: PipelineOptions, progress: Progress, log: Path) -> Any:
     """Submit the step's job and wait; returns its result. An interrupt cancels the job.
 
     Raises `TemplateStaged` where a template was asked for, and `JobEnded` for a job that did not succeed.
     """
-    result = pipeline.run()
+    with _stderr_to(log):
+        result = pipeline.run()
     if not result.has_job:
         raise TemplateStaged(_how_to_start(options))
     place = _place(result, options)
@@ -123,6 +139,19 @@ def run(pipeline: beam.Pipeline, options: PipelineOptions, progress: Progress) -
         _cancel(result, options)
         raise
     return result
+
+
+@contextlib.contextmanager
+def _stderr_to(log: Path) -> Iterator[None]:
+    """Send what the tools that build the package say to the log; they write to the file that is stderr."""
+    usual = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(usual, 2)
+        os.close(usual)
 
 
 def _wait(result: Any, place: str) -> None:

@@ -120,10 +120,10 @@ def is_far(options: PipelineOptions) -> bool:
 
 
 def check_output(options: PipelineOptions, output: AnyPath) -> None:
-    """Refuse an output that the runner's own files would lie in. Raises `WrongUse`."""
+    """Refuse an output that the runner's own files would lie in, and a place where they cannot. Raises `WrongUse`."""
     if is_far(options):
         try:
-            dataflow.check_apart(options, output)
+            dataflow.check_places(options, output)
         except ValueError as error:
             raise WrongUse(str(error)) from error
 
@@ -157,7 +157,8 @@ def run_step(
     build(pipeline)
     with _logging_to(log), _WorkerWatch() as watch:
         try:
-            result = dataflow.run(pipeline, options, progress) if is_far(options) else _run_near(pipeline, progress)
+            far = is_far(options)
+            result = dataflow.run(pipeline, options, progress, log) if far else _run_near(pipeline, progress)
         except dataflow.TemplateStaged:
             raise
         except BaseException as error:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from ich_tfrecords import conversion
+from ich_tfrecords import buckets, conversion
 from ich_tfrecords.job import WorkDir
 from ich_tfrecords.patient_key import PatientKey
 from ich_tfrecords.sources import SliceReader
@@ -29,7 +29,8 @@ class _WorkDoFn(beam.DoFn):
 
     A counter is how words reach the launcher on every runner that has counters; on the others (Dask) the launcher
     sees what was left unwritten. Such an element is not among the outputs.
-    The reader is the worker's own and stays open between elements.
+    The reader is the worker's own and stays open between elements. Once a bucket has given no answer, however often
+    it was asked, this worker leaves its other elements for the next run: each would wait as long for nothing.
     """
 
     def __init__(self, function: Callable[..., None], work: WorkDir, detail: Any) -> None:
@@ -37,6 +38,7 @@ class _WorkDoFn(beam.DoFn):
 
     def setup(self) -> None:
         self._reader = SliceReader()
+        self._no_answer: buckets.NoAnswer | None = None
 
     def teardown(self) -> None:
         self._reader.close()
@@ -44,9 +46,13 @@ class _WorkDoFn(beam.DoFn):
     def process(self, element: Any) -> Iterator[Any]:
         tally: Counter[str] = Counter()
         try:
+            if self._no_answer is not None:
+                raise self._no_answer
             self._function(self._work, element, self._detail, self._reader, tally)
             yield element
         except OSError as error:
+            if isinstance(error, buckets.NoAnswer):
+                self._no_answer = error
             Metrics.counter(FAILURES, f"{error.strerror or error}: {error.filename or element}").inc()
         for name, count in tally.items():
             Metrics.counter(COUNTERS, name).inc(count)

@@ -32,12 +32,14 @@ class BucketLock:
         self._name = f"process {os.getpid()} on {socket.gethostname()}"
         self._generation = self._take()
         self._lost = False
+        self._beating = threading.Lock()
         self._stop = threading.Event()
         self._beats = threading.Thread(target=self._beat, name="bucket lock", daemon=True)
         self._beats.start()
 
     def require(self) -> None:
         """Raises `Held` when another process has taken the lock over, after a long stop of this one."""
+        self._beat_once()
         if self._lost:
             raise Held(f"{self._holder()}, which took over while this process stood still")
 
@@ -45,8 +47,12 @@ class BucketLock:
         """Let others have it."""
         self._stop.set()
         self._beats.join()
-        with contextlib.suppress(FileNotFoundError, buckets.Moved):  # gone with the folder, or taken over
+        try:
             buckets.delete(self._path.bucket, self._path.key, self._generation)
+        except (FileNotFoundError, buckets.Moved):
+            pass  # gone with the folder, or taken over
+        except OSError as error:  # it would hide why the work ended; others wait until the lock is stale
+            logging.warning("the lock %s was not removed: %s", self._path, error)
 
     def _take(self) -> int:
         with contextlib.suppress(buckets.Moved):
@@ -55,7 +61,10 @@ class BucketLock:
             found = buckets.stat(self._path.bucket, self._path.key)
             silent_s = self._clock_s() - found.updated_s
             if silent_s < STALE_S:
-                raise Held(f"{self._holder()}, last sign of life {max(0.0, silent_s):.0f} s ago")
+                raise Held(
+                    f"{self._holder()}, last sign of life {max(0.0, silent_s):.0f} s ago; "
+                    f"one that died is forgotten after {STALE_S:.0f} s"
+                )
             return self._put(found.generation)
         except (FileNotFoundError, buckets.Moved) as error:  # let go of, or taken, at this moment
             raise Held("a process that has just begun or ended") from error
@@ -68,8 +77,9 @@ class BucketLock:
         except buckets.Moved:
             # The answer to a write may get lost, and its repetition then meets what the first one wrote.
             with contextlib.suppress(FileNotFoundError):
-                if self._path.read_bytes() == mark:
-                    return buckets.stat(self._path.bucket, self._path.key).generation
+                there = buckets.stat(self._path.bucket, self._path.key).generation
+                if buckets.read_range(self._path.bucket, self._path.key, 0, len(mark) + 1, there) == mark:
+                    return there
             raise
 
     def _clock_s(self) -> float:
@@ -86,11 +96,17 @@ class BucketLock:
             return "its process is not known"
 
     def _beat(self) -> None:
-        while not self._stop.wait(BEAT_S):
+        while not self._lost and not self._stop.wait(BEAT_S):
+            try:
+                self._beat_once()
+            except OSError as error:
+                logging.warning("the lock %s was not written: %s", self._path, error)
+
+    def _beat_once(self) -> None:
+        with self._beating:
+            if self._lost:
+                return
             try:
                 self._generation = self._put(self._generation)
             except (buckets.Moved, FileNotFoundError):
                 self._lost = True
-                return
-            except OSError as error:
-                logging.warning("the lock %s was not written: %s", self._path, error)

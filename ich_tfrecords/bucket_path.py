@@ -7,8 +7,10 @@ of its own: it is there when an object lies in it. An object appears whole or no
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fnmatch
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
@@ -17,6 +19,8 @@ from ich_tfrecords import buckets
 
 SCHEME = "gs://"
 _BLOCK_BYTES = 4 << 20  # of a file that is read in ranges
+# https://cloud.google.com/storage/docs/buckets#naming
+_is_bucket_name = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]").fullmatch
 
 
 class Status(NamedTuple):
@@ -85,7 +89,7 @@ class BucketPath:
     def is_dir(self) -> bool:
         """Whether an object lies below this."""
         try:
-            return bool(buckets.page(self.bucket, self.prefix, "", "")[0])
+            return buckets.holds_any(self.bucket, self.prefix)
         except FileNotFoundError:
             return False
 
@@ -97,8 +101,9 @@ class BucketPath:
     def iterdir(self) -> Iterator[BucketPath]:
         """What lies right in this folder, objects and folders."""
         objects, folders = buckets.folder(self.bucket, self.prefix)
-        keys = {stored.key for stored in objects if stored.key != self.prefix} | {key.rstrip("/") for key in folders}
-        yield from (BucketPath(self.bucket, key) for key in sorted(keys))
+        keys = {stored.key for stored in objects} | {key[:-1] for key in folders}
+        # not the marker of this folder, nor a folder without a name (of a//b), which no path leads to
+        yield from (BucketPath(self.bucket, key) for key in sorted(keys) if key and not key.endswith("/"))
 
     def glob(self, pattern: str) -> Iterator[BucketPath]:
         """What lies right in this folder and matches."""
@@ -156,12 +161,14 @@ def is_bucket(text: str) -> bool:
 
 
 def any_path(text: str) -> AnyPath:
-    """The path that a text names. Raises `ValueError` for `gs://` without a bucket."""
+    """The path that a text names. Raises `ValueError` for `gs://` without a bucket, or with an impossible one."""
     if not is_bucket(text):
         return Path(text)
     name, _, key = text[len(SCHEME) :].partition("/")
     if not name:
         raise ValueError(f"{text!r} names no bucket; write gs://bucket/folder")
+    if not _is_bucket_name(name):
+        raise ValueError(f"{text!r}: no bucket can be called {name!r} (small letters, digits, - _ . only)")
     return BucketPath(name, key.strip("/"))
 
 
@@ -179,7 +186,9 @@ class _Ranges(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence]
-        self._at = max(0, base + offset)
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, "seek to before the beginning", str(self._path))
+        self._at = base + offset
         return self._at
 
     def tell(self) -> int:

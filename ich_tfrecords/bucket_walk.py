@@ -9,13 +9,15 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ich_tfrecords import buckets, folder_walk, zip_directory
+from ich_tfrecords import bucket_ranges, buckets, folder_walk, zip_directory
 from ich_tfrecords.bucket_path import BucketPath, any_path
 from ich_tfrecords.folder_walk import CANDIDATE, HIDDEN
 from ich_tfrecords.zip_directory import SourceError
 
 _is_candidate = re.compile(CANDIDATE).search
-_is_hidden = re.compile(HIDDEN).search
+_SEEN = HIDDEN.replace("(^|/)", "(?!", 1) + ")"  # a part of a name that is not hidden begins here
+_ANY = f"{_SEEN}[^/]*"
+_BELOW = f"(?:/{_ANY})*"
 
 
 class Objects(NamedTuple):
@@ -29,9 +31,9 @@ class Objects(NamedTuple):
     pattern: str
 
     def names(self) -> Iterator[tuple[str, buckets.Stored, bool]]:
-        """(name, object, whether the input named it itself and not a folder that it lies in)."""
+        """(name, object, whether the input named it itself and not a folder that it lies in), in no order."""
         match = re.compile(self.pattern, re.DOTALL).fullmatch
-        for stored in buckets.listed(self.root.bucket, self.below):
+        for stored in bucket_ranges.listed(self.root.bucket, self.below):
             name = stored.key[len(self.root.prefix) :]
             found = match(name)
             if found and name and not name.endswith("/"):
@@ -53,51 +55,57 @@ def places(text: str) -> Objects | BucketPath:
 
 
 def _places(text: str, path: BucketPath) -> Objects | BucketPath:
-    parts = path.key.split("/")
-    magic = next((i for i, part in enumerate(parts) if folder_walk.MAGIC.search(part)), None)
-    if magic is not None:
-        root = BucketPath(path.bucket, "/".join(parts[:magic]))
-        begin = folder_walk.MAGIC.split(parts[magic])[0]
-        return Objects(root, root.prefix + begin, _pattern(parts[magic:]))
     if path.key and path.is_file():
         if _is_zip(path):
             return path
         return Objects(path.parent, path.key, f"{re.escape(path.name)}(?P<rest>)")
-    if not path.is_dir():
+    if path.is_dir():
+        return Objects(path, path.prefix, f"(?P<rest>{_ANY}{_BELOW})")
+    parts = path.key.split("/")
+    magic = next((i for i, part in enumerate(parts) if folder_walk.MAGIC.search(part)), None)
+    if magic is None:
         raise SourceError(f"{text}: there is no such object and none below it; check the name")
-    return Objects(path, path.prefix, "(?P<rest>.*)")
+    root = BucketPath(path.bucket, "/".join(parts[:magic]))
+    begin = folder_walk.MAGIC.split(parts[magic])[0]
+    pattern = _pattern(parts[magic:])
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SourceError(f"{text}: is no pattern ({error.msg}); write [a-z] in ascending order") from error
+    return Objects(root, root.prefix + begin, pattern)
 
 
 def _pattern(parts: list[str]) -> str:
-    """A glob as a regular expression; `*` stays within a part, `**` goes through folders, `rest` lies below."""
-    last = len(parts) - 1
-    text = ""
-    for i, part in enumerate(parts):
-        if part == "**":
-            text += "(?:.*/)?" if i < last else ".*"
-        else:
-            text += _part_pattern(part) + ("/" if i < last else "")
-    return f"{text}(?P<rest>(?:/.*)?)" if parts[last] != "**" else f"(?P<rest>{text})"
+    """A glob as a regular expression; `*` stays within a part, `**` goes through folders, `rest` lies below.
+
+    As in a local folder hidden names are met only by a part that begins with a dot itself.
+    """
+    *before, last = parts
+    text = "".join(f"(?:{_ANY}/)*" if part == "**" else f"{_part_pattern(part)}/" for part in before)
+    if last == "**":
+        return f"{text}(?P<rest>{_ANY}{_BELOW})"
+    return f"{text}{_part_pattern(last)}(?P<rest>{_BELOW})"
 
 
 def _part_pattern(part: str) -> str:
     kinds = {"*": "[^/]*", "?": "[^/]"}
-    pieces = re.split(r"(\*+|\?|\[[^\]]+\])", part)
-    return "".join(
-        kinds.get(piece[:1]) or (piece.replace("[!", "[^", 1) if piece[:1] == "[" else re.escape(piece))
-        for piece in pieces
-        if piece
+    pieces = re.split(r"(\*+|\?|\[(?:!?\]|!(?=[^\]])|(?=[^\]!]))[^\]]*\])", part)  # every second one is a wildcard
+    text = "".join(
+        (kinds.get(piece[:1]) or _letters(piece)) if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)
     )
+    return text if part.startswith(".") else _SEEN + text
+
+
+def _letters(piece: str) -> str:
+    """`[abc]` or `[!abc]` as a regular expression."""
+    negation = "^" if piece[1] == "!" else ""
+    letters = re.sub(r"[\\\[\]^&~|]", r"\\\g<0>", piece[1 + len(negation) : -1])
+    return f"(?!/)[{negation}{letters}]"
 
 
 def is_slice(name: str, named: bool) -> bool:
     """Whether an object counts as a slice by its name."""
     return named or bool(_is_candidate(name))
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a name, or a folder in it, is hidden."""
-    return bool(_is_hidden(name))
 
 
 def is_archive(name: str) -> bool:

@@ -1,8 +1,8 @@
 """Requests to Cloud Storage, made again while they fail in passing.
 
 What fails for good is an `OSError` whose `filename` is the object: `FileNotFoundError` for one that is not there,
-`PermissionError` for one that may not be touched. The library is imported with the first request: without a
-bucket no conversion pays for it.
+`PermissionError` for one that may not be touched, else `NoAnswer`. The library is imported with the first request:
+without a bucket no conversion pays for it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from google.cloud import storage
 
 RETRY_S = 120.0  # for so long a request that fails in passing is made again, with growing pauses
+FIRST_PAUSE_S = 0.25
 IN_FLIGHT = 32  # requests of one bulk move at a time
 _PAGE_ROWS = 1000  # Cloud Storage gives no more in one answer
 _TIMEOUT_S = 60  # of one request without a byte
@@ -42,14 +43,30 @@ class Stored(NamedTuple):
     updated_s: float
 
 
+class NoAnswer(OSError):
+    """Cloud Storage failed for as long as a request is tried again."""
+
+
 class Moved(OSError):
     """An object is not the generation that a write or delete was meant for."""
 
 
 def read(bucket: str, key: str) -> bytes:
     """The whole object, checked against the crc32c that its bucket keeps."""
+    blob = _blob(bucket, key)
+
+    def fetch() -> bytes:
+        # the library's own retry goes on where a download broke off, and then checks nothing
+        return blob.download_as_bytes(checksum="crc32c", retry=None, timeout=_TIMEOUT_S)
+
     with _failures(bucket, key):
-        return _blob(bucket, key).download_as_bytes(checksum="crc32c", retry=_retry(), timeout=_TIMEOUT_S)
+        return _retry()(fetch)()
+
+
+def read_into(bucket: str, key: str, file: Any) -> None:
+    """Write the whole object to `file`, which counts and checks: the bucket's own checksum is not looked at."""
+    with _failures(bucket, key):
+        _blob(bucket, key).download_to_file(file, raw_download=True, checksum=None, retry=_retry(), timeout=_TIMEOUT_S)
 
 
 def read_range(bucket: str, key: str, start: int, size_bytes: int, generation: int | None = None) -> bytes:
@@ -103,33 +120,49 @@ def stat(bucket: str, key: str) -> Stored:
 
 def delete(bucket: str, key: str, generation: int | None = None) -> None:
     """Remove an object; one that is not there raises `FileNotFoundError`."""
+    blob, tries = _blob(bucket, key), 0
+
+    def once() -> None:
+        nonlocal tries
+        tries += 1
+        blob.delete(if_generation_match=generation, retry=None, timeout=_TIMEOUT_S)
+
     with _failures(bucket, key):
-        _blob(bucket, key).delete(if_generation_match=generation, retry=_retry(), timeout=_TIMEOUT_S)
+        try:
+            _retry()(once)()
+        except _api().NotFound:
+            if tries == 1:  # else it was an earlier try that removed it, and its answer got lost
+                raise
 
 
 def listed(bucket: str, prefix: str, start: str = "", end: str = "") -> Iterator[Stored]:
     """Every object whose name begins with `prefix`, by name; `start` (within) and `end` (without) narrow it."""
     with _failures(bucket, prefix):
-        found = _client().list_blobs(
-            bucket, prefix=prefix, start_offset=start or None, end_offset=end or None, **_list_options()
-        )
-        yield from map(_stored, found)
+        yield from map(_stored, _listing(bucket, prefix, start_offset=start or None, end_offset=end or None))
 
 
-def page(bucket: str, prefix: str, start: str, end: str) -> tuple[list[Stored], bool]:
-    """The first page of what `listed` would give, and whether there is more."""
+def page(bucket: str, prefix: str, start: str = "", end: str = "") -> tuple[list[Stored], bool]:
+    """The first page of what `listed` would give, and whether there is more; it holds more than `start` alone."""
     with _failures(bucket, prefix):
-        found = _client().list_blobs(
-            bucket, prefix=prefix, start_offset=start or None, end_offset=end or None, **_list_options()
-        )
-        rows = [_stored(blob) for blob in next(found.pages, ())]
+        found = _listing(bucket, prefix, start_offset=start or None, end_offset=end or None)
+        rows: list[Stored] = []
+        for blobs in found.pages:  # a page may be empty, and yet not the last
+            rows += map(_stored, blobs)
+            if len(rows) > 1:
+                break
         return rows, bool(found.next_page_token)
+
+
+def holds_any(bucket: str, prefix: str) -> bool:
+    """Whether there is an object whose name begins with `prefix`."""
+    with _failures(bucket, prefix):
+        return any(True for _ in _listing(bucket, prefix, max_results=1))
 
 
 def folder(bucket: str, prefix: str) -> tuple[list[Stored], list[str]]:
     """The objects right in a folder (`prefix` ends with a slash or is empty) and the prefixes of those in it."""
     with _failures(bucket, prefix):
-        found = _client().list_blobs(bucket, prefix=prefix, delimiter="/", **_list_options())
+        found = _listing(bucket, prefix, delimiter="/")
         return [_stored(blob) for blob in found], sorted(found.prefixes)
 
 
@@ -139,13 +172,26 @@ def read_many(places: Sequence[tuple[str, str]]) -> list[bytes | None]:
 
     files = [io.BytesIO() for _ in places]
     pairs = [(_blob(*place), file) for place, file in zip(places, files, strict=True)]
-    options = {"checksum": "crc32c", "retry": _retry(), "timeout": _TIMEOUT_S}
+    options = {"checksum": "crc32c", "retry": None, "timeout": _TIMEOUT_S}
     done = transfer_manager.download_many(
         pairs, download_kwargs=options, worker_type=transfer_manager.THREAD, max_workers=IN_FLIGHT
     )
-    absent = [isinstance(result, _api().NotFound) for result in done]
-    _raise_first(places, [None if gone else result for gone, result in zip(absent, done, strict=True)])
-    return [None if gone else file.getvalue() for gone, file in zip(absent, files, strict=True)]
+    found = [None if isinstance(result, Exception) else file.getvalue() for result, file in zip(done, files)]
+    failed = [i for i, result in enumerate(done) if isinstance(result, Exception) and not _is_absent(result)]
+    for i, data in zip(failed, each(lambda i: _read_if_there(*places[i]), failed)):
+        found[i] = data
+    return found
+
+
+def _is_absent(error: Exception) -> bool:
+    return isinstance(error, _api().NotFound)
+
+
+def _read_if_there(bucket: str, key: str) -> bytes | None:
+    try:
+        return read(bucket, key)
+    except FileNotFoundError:
+        return None
 
 
 def write_many(contents: Sequence[tuple[str, str, bytes]]) -> None:
@@ -157,7 +203,10 @@ def write_many(contents: Sequence[tuple[str, str, bytes]]) -> None:
     done = transfer_manager.upload_many(
         pairs, upload_kwargs=options, worker_type=transfer_manager.THREAD, max_workers=IN_FLIGHT
     )
-    _raise_first([(bucket, key) for bucket, key, _ in contents], done)
+    for (bucket, key, _), result in zip(contents, done, strict=True):
+        if isinstance(result, Exception):
+            with _failures(bucket, key):
+                raise result
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -166,15 +215,10 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Resu
         return list(pool.map(function, items))
 
 
-def _raise_first(places: Sequence[tuple[str, str]], done: Sequence[Any]) -> None:
-    for (bucket, key), result in zip(places, done, strict=True):
-        if isinstance(result, Exception):
-            with _failures(bucket, key):
-                raise result
-
-
-def _list_options() -> dict[str, Any]:
-    return {"page_size": _PAGE_ROWS, "fields": _LIST_FIELDS, "retry": _retry(), "timeout": _TIMEOUT_S}
+def _listing(bucket: str, prefix: str, **options: Any) -> Any:
+    """The library's iterator of a listing, in pages."""
+    options |= {"page_size": _PAGE_ROWS, "fields": _LIST_FIELDS, "retry": _retry(), "timeout": _TIMEOUT_S}
+    return _client().list_blobs(bucket, prefix=prefix, **options)
 
 
 def _stored(blob: storage.Blob) -> Stored:
@@ -202,7 +246,7 @@ def _made_client(_process: int, emulator: str) -> storage.Client:
         if emulator:
             made = storage.Client(project="emulator", credentials=AnonymousCredentials())
         else:
-            made = storage.Client()
+            made = storage.Client(project=None)  # objects have no project, and many logins name none
         # one connection a request in flight; the default keeps ten and throws the others away
         adapter = requests.adapters.HTTPAdapter(pool_connections=IN_FLIGHT, pool_maxsize=2 * IN_FLIGHT)
         for scheme in ("https://", "http://"):
@@ -211,15 +255,16 @@ def _made_client(_process: int, emulator: str) -> storage.Client:
 
 
 def _retry() -> Any:
-    """Cloud Storage's own rule of what passes, and connections that end in the middle of raw bytes."""
+    """Cloud Storage's own rule of what passes, bytes that were damaged, and raw ones that end in the middle."""
     from google.api_core.retry import Retry
+    from google.cloud.storage.exceptions import DataCorruption
     from google.cloud.storage.retry import DEFAULT_RETRY
     from urllib3.exceptions import HTTPError
 
     def passes(error: BaseException) -> bool:
-        return DEFAULT_RETRY._predicate(error) or isinstance(error, HTTPError)
+        return DEFAULT_RETRY._predicate(error) or isinstance(error, (HTTPError, DataCorruption))
 
-    return Retry(predicate=passes, initial=0.25, maximum=30.0, multiplier=2.0, timeout=RETRY_S)
+    return Retry(predicate=passes, initial=FIRST_PAUSE_S, maximum=30.0, multiplier=2.0, timeout=RETRY_S)
 
 
 def _api() -> Any:
@@ -249,7 +294,7 @@ def _failures(bucket: str, key: str) -> Iterator[None]:
     except PreconditionFailed as error:
         raise Moved(errno.ESTALE, "changed meanwhile", place) from error
     except (GoogleAPIError, DataCorruption, RequestException, HTTPError, ConnectionError) as error:
-        raise OSError(errno.EIO, f"Cloud Storage: {_line(error)}", place) from error
+        raise NoAnswer(errno.EIO, f"Cloud Storage: {_line(error)}", place) from error
 
 
 def _line(error: Exception) -> str:

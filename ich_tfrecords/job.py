@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,6 +27,7 @@ from ich_tfrecords.spec import DatasetSpec, differences, from_dict, to_dict
 
 WORK = ".work"
 _AT_ONCE = 256  # parts in memory
+_BLOCK_BYTES = 1 << 20
 LISTING_ROWS = 512  # slices in one element of the index step
 SIDECAR_KEYS = tuple(field.name for field in dataclasses.fields(Sidecar))
 TRANSIENT = frozenset(("unreadable_file", "changed", "bad_local_header"))  # a rerun looks again: a share may be back
@@ -283,8 +285,8 @@ def _there(data: bytes | None) -> bytes:
 def write_plan(work: WorkDir, plan: Plan, spec: DatasetSpec) -> list[str]:
     """Write each shard's plan unless the same stands there; returns the names of the shards to convert.
 
-    A shard is done when its sidecar bears the digest of its plan, the file has the length it tells, and none of
-    its rejects may have passed.
+    A shard is done when its sidecar bears the digest of its plan, the file has the length and the crc32c it tells,
+    and none of its rejects may have passed.
     """
     shards = list(planned_shards(plan, spec))
     plans = [(work.plan(shard.name), _plan_bytes(shard)) for shard in shards]
@@ -294,7 +296,9 @@ def write_plan(work: WorkDir, plan: Plan, spec: DatasetSpec) -> list[str]:
     return [
         shard.name
         for shard, sidecar, (_, data) in zip(shards, told, plans, strict=True)
-        if sidecar is None or not _is_done(sidecar, hashlib.sha256(data).hexdigest(), there.get(shard.name))
+        if sidecar is None
+        or not _is_done(sidecar, hashlib.sha256(data).hexdigest(), there.get(shard.name))
+        or not _is_intact(work.output / shard.name, sidecar[0])
     ]
 
 
@@ -302,6 +306,17 @@ def _is_done(sidecar: tuple[Sidecar, str], plan_sha256: str, there: Content | No
     told, sha256 = sidecar
     transient = any(reject["reason"] in TRANSIENT for reject in told.rejects)
     return sha256 == plan_sha256 and _is_as_told(there, told) and not transient
+
+
+def _is_intact(path: AnyPath, told: Sidecar) -> bool:
+    """Whether a finished shard still has its crc32c; a bucket has told that of its own."""
+    if isinstance(path, BucketPath):
+        return True
+    crc32c = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            crc32c = google_crc32c.extend(crc32c, block)
+    return f"{crc32c:08x}" == told.crc32c
 
 
 class Content(NamedTuple):

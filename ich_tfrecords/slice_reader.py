@@ -22,7 +22,8 @@ MAX_SLICE_BYTES = 64 << 20
 PLAIN = -1  # method of a file that lies in no archive
 OBJECT = -2  # method of an object that lies in no archive
 TRIES = 3  # of bytes that came from far away and fail their check
-_MAY_PASS = frozenset(("crc_mismatch", "inflate_failed", "bad_local_header", "size_mismatch"))
+# changed: a bit on the way may as well turn in the name that a local header bears
+_MAY_PASS = frozenset(("crc_mismatch", "inflate_failed", "bad_local_header", "size_mismatch", "changed"))
 
 
 class UnreadableSource(Problem):

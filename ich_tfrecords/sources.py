@@ -283,8 +283,6 @@ def _gather_objects(gathered: _Gathered, place: Objects, met: set[tuple[str, str
     archives, rows, others = set(), 0, 0
     chunk: list[tuple[str, Stored]] = []
     for name, stored, named in _listed(place):
-        if bucket_walk.is_hidden(name):
-            continue
         if named and bucket_walk.is_archive(name):
             archives.add(BucketPath(place.root.bucket, stored.key))
         elif not bucket_walk.is_slice(name, named):

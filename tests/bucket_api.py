@@ -214,10 +214,23 @@ class Api:
             raise Refused(501, f"{wrong[0]}=true: not in this test server")
         if request.bucket not in self._storage.buckets:
             raise Refused(404, f"The specified bucket does not exist: {request.bucket}")
-        found, _ = self._storage.get_file_list(request.bucket, query.get("prefix"), None, query.get("matchGlob"))
-        shown = page(found, query)
+        shown = page(self._within(request.bucket, query), query)
         entries = len(shown.get("items", [])) + len(shown.get("prefixes", []))
         return replace(json_answer(only(shown, query.get("fields"))), entries=entries)
+
+    def _within(self, bucket: str, query: dict[str, str]) -> list[dict[str, Any]]:
+        """Objects with the prefix within the offsets; the emulator would sort them all for every page."""
+        prefix, glob = query.get("prefix", ""), query.get("matchGlob")
+        start, end = query.get("startOffset", ""), query.get("endOffset", "")
+        if glob is None:
+            found = self._storage.objects.get(bucket, {}).values()
+        else:
+            found, _ = self._storage.get_file_list(bucket, None, None, glob)
+        # code points sort as UTF-8 does
+        return [
+            item for item in found
+            if start <= item["name"] and item["name"].startswith(prefix) and (not end or item["name"] < end)
+        ]  # fmt: skip
 
 
 def _check(query: dict[str, str], live: dict[str, Any] | None, prefix: str = "if", unchanged: int = 412) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bucket_requests import Request
 
-STATUSES = {"404": "Not here", "429": "Slow down", "500": "Internal error", "503": "Back-end error"}
+STATUSES = {"403": "Forbidden", "404": "Not here", "429": "Slow down", "500": "Internal error", "503": "Back-end error"}
 SPOILS_ANSWER = {"reset", "lost_answer", "reset_body", "short", "corrupt"}
 HOW = {*STATUSES, *SPOILS_ANSWER, "slow"}
 
@@ -29,7 +29,7 @@ class Fault:
     def strikes(self, request: Request) -> bool:
         if self.times == 0 or (self.how == "corrupt" and request.kind != "media"):
             return False
-        if not self.match(f"{request.method} {request.target}"):
+        if not self.match(f"{request.method} {request.target} {request.name}"):
             return False
         if self.after:
             self.after -= 1

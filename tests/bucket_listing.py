@@ -16,7 +16,7 @@ def page(found: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
     """One page of a listing: objects and prefixes together in the order of their names' UTF-8 bytes."""
     entries = _entries(found, query)
     last = base64.urlsafe_b64decode(query.get("pageToken", "")).decode()
-    left = [name for name in sorted(entries, key=str.encode) if name.encode() > last.encode()]
+    left = sorted(name for name in entries if name > last)  # code points sort as UTF-8 does
     size = max(1, min(int(query.get("maxResults", PAGE)), PAGE))
     names = left[:size]
     items = [entries[name] for name in names if entries[name]]
@@ -27,16 +27,13 @@ def page(found: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
 
 
 def _entries(found: list[dict[str, Any]], query: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Object by name within the offsets; a name beyond the delimiter becomes its prefix, with nothing."""
-    start, end = query.get("startOffset", "").encode(), query.get("endOffset", "").encode()
+    """Object by name; a name beyond the delimiter becomes its prefix, with nothing."""
     delimiter, skip = query.get("delimiter", ""), len(query.get("prefix", ""))
     entries: dict[str, dict[str, Any]] = {}
     for item in found:
         name = item["name"]
-        if name.encode() < start or (end and name.encode() >= end):
-            continue
         at = name.find(delimiter, skip) if delimiter else -1
-        entries |= {name: item} if at < 0 else {name[: at + len(delimiter)]: {}}
+        entries[name if at < 0 else name[: at + len(delimiter)]] = item if at < 0 else {}
     return entries
 
 

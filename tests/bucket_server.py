@@ -118,10 +118,10 @@ class BucketServer:
         after: int = 0,
         seconds: float = 2.0,
     ) -> Fault:
-        """Adds a fault for requests whose "METHOD path?query" `match` (a pattern to be found, or a callable) takes.
+        """Adds a fault for requests whose "METHOD path?query NAME" `match` (a pattern or a callable) takes.
 
-        It lets `after` of them pass and strikes the next `times` (None: for ever). `how`: "404", "429", "500", "503"
-        or "reset" (RST) instead of carrying the request out; "lost_answer" carries it out, then RST; "short" (the
+        It lets `after` of them pass and strikes the next `times` (None: for ever). `how`: "403", "404", "429", "500",
+        "503" or "reset" (RST) instead of carrying the request out; "lost_answer" carries it out, then RST; "short" (the
         whole Content-Length, half the body, an orderly close), "reset_body" (half the body, then RST) and "corrupt"
         (one bit of a download's body, headers kept) spoil the answer (of an answer without a body the first two leave
         nothing, the third everything); "slow" waits `seconds` first. Faults are tried in the order they were added; at

@@ -399,7 +399,7 @@ def test_listings_fail_too(server, client, bucket):
 
 def test_which_requests_a_fault_befalls(server, bucket):
     put(bucket, "a")
-    server.fail(lambda line: line.endswith("alt=media"), times=1, after=2)
+    server.fail(lambda line: line.endswith("alt=media a"), times=1, after=2)
     seen = []
     for _ in range(4):
         try:
@@ -411,7 +411,7 @@ def test_which_requests_a_fault_befalls(server, bucket):
     server.clear()
     assert bucket.blob("a").download_as_bytes(retry=None) == b"abc"
     assert (server.faults, server.injected, len(server.requests)) == ([], Counter(), 1)
-    with pytest.raises(ValueError, match="how='flood': one of 404"):
+    with pytest.raises(ValueError, match="how='flood': one of 403"):
         server.fail(how="flood")
 
 

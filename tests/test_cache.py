@@ -142,8 +142,8 @@ def test_no_bucket_and_no_server(monkeypatch):
     with pytest.raises(WrongUse, match="names no bucket"):
         open_dataset("gs://")
     monkeypatch.setattr(buckets, "RETRY_S", 0.5)
-    with pytest.raises(WrongUse, match=r"gs://b/p: cannot fetch manifest.json: "):
-        open_dataset("gs://b/p")
+    with pytest.raises(WrongUse, match=r"gs://none/p: cannot fetch manifest.json: "):
+        open_dataset("gs://none/p")
 
 
 def test_a_folder_that_cannot_be_written_is_named(place, tmp_path):

@@ -14,7 +14,7 @@ from apache_beam.transforms.environments import EmbeddedPythonEnvironment, Subpr
 
 from beam_pipelines import launch, transforms
 from beam_pipelines.convert import build
-from ich_tfrecords import atomic, conversion, job, plan, sources
+from ich_tfrecords import atomic, buckets, conversion, job, plan, sources
 from ich_tfrecords.job import WorkDir
 from ich_tfrecords.patient_key import patient_key
 
@@ -84,6 +84,22 @@ def test_what_cannot_be_written_is_counted_by_its_words(listed, monkeypatch):
     result = pipeline.run()
     result.wait_until_finish()
     assert launch._add_counters(result, Counter()) == [f"No space left on device: {work.index(0)}"]
+
+
+def test_a_bucket_without_answer_is_asked_once_by_each_worker(listed):
+    """Every other element would wait as long for nothing; what was not done stays for the next run."""
+    work, _, _ = listed
+    asked = []
+
+    def silent(*given: object) -> None:
+        asked.append(given[1])
+        raise buckets.NoAnswer(5, "Cloud Storage: 503", "gs://bucket/slice")
+
+    function = transforms._WorkDoFn(silent, work, KEY)
+    function.setup()
+    assert [list(function.process(element)) for element in (0, 1, 2)] == [[], [], []]
+    assert asked == [0]
+    function.teardown()
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from ich_tfrecords import buckets, manifest
+from ich_tfrecords import bucket_lock, buckets, manifest
 from ich_tfrecords.bucket_path import any_path
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -97,5 +102,23 @@ def test_a_service_that_is_gone_is_one_line_and_the_same_command_goes_on(
     assert sum(gcs.injected.values()), stage
     gcs.clear()
     assert not any_path(f"{output}/{manifest.MANIFEST}").exists()
+    assert convert(*command(bucket, output)) == 0
+    assert sha256s(output) == sha256s(dataset)
+
+
+def test_a_killed_launcher_leaves_a_lock_that_is_taken_over(bucket, output, gcs, dataset, convert, capsys, monkeypatch):
+    run = [sys.executable, "-m", "beam_pipelines.convert", *command(bucket, output)]
+    gcs.fail(r"POST .*/upload/.* out/.*\.tfrecord", how="slow", times=None, after=5, seconds=0.5)
+    with subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not any(".tfrecord-" in seen.name for seen in gcs.requests):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    gcs.clear()
+    assert convert(*command(bucket, output)) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"(process {process.pid} on " in said
+    assert "last sign of life" in said
+    monkeypatch.setattr(bucket_lock, "STALE_S", 0.0)
     assert convert(*command(bucket, output)) == 0
     assert sha256s(output) == sha256s(dataset)
