@@ -22,8 +22,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines import dataflow, inputs, launch, transforms
 from beam_pipelines.progress import Progress
-from ich_tfrecords import bucket_lock, card, job, labels, manifest, plan, records, sources, spec, splits
-from ich_tfrecords.bucket_path import AnyPath, any_path
+from ich_tfrecords import bucket_lock, buckets, card, job, labels, manifest, plan, records, sources, spec, splits
+from ich_tfrecords.bucket_path import AnyPath, BucketPath, any_path
 from ich_tfrecords.job import Identity, WorkDir
 from ich_tfrecords.manifest import Manifest, Sidecar
 from ich_tfrecords.patient_key import PatientKey
@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(staged)
     except launch.ConversionFailed as error:
         return _complain(error, 1)
+    except buckets.NoAnswer as error:
+        return _complain(f"{error.strerror}: {error.filename}; {launch.GOES_ON}", 1)
     except OSError as error:
         return _complain(f"{error.strerror or error}: {error.filename or args.output}", 2)
     except KeyboardInterrupt:
@@ -104,27 +106,20 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="fail when more than this part of the files gives no record (default: %(default)s)",
     )  # fmt: skip
     how.add_argument(
-        "--patient_key_file", type=_any_path, metavar="FILE",
+        "--patient_key_file", type=any_path, metavar="FILE",
         help="secret that keys the hash of patient ids; made (mode 0600) when missing. Use it when the patient ids "
         "are not pseudonyms already; without it the key comes from the spec's salt",
     )  # fmt: skip
     where = parser.add_argument_group("where")
     where.add_argument(
         "--output",
-        type=_any_path,
+        type=any_path,
         required=True,
         metavar="DIR",
         help="new, empty or unfinished folder, here or on gs://",
     )
     where.add_argument("--runner", metavar="NAME", help="Beam runner (default: this machine, chosen by input size)")
     return parser.parse_known_args(argv)
-
-
-def _any_path(text: str) -> AnyPath:
-    try:
-        return any_path(_place(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _place(text: str) -> str:
@@ -219,8 +214,7 @@ def _convert(
         _write_shards(work, planned, pending, identity.spec, options, tally)
     with clock.stage("commit"):
         finished = _finished(work, planned, identity.spec, args, files)
-        lock.require()
-        result = manifest.commit(work.output, identity.spec, planned, finished, identity.made_from)
+        result = manifest.commit(work.output, identity.spec, planned, finished, identity.made_from, lock.require)
         job.clear(work)
     print(card.describe(args.output, result))
     print(describe_work(tally, clock.seconds))
@@ -233,7 +227,7 @@ def _index(work: WorkDir, files: int, key: PatientKey, options: PipelineOptions,
         return min(files, job.LISTING_ROWS * job.indexed(work))
 
     step = transforms.IndexParts(work, key)
-    progress = Progress("index", files, done, sys.stderr)
+    progress = Progress("index", files, done, sys.stderr, isinstance(work.output, BucketPath))
     _run(work, job.missing_index(work, files), step, options, tally, progress)
     if job.missing_index(work, files):
         raise launch.ConversionFailed(f"the index step left parts unwritten (see {work.path})")
@@ -261,8 +255,9 @@ def _write_shards(
         return resumed + (growing + sum(_length(there, name) for name in pending)) // slice_bytes
 
     job.sweep(work)
+    is_far = isinstance(work.output, BucketPath)
     step = transforms.WriteShards(work, data_spec)
-    _run(work, pending, step, options, tally, Progress("convert", total, done, sys.stderr))
+    _run(work, pending, step, options, tally, Progress("convert", total, done, sys.stderr, is_far))
 
 
 def _run(

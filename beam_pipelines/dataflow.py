@@ -99,7 +99,7 @@ def check_places(options: PipelineOptions, output: AnyPath) -> None:
             raise ValueError(f"--{flag} {place} lies in --output {output}; name a folder outside it")
         bucket = place.split("/")[2]
         try:
-            buckets.page(bucket, "", "", "")
+            buckets.holds_any(bucket, "")
         except FileNotFoundError as error:
             raise ValueError(f"--{flag} {place}: there is no bucket {bucket}; make it, or check the name") from error
 
@@ -180,13 +180,15 @@ def _cancel(result: Any, options: PipelineOptions) -> None:
     from google.api_core.exceptions import GoogleAPIError
 
     cloud = options.view_as(GoogleCloudOptions)
-    told = f"Dataflow job {cloud.job_name} is being cancelled"
+    job = f"Dataflow job {cloud.job_name}"
+    by_hand = f"gcloud dataflow jobs cancel {result.job_id()} --region {cloud.region} --project {cloud.project}"
+    print(f"cancelling {job}; by hand: {by_hand}", file=sys.stderr, flush=True)
+    told = f"{job} is being cancelled"
     try:
         result.cancel()
-    except (DataflowRuntimeException, GoogleAPIError) as error:
+    except (DataflowRuntimeException, GoogleAPIError, KeyboardInterrupt) as error:
         logging.error("cancelling", exc_info=error)
-        by_hand = f"gcloud dataflow jobs cancel {result.job_id()} --region {cloud.region} --project {cloud.project}"
-        told = f"Dataflow job {cloud.job_name} still runs and costs; cancel it with: {by_hand}"
+        told = f"{job} still runs and costs; cancel it with: {by_hand}"
     print(told, file=sys.stderr, flush=True)
 
 

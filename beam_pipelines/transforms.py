@@ -29,8 +29,8 @@ class _WorkDoFn(beam.DoFn):
 
     A counter is how words reach the launcher on every runner that has counters; on the others (Dask) the launcher
     sees what was left unwritten. Such an element is not among the outputs.
-    The reader is the worker's own and stays open between elements. Once a bucket has given no answer, however often
-    it was asked, this worker leaves its other elements for the next run: each would wait as long for nothing.
+    The reader is the worker's own and stays open between elements. A bucket without an answer ends the step, or makes
+    the engine try elsewhere: every other element here would wait as long for nothing.
     """
 
     def __init__(self, function: Callable[..., None], work: WorkDir, detail: Any) -> None:
@@ -38,7 +38,6 @@ class _WorkDoFn(beam.DoFn):
 
     def setup(self) -> None:
         self._reader = SliceReader()
-        self._no_answer: buckets.NoAnswer | None = None
 
     def teardown(self) -> None:
         self._reader.close()
@@ -46,13 +45,11 @@ class _WorkDoFn(beam.DoFn):
     def process(self, element: Any) -> Iterator[Any]:
         tally: Counter[str] = Counter()
         try:
-            if self._no_answer is not None:
-                raise self._no_answer
             self._function(self._work, element, self._detail, self._reader, tally)
             yield element
+        except buckets.NoAnswer:
+            raise
         except OSError as error:
-            if isinstance(error, buckets.NoAnswer):
-                self._no_answer = error
             Metrics.counter(FAILURES, f"{error.strerror or error}: {error.filename or element}").inc()
         for name, count in tally.items():
             Metrics.counter(COUNTERS, name).inc(count)

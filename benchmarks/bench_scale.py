@@ -105,7 +105,7 @@ def measure(folder: Path, slices: int) -> Figures:
         if changed := job.changed_shards(work.output, sidecars.values()):
             raise SystemExit(f"{changed[0]} is not as long as its sidecar tells")
         manifest.reject_rows(data_spec, planned, sidecars)
-        done = manifest.commit(work.output, data_spec, planned, sidecars, made_from)
+        done = manifest.commit(work.output, data_spec, planned, sidecars, made_from, lambda: None)
         job.clear(work)
     lock.close()
     check(done, slices)

@@ -29,7 +29,7 @@ class BucketLock:
 
     def __init__(self, path: BucketPath) -> None:
         self._path = path
-        self._name = f"process {os.getpid()} on {socket.gethostname()}"
+        self._mark = f"process {os.getpid()} on {socket.gethostname()}\n{uuid.uuid4().hex}".encode()
         self._generation = self._take()
         self._lost = False
         self._beating = threading.Lock()
@@ -52,7 +52,7 @@ class BucketLock:
         except (FileNotFoundError, buckets.Moved):
             pass  # gone with the folder, or taken over
         except OSError as error:  # it would hide why the work ended; others wait until the lock is stale
-            logging.warning("the lock %s was not removed: %s", self._path, error)
+            logging.error("the lock %s was not removed: %s", self._path, error)
 
     def _take(self) -> int:
         with contextlib.suppress(buckets.Moved):
@@ -71,7 +71,7 @@ class BucketLock:
 
     def _put(self, generation: int) -> int:
         """Write the lock in place of this generation (0: of none); the new one. Raises `buckets.Moved`."""
-        mark = f"{self._name}\n{uuid.uuid4().hex}".encode()
+        mark = self._mark
         try:
             return buckets.write(self._path.bucket, self._path.key, mark, generation).generation
         except buckets.Moved:
@@ -100,7 +100,7 @@ class BucketLock:
             try:
                 self._beat_once()
             except OSError as error:
-                logging.warning("the lock %s was not written: %s", self._path, error)
+                logging.error("the lock %s was not written: %s", self._path, error)
 
     def _beat_once(self) -> None:
         with self._beating:

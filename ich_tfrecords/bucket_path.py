@@ -6,6 +6,7 @@ of its own: it is there when an object lies in it. An object appears whole or no
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import errno
 import fnmatch
@@ -160,15 +161,28 @@ def is_bucket(text: str) -> bool:
     return text.startswith(SCHEME)
 
 
+class PlaceError(argparse.ArgumentTypeError, ValueError):
+    """A text that names no place that can be used; argparse shows the message as it is."""
+
+
+def local_path(text: str) -> Path:
+    """The path of this machine that a text names. Raises `PlaceError` for an address elsewhere."""
+    if not text:
+        raise PlaceError("the path is empty")
+    if "://" in text:
+        raise PlaceError(f"{text!r} is an address, and a place on this machine is needed here; name a path")
+    return Path(text)
+
+
 def any_path(text: str) -> AnyPath:
-    """The path that a text names. Raises `ValueError` for `gs://` without a bucket, or with an impossible one."""
+    """The path that a text names. Raises `PlaceError` for `gs://` without a bucket, or with an impossible one."""
     if not is_bucket(text):
-        return Path(text)
+        return local_path(text)
     name, _, key = text[len(SCHEME) :].partition("/")
     if not name:
-        raise ValueError(f"{text!r} names no bucket; write gs://bucket/folder")
+        raise PlaceError(f"{text!r} names no bucket; write gs://bucket/folder")
     if not _is_bucket_name(name):
-        raise ValueError(f"{text!r}: no bucket can be called {name!r} (small letters, digits, - _ . only)")
+        raise PlaceError(f"{text!r}: no bucket can be called {name!r} (small letters, digits, - _ . only)")
     return BucketPath(name, key.strip("/"))
 
 

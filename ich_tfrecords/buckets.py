@@ -11,7 +11,9 @@ import base64
 import contextlib
 import errno
 import functools
+import http.client
 import io
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 RETRY_S = 120.0  # for so long a request that fails in passing is made again, with growing pauses
 FIRST_PAUSE_S = 0.25
 IN_FLIGHT = 32  # requests of one bulk move at a time
+UNKNOWN_CRC32C = -1
 _PAGE_ROWS = 1000  # Cloud Storage gives no more in one answer
 _TIMEOUT_S = 60  # of one request without a byte
 _LIST_FIELDS = "items(name,size,generation,crc32c,updated),prefixes,nextPageToken"
@@ -168,6 +171,15 @@ def folder(bucket: str, prefix: str) -> tuple[list[Stored], list[str]]:
 
 def read_many(places: Sequence[tuple[str, str]]) -> list[bytes | None]:
     """The whole objects (bucket, name), each checked as `read` does; None for one that is not there."""
+    return [data for some in _some_at_a_time(places) for data in _read_some(some)]
+
+
+def _some_at_a_time(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """The items in portions: without an answer a bulk move ends with its portion."""
+    return (items[begin : begin + 2 * IN_FLIGHT] for begin in range(0, len(items), 2 * IN_FLIGHT))
+
+
+def _read_some(places: Sequence[tuple[str, str]]) -> list[bytes | None]:
     from google.cloud.storage import transfer_manager
 
     files = [io.BytesIO() for _ in places]
@@ -196,23 +208,30 @@ def _read_if_there(bucket: str, key: str) -> bytes | None:
 
 def write_many(contents: Sequence[tuple[str, str, bytes]]) -> None:
     """Put objects (bucket, name, bytes) in place, each as `write` does."""
+    for some in _some_at_a_time(contents):
+        _write_some(some)
+
+
+def _write_some(contents: Sequence[tuple[str, str, bytes]]) -> None:
     from google.cloud.storage import transfer_manager
 
     pairs = [(io.BytesIO(data), _blob(bucket, key)) for bucket, key, data in contents]
-    options = {"checksum": "crc32c", "retry": _retry(), "timeout": _TIMEOUT_S}
+    options = {"checksum": "crc32c", "retry": None, "timeout": _TIMEOUT_S}
     done = transfer_manager.upload_many(
         pairs, upload_kwargs=options, worker_type=transfer_manager.THREAD, max_workers=IN_FLIGHT
     )
-    for (bucket, key, _), result in zip(contents, done, strict=True):
-        if isinstance(result, Exception):
-            with _failures(bucket, key):
-                raise result
+    failed = [content for content, result in zip(contents, done, strict=True) if isinstance(result, Exception)]
+    each(lambda content: write(*content), failed)
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`function` of each item, many at a time, in the order of the items."""
+    """`function` of each item, many at a time, in the order of the items; the first failure ends it."""
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        return list(pool.map(function, items))
+        try:
+            return list(pool.map(function, items))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _listing(bucket: str, prefix: str, **options: Any) -> Any:
@@ -222,7 +241,8 @@ def _listing(bucket: str, prefix: str, **options: Any) -> Any:
 
 
 def _stored(blob: storage.Blob) -> Stored:
-    (crc32c,) = struct.unpack(">I", base64.b64decode(blob.crc32c))
+    # an object that its owner encrypted with a key of theirs shows none
+    crc32c = struct.unpack(">I", base64.b64decode(blob.crc32c))[0] if blob.crc32c else UNKNOWN_CRC32C
     updated_s = blob.updated.timestamp() if blob.updated else 0.0
     return Stored(blob.name, int(blob.size), int(blob.generation), crc32c, updated_s)
 
@@ -242,11 +262,13 @@ def _made_client(_process: int, emulator: str) -> storage.Client:
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 
+    # it warns of logins that name no project; objects have none
+    logging.getLogger("google.auth._default").setLevel(logging.ERROR)
     with _failures("", ""):
         if emulator:
             made = storage.Client(project="emulator", credentials=AnonymousCredentials())
         else:
-            made = storage.Client(project=None)  # objects have no project, and many logins name none
+            made = storage.Client(project=None)
         # one connection a request in flight; the default keeps ten and throws the others away
         adapter = requests.adapters.HTTPAdapter(pool_connections=IN_FLIGHT, pool_maxsize=2 * IN_FLIGHT)
         for scheme in ("https://", "http://"):
@@ -276,7 +298,15 @@ def _api() -> Any:
 @contextlib.contextmanager
 def _failures(bucket: str, key: str) -> Iterator[None]:
     """Turn what the library raises into an `OSError` about the object."""
-    from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, PreconditionFailed, Unauthorized
+    from google.api_core.exceptions import (
+        ClientError,
+        Forbidden,
+        GoogleAPIError,
+        NotFound,
+        PreconditionFailed,
+        TooManyRequests,
+        Unauthorized,
+    )
     from google.auth.exceptions import GoogleAuthError
     from google.cloud.storage.exceptions import DataCorruption
     from requests import RequestException
@@ -293,9 +323,24 @@ def _failures(bucket: str, key: str) -> Iterator[None]:
         raise PermissionError(errno.EACCES, f"no access to Cloud Storage ({_line(error)}); {_LOGIN}", place) from error
     except PreconditionFailed as error:
         raise Moved(errno.ESTALE, "changed meanwhile", place) from error
+    except TooManyRequests as error:
+        raise NoAnswer(errno.EBUSY, f"no answer from Cloud Storage: {_line(error)}", place) from error
+    except ClientError as error:
+        raise OSError(errno.EINVAL, f"Cloud Storage refused: {_line(error)}", place) from error
     except (GoogleAPIError, DataCorruption, RequestException, HTTPError, ConnectionError) as error:
-        raise NoAnswer(errno.EIO, f"Cloud Storage: {_line(error)}", place) from error
+        raise NoAnswer(errno.EIO, f"no answer from Cloud Storage: {_line(error)}", place) from error
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
+    """What went wrong, without the address of the request: names of objects may tell of patients."""
+    from google.api_core.exceptions import GoogleAPICallError, RetryError
+
+    if isinstance(error, RetryError) and error.cause is not None:
+        return f"{_line(error.cause)}, for {RETRY_S:.0f} s"
+    if isinstance(error, GoogleAPICallError) and error.code:
+        return f"{int(error.code)} {http.client.responses.get(int(error.code), '')}".strip()
+    while error.__context__ is not None and not isinstance(error, OSError | ValueError):
+        error = error.__context__
+    while isinstance(error, OSError) and error.__context__ is not None:  # requests' own errors are OSErrors
+        error = error.__context__
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ich_tfrecords import atomic, export, manifest, montage, report, verify
-from ich_tfrecords.bucket_path import AnyPath, any_path
+from ich_tfrecords.bucket_path import AnyPath, any_path, local_path
 from ich_tfrecords.manifest import DatasetError, Manifest
 from ich_tfrecords.summary import flat, megabytes, plain, prevalence, total_counts, totals
 
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "draw a montage: some slices of each stratum, each window beside a composite of all as red, green and blue",
         "python -m ich_tfrecords.inspect show data --output montage.png --per_stratum 6 --split train",
     )  # fmt: skip
-    show.add_argument("--output", type=Path, required=True, metavar="FILE.png", help="picture to write")
+    show.add_argument("--output", type=local_path, required=True, metavar="FILE.png", help="picture to write")
     show.add_argument(
         "--per_stratum", type=int, default=3, metavar="N",
         help=f"slices of each stratum, 1 to {MAX_PER_STRATUM} (default: %(default)s)",
@@ -91,14 +91,14 @@ def _parser() -> argparse.ArgumentParser:
         "write one HTML page without scripts: counts, balance, labels together, windows, pictures, rejects, duplicates",
         "python -m ich_tfrecords.inspect report data --output page",
     )  # fmt: skip
-    page.add_argument("--output", type=Path, required=True, metavar="FOLDER", help=f"folder for {report.PAGE}")
+    page.add_argument("--output", type=local_path, required=True, metavar="FOLDER", help=f"folder for {report.PAGE}")
     files = _command(
         commands, "export", _export,
         "write a PNG a slice (RGB when there are three windows, else one in grey a window) to FOLDER/<split>/, and "
         "FOLDER/labels_<split>.csv: filename, then the labels (1, 0, or -1 for unknown)",
         "python -m ich_tfrecords.inspect export data --output png --split test",
     )  # fmt: skip
-    files.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="new or empty folder")
+    files.add_argument("--output", type=local_path, required=True, metavar="FOLDER", help="new or empty folder")
     files.add_argument("--split", metavar="NAME", help="this split only (default: all)")
     return parser
 
@@ -111,19 +111,12 @@ def _command(
     )
     parser.add_argument(
         "directory",
-        type=_any_path,
+        type=any_path,
         metavar="DIR",
         help="folder of the data set, with its manifest.json, here or on gs://",
     )
     parser.set_defaults(command=run)
     return parser
-
-
-def _any_path(text: str) -> AnyPath:
-    try:
-        return any_path(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _info(arguments: argparse.Namespace) -> None:

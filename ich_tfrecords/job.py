@@ -283,7 +283,7 @@ def _there(data: bytes | None) -> bytes:
 
 
 def write_plan(work: WorkDir, plan: Plan, spec: DatasetSpec) -> list[str]:
-    """Write each shard's plan unless the same stands there; returns the names of the shards to convert.
+    """Write each shard's plan; returns the names of the shards to convert, whose old sidecars are gone.
 
     A shard is done when its sidecar bears the digest of its plan, the file has the length and the crc32c it tells,
     and none of its rejects may have passed.
@@ -293,13 +293,13 @@ def write_plan(work: WorkDir, plan: Plan, spec: DatasetSpec) -> list[str]:
     atomic.write_many(plans)
     told = _sidecars(work, [shard.name for shard in shards])
     there = contents(work.output)
-    return [
-        shard.name
-        for shard, sidecar, (_, data) in zip(shards, told, plans, strict=True)
-        if sidecar is None
-        or not _is_done(sidecar, hashlib.sha256(data).hexdigest(), there.get(shard.name))
-        or not _is_intact(work.output / shard.name, sidecar[0])
-    ]
+    pending = []
+    for shard, sidecar, (_, data) in zip(shards, told, plans, strict=True):
+        done = sidecar is not None and _is_done(sidecar, hashlib.sha256(data).hexdigest(), there.get(shard.name))
+        if sidecar is None or not done or not _is_intact(work.output / shard.name, sidecar[0]):
+            work.sidecar(shard.name).unlink(missing_ok=True)
+            pending.append(shard.name)
+    return pending
 
 
 def _is_done(sidecar: tuple[Sidecar, str], plan_sha256: str, there: Content | None) -> bool:
@@ -370,15 +370,14 @@ def write_sidecar(work: WorkDir, sidecar: Sidecar, plan_sha256: str) -> None:
     atomic.write_bytes(work.sidecar(sidecar.name), hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
 
 
-def read_sidecar(work: WorkDir, name: str) -> tuple[Sidecar, str] | None:
-    """Sidecar of a shard and the plan digest it bears; None when there is none."""
-    return _sidecars(work, [name])[0]
-
-
 def sidecars(work: WorkDir, names: Sequence[str]) -> Iterator[tuple[str, Sidecar]]:
-    """Name and sidecar of each finished shard among `names`."""
-    for name, found in zip(names, _sidecars(work, names), strict=True):
-        if found is not None:
+    """Name and sidecar of each finished shard among `names`: one that bears the digest of the plan that stands there.
+
+    A worker of an earlier run may still put a shard in place, made after another plan.
+    """
+    plans = atomic.read_many([work.plan(name) for name in names])
+    for name, found, plan in zip(names, _sidecars(work, names), plans, strict=True):
+        if found is not None and plan is not None and found[1] == hashlib.sha256(plan).hexdigest():
             yield name, found[0]
 
 

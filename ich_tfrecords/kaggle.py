@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import pyarrow.compute as pc
 
 from ich_tfrecords import download, zip_directory
+from ich_tfrecords.bucket_path import local_path
 from ich_tfrecords.download import DownloadError, Lost, NoRoom, Part, Patience, gigabytes
 
 COMPETITION = "rsna-intracranial-hemorrhage-detection"
@@ -96,7 +97,11 @@ def _parser() -> argparse.ArgumentParser:
         "Example: python -m ich_tfrecords.kaggle download --output data",
     )  # fmt: skip
     command.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder for the archive, made where it is missing"
+        "--output",
+        type=local_path,
+        required=True,
+        metavar="DIR",
+        help="folder for the archive, made where it is missing",
     )
     return parser
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,9 @@ def _check_names(values: Mapping[str, Any]) -> None:
     strange = values["splits"].keys() - values["spec"].split.weights.keys()
     if strange:
         raise _Damage(f"the spec has no split {min(strange)[:40]!r}")
+    for name in values["files"]:
+        if not re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII):
+            raise _Damage(f"files names {name[:40]!r}, no plain file name")
     for number, shard in enumerate(values["shards"]):
         _check(shard, _SHARD, f"shard {number}")
         if not re.fullmatch(r"[a-z][\w.-]*", shard["name"], re.ASCII):
@@ -190,11 +193,17 @@ def fingerprint(spec: DatasetSpec, shards: Sequence[Mapping[str, Any]]) -> str:
 
 
 def commit(
-    directory: AnyPath, spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar], made_from: Any
+    directory: AnyPath,
+    spec: DatasetSpec,
+    plan: Plan,
+    sidecars: Mapping[str, Sidecar],
+    made_from: Any,
+    last_check: Callable[[], None],
 ) -> Manifest:
     """Write the metadata of a finished conversion into `directory`, the manifest last; returns it.
 
-    `sidecars`: one for each planned shard, by name. `made_from`: what the input was.
+    `sidecars`: one for each planned shard, by name. `made_from`: what the input was. `last_check` is called before
+    the manifest is written, and raises when it must not be.
     """
     slices = slice_table(spec, plan, sidecars)
     rejects = reject_rows(spec, plan, sidecars)
@@ -221,6 +230,7 @@ def commit(
     contents[SLICES] = atomic.write_table(directory / SLICES, slices)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
     manifest = dataclasses.replace(manifest, files=digests)
+    last_check()
     atomic.write_bytes(directory / MANIFEST, _json(_manifest_dict(manifest)))
     atomic.sync_folder(directory)
     return manifest

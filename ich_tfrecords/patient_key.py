@@ -25,9 +25,13 @@ class PatientKey:
 
     def secret(self) -> bytes:
         """The key of the hash. Raises `OSError` when its file cannot be read or has changed."""
-        found = read_secret(self.salt, self.file)
+        changed = OSError(errno.ESTALE, "the patient key changed while the conversion ran; put it back", str(self.file))
+        try:
+            found = read_secret(self.salt, self.file)
+        except ValueError as error:
+            raise changed from error
         if splits.patient_key("check", found) != self.check:
-            raise OSError(errno.ESTALE, "the patient key changed while the conversion ran; put it back", str(self.file))
+            raise changed
         return found
 
 

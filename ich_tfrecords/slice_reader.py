@@ -9,7 +9,7 @@ from typing import NamedTuple
 import google_crc32c
 from isal import igzip_lib, isal_zlib
 
-from ich_tfrecords import zip_directory
+from ich_tfrecords import buckets, zip_directory
 from ich_tfrecords.bucket_path import is_bucket
 from ich_tfrecords.object_reader import ObjectReader, Wanted
 from ich_tfrecords.problems import Problem
@@ -113,6 +113,8 @@ class SliceReader:
                 return read()
             except FileNotFoundError as error:
                 raise _changed(row, "it is gone") if far else _unreadable(row, error) from error
+            except buckets.NoAnswer as error:
+                raise buckets.NoAnswer(error.errno, error.strerror, row.container) from error  # the name stays here
             except OSError as error:
                 if far:
                     raise
@@ -264,7 +266,7 @@ def _member(row: SliceRef, size_bytes: int) -> Wanted:
 
 def _checked_object(row: SliceRef, content: memoryview) -> memoryview:
     crc32c = google_crc32c.value(bytes(content))
-    if crc32c != row.crc32:
+    if row.crc32 != buckets.UNKNOWN_CRC32C and crc32c != row.crc32:
         raise UnreadableSource("crc_mismatch", f"{row.name}: crc32c is {crc32c:08x}, the bucket says {row.crc32:08x}")
     return content
 

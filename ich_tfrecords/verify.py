@@ -135,6 +135,8 @@ def _check_shard(
             rows = rows.take(pc.sort_indices(rows["row"])).to_pylist()
             good = _check_records(file, shard, rows, done, problems)
     except OSError as error:
+        if isinstance(path, BucketPath) and not isinstance(error, FileNotFoundError):
+            raise  # no answer, or no access: that says nothing of the shard
         problems.append(f"{shard['name']}: {error.strerror or error}")
         return 0
     # a damaged record is named first: it says more than the sum over the file

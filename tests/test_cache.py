@@ -84,13 +84,14 @@ def test_a_copy_that_was_cut_off_goes_on(place, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cache, "_download", fails_at_the_third)
     dataset = open_dataset(place)
+    metadata = {name: cache.fetch(place, name, "") for name in ("manifest.json", "slices.parquet")}
     with pytest.raises(WrongUse, match=r"cannot fetch .*: No space left on device; run the same command again"):
-        cache.copy(place, tmp_path, dataset.manifest, lambda line: None, workers=1)
+        cache.copy(place, tmp_path, dataset.manifest, metadata, lambda line: None, workers=1)
     assert not (tmp_path / "manifest.json").exists()
     assert not list(tmp_path.glob("*.tmp"))
     monkeypatch.setattr(cache, "_download", plain)
     notes: list[str] = []
-    cache.copy(place, tmp_path, dataset.manifest, notes.append)
+    cache.copy(place, tmp_path, dataset.manifest, metadata, notes.append)
     kept = int(notes[-1].split("kept ")[1].split()[0])
     assert kept >= 2
     assert open_dataset(str(tmp_path)).local
@@ -153,7 +154,7 @@ def test_a_folder_that_cannot_be_written_is_named(place, tmp_path):
 
 
 def test_leftovers_of_killed_copies_go_and_those_at_work_stay(tmp_path):
-    old, new = tmp_path / "a.123.tmp", tmp_path / "b.123.tmp"
+    old, new = (tmp_path / f"{name}.{'0' * 32}.tmp" for name in "ab")
     for path in (old, new):
         path.write_bytes(b"part")
     os.utime(old, (time.time() - 2 * cache.STALE_S,) * 2)
@@ -175,3 +176,13 @@ def test_faults_of_the_network_leave_a_whole_copy(place, gcs, tmp_path, tiny_dat
     home, _ = copied(place, tmp_path)
     assert sum(gcs.injected.values()) > 5
     assert all(path.read_bytes() == (tiny_dataset / path.name).read_bytes() for path in home.iterdir())
+
+
+def test_a_copy_bears_the_metadata_that_its_shards_were_checked_against(place, gcs, bucket, tmp_path, tiny_dataset):
+    """A set converted anew meanwhile has shards of the same names and lengths; half of each would be no set."""
+    metadata = {name: cache.fetch(place, name, "") for name in ("manifest.json", "slices.parquet")}
+    done = open_dataset(place).manifest
+    for name in metadata:
+        bucket.blob(f"sets/tiny/{name}").upload_from_string(b"of another conversion")
+    cache.copy(place, tmp_path, done, metadata, lambda line: None)
+    assert {name: (tmp_path / name).read_bytes() for name in metadata} == metadata

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_runs import train
 
-from ich_tfrecords import inspect, job, manifest
+from ich_tfrecords import buckets, inspect, job, manifest
 from ich_tfrecords.bucket_path import BucketPath, any_path
 
 TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
@@ -220,6 +220,29 @@ def test_verify_names_damage_in_a_bucket(there, capsys):
     said = capsys.readouterr().err
     assert f"inspect: {shard.name}: record " in said
     assert "inspect: rejects.csv: is missing" in said
+
+
+def test_verify_does_not_call_an_outage_damage(there, gcs, monkeypatch, capsys):
+    monkeypatch.setattr(buckets, "RETRY_S", 0.3)
+    gcs.fail(r"GET .*alt=media.* set/.*\.tfrecord", how="503", times=None)
+    assert inspect.main(["verify", there]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "no answer from Cloud Storage: 503 Service Unavailable" in said[0]
+
+
+def test_what_is_written_here_is_not_sent_elsewhere(there, dataset, capsys):
+    for command in ("report", "export", "show"):
+        assert inspect.main([command, str(dataset), "--output", "gs://bucket/page"]) == 2
+        assert "a place on this machine is needed here" in capsys.readouterr().err
+
+
+def test_a_failure_names_no_file_below_the_input(raw, bucket, gcs, convert, monkeypatch, capsys):
+    """File names may tell of patients, and the words of a failure go to logs and consoles."""
+    monkeypatch.setattr(buckets, "RETRY_S", 0.3)
+    gcs.fail(r"GET .*alt=media.* raw/stage_2_train/", how="reset", times=None)
+    assert convert(*from_bucket(raw, f"gs://{bucket}/out")) == 1
+    assert ".dcm" not in one_line(capsys)
 
 
 def test_training_from_a_bucket(gcs, bucket, tiny_dataset, tmp_path):

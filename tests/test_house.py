@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "problems": set(),
     "progress_bar": set(),
     "download": {"atomic", "progress_bar"},
-    "kaggle": {"download", "zip_directory"},
+    "kaggle": {"bucket_path", "download", "zip_directory"},
     "csv_text": set(),
     "html_page": set(),
     "slice_header": {"problems"},
@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "codestream": {"jpeg_lossless"},
     "dicom_slow": {"codestream", "slice_header"},
     "dicom": {"dicom_slow", "pixels", "slice_header"},
-    "slice_reader": {"bucket_path", "object_reader", "problems", "zip_directory"},
+    "slice_reader": {"bucket_path", "buckets", "object_reader", "problems", "zip_directory"},
     "folder_walk": {"zip_directory"},
     "sources": {"bucket_path", "bucket_walk", "buckets", "folder_walk", "slice_reader", "zip_directory"},
     "tfds": {"records", "spec"},
@@ -312,7 +312,7 @@ TRAINER_MAY_IMPORT = {
         "strategy",
         "vertex",
     },
-    "task": {"command", "dataset", "hparams", "loop", "problems", "quiet", "session", "vertex"},
+    "task": {"bucket_path", "command", "dataset", "hparams", "loop", "problems", "quiet", "session", "vertex"},
 }
 
 

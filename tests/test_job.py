@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import subprocess
 import sys
 
@@ -54,10 +55,20 @@ def test_the_lock_goes_with_its_process(tmp_path):
 def test_a_sidecar_comes_back(tmp_path):
     work = WorkDir(tmp_path)
     work.create()
-    assert job.read_sidecar(work, "s") is None
-    job.write_sidecar(work, SIDECAR, "digest")
-    assert job.read_sidecar(work, "s") == (SIDECAR, "digest")
+    work.plan("s").write_bytes(b"plan")
+    digest = hashlib.sha256(b"plan").hexdigest()
+    assert dict(job.sidecars(work, ["s"])) == {}
+    job.write_sidecar(work, SIDECAR, digest)
     assert dict(job.sidecars(work, ["s", "t"])) == {"s": SIDECAR}
+
+
+def test_the_sidecar_of_another_plan_does_not_count(tmp_path):
+    """A worker of an earlier run may end late; what it wrote has other slices at the same rows."""
+    work = WorkDir(tmp_path)
+    work.create()
+    work.plan("s").write_bytes(b"the plan of now")
+    job.write_sidecar(work, SIDECAR, hashlib.sha256(b"an older plan").hexdigest())
+    assert dict(job.sidecars(work, ["s"])) == {}
 
 
 def test_contents_of_a_folder(tmp_path):

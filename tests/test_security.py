@@ -23,7 +23,7 @@ from beam_pipelines.transforms import IndexParts
 from ich_tfrecords import html_page, inspect, manifest
 from ich_tfrecords.job import WorkDir
 from ich_tfrecords.patient_key import patient_key
-from trainer import cache, checkpoints, model_file
+from trainer import checkpoints, model_file
 from trainer.dataset import open_dataset
 from trainer.problems import WrongUse
 
@@ -242,31 +242,25 @@ def test_export_writes_below_its_output_alone(strange, tmp_path):
     assert {name for name in files_below(tmp_path) - before if not name.startswith("a/png/")} == set()
 
 
-class FakeBucket:
-    """A bucket whose every object holds `data`."""
-
-    name = "bucket"
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def blob(self, _: str) -> FakeBucket:
-        return self
-
-    def download_to_file(self, file, **_) -> None:
-        file.write(self.data)
-
-
-def test_a_copy_of_a_bucket_stays_in_its_folder(strange, tmp_path, monkeypatch):
-    shard = manifest.read(strange).shards[0]
-    data = (strange / shard["name"]).read_bytes()
+def test_a_copy_of_a_bucket_stays_in_its_folder(strange, tmp_path, gcs):
     hostile_manifest(strange, climbing_shard)
-    monkeypatch.setattr(cache, "fetch", lambda place, name, when_missing: (strange / name).read_bytes())
-    monkeypatch.setattr(cache, "_bucket", lambda place: (FakeBucket(data), ""))
+    name = gcs.bucket()
+    there = gcs.client().bucket(name)
+    for path in strange.iterdir():
+        there.blob(f"set/{path.name}").upload_from_filename(path)
     before = files_below(tmp_path)
-    with pytest.raises(WrongUse):
-        open_dataset("gs://bucket/set", tmp_path / "a" / "cache", lambda line: None)
+    with pytest.raises(WrongUse, match="no plain file name"):
+        open_dataset(f"gs://{name}/set", tmp_path / "a" / "cache", lambda line: None)
     assert files_below(tmp_path) == before
+
+
+def test_verify_reads_no_file_that_a_manifest_names_elsewhere(strange, capsys):
+    def climbing_file(values: dict) -> None:
+        values["files"]["../../secret"] = "0" * 64
+
+    hostile_manifest(strange, climbing_file)
+    assert inspect.main(["verify", str(strange)]) == 2
+    assert "files names '../../secret', no plain file name" in capsys.readouterr().err
 
 
 # --- what is secret ---

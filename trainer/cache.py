@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,11 +40,19 @@ def sizes(place: str) -> dict[str, int]:
         raise _unreadable(place, "the list of its shards", error) from error
 
 
-def copy(bucket_place: str, directory: Path, manifest: Manifest, note: Note, workers: int = 8) -> None:
-    """Copy a data set to `directory`: the shards, each checked by size and crc32c, then the metadata.
+def copy(
+    bucket_place: str,
+    directory: Path,
+    manifest: Manifest,
+    metadata: Mapping[str, bytes],
+    note: Note,
+    workers: int = 8,
+) -> None:
+    """Copy a data set to `directory`: the shards, each checked by size and crc32c, then `metadata`.
 
-    A copy of a shard that is there and whole is kept, so a copy that was cut off goes on. `note` is told what
-    is done. Raises `WrongUse` when a shard fails its check `TRIES` times, or cannot be read or written.
+    The metadata (bytes by file name) is what `manifest` was read from, whatever the bucket holds by now. A copy of
+    a shard that is there and whole is kept, so a copy that was cut off goes on. `note` is told what is done.
+    Raises `WrongUse` when a shard fails its check `TRIES` times, or cannot be read or written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -63,8 +71,7 @@ def copy(bucket_place: str, directory: Path, manifest: Manifest, note: Note, wor
             pool.shutdown(cancel_futures=True)
             raise
     for name in (SLICES, MANIFEST):
-        data = fetch(bucket_place, name, "it was changed meanwhile")
-        atomic.write_bytes(directory / name, data)
+        atomic.write_bytes(directory / name, metadata[name])
     atomic.sync_folder(directory)
     note(f"copied {len(manifest.shards) - kept:,} shards, kept {kept:,} that were there")
 
@@ -134,7 +141,7 @@ def _download(source: BucketPath, path: Path, shard: dict[str, Any]) -> None:
 
 def _remove_stale(directory: Path) -> None:
     """Remove temporary files of copies that were killed."""
-    for path in directory.glob(f"*{atomic.TEMPORARY_SUFFIX}"):
+    for path in directory.glob(atomic.TEMPORARY_GLOB):
         if time.time() - path.stat().st_mtime > STALE_S:
             path.unlink(missing_ok=True)
 

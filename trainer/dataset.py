@@ -188,14 +188,14 @@ def open_dataset(place: str, cache_dir: Path | None = None, note: Callable[[str]
         return _local(Path(place).expanduser())
     with tempfile.TemporaryDirectory(prefix="ich_metadata_") as name:
         folder = Path(name)
-        for file in (MANIFEST, SLICES):
-            (folder / file).write_bytes(cache.fetch(place, file, _how_to_convert(place)))
+        metadata = {file: cache.fetch(place, file, _how_to_convert(place)) for file in (MANIFEST, SLICES)}
+        (folder / MANIFEST).write_bytes(metadata[MANIFEST])
         done = _manifest(folder, place)
-        table = _table((folder / SLICES).read_bytes(), done, place)
+        table = _table(metadata[SLICES], done, place)
     if cache_dir is None:
         return Dataset(place, done, False, table, cache.sizes(place))
     home = cache_dir.expanduser() / f"{done.spec.name}-{done.fingerprint[:16]}"
-    cache.copy(place, home, done, note)
+    cache.copy(place, home, done, metadata, note)
     return _local(home)
 
 

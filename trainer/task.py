@@ -12,9 +12,9 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from ich_tfrecords.bucket_path import local_path
 from trainer import command, hparams, quiet, vertex
 from trainer.command import Parser
 from trainer.dataset import open_dataset
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     where = parser.add_argument_group("where")
     command.add_data_dir(where)
     where.add_argument(
-        "--cache_dir", type=Path, metavar="DIR",
+        "--cache_dir", type=local_path, metavar="DIR",
         help="copy the shards of a gs:// data set here first, each checked (default: read them from the bucket)",
     )  # fmt: skip
     where.add_argument(
