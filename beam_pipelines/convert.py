@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines import dataflow, inputs, launch, transforms
 from beam_pipelines.progress import Progress
-from ich_tfrecords import bucket_lock, buckets, card, job, labels, manifest, plan, records, sources, spec, splits
+from ich_tfrecords import buckets, card, file_lock, job, labels, manifest, plan, records, sources, spec, splits
 from ich_tfrecords.bucket_path import AnyPath, BucketPath, any_path
 from ich_tfrecords.job import Identity, WorkDir
 from ich_tfrecords.manifest import Manifest, Sidecar
@@ -36,7 +36,7 @@ WRONG_USE = (
     plan.PlanError,
     splits.SubsetError,
     manifest.DatasetError,
-    bucket_lock.Held,
+    file_lock.Held,
 )
 
 

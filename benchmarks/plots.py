@@ -42,7 +42,7 @@ _STYLE = {
     "legend.frameon": False,
     "lines.markersize": 5,
 }
-_PLAIN = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 10 else f"{value:g}")
+_PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 
 
 def png(draw: Callable[P, Figure]) -> Callable[P, bytes]:

@@ -15,13 +15,10 @@ import uuid
 
 from ich_tfrecords import buckets
 from ich_tfrecords.bucket_path import BucketPath
+from ich_tfrecords.file_lock import Held
 
 BEAT_S = 20.0
 STALE_S = 120.0
-
-
-class Held(Exception):
-    """Another process holds the lock; the message says which."""
 
 
 class BucketLock:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +16,10 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ich_tfrecords import __version__, atomic, manifest
-from ich_tfrecords.bucket_lock import BucketLock, Held
+from ich_tfrecords import __version__, atomic, buckets, manifest
+from ich_tfrecords.bucket_lock import BucketLock
 from ich_tfrecords.bucket_path import AnyPath, BucketPath
+from ich_tfrecords.file_lock import FileLock, Held
 from ich_tfrecords.manifest import Sidecar
 from ich_tfrecords.plan import INDEX_SCHEMA, Plan, PlannedShard, planned_shards
 from ich_tfrecords.spec import DatasetSpec, differences, from_dict, to_dict
@@ -83,20 +82,6 @@ class WorkDir:
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
 
-class FileLock:
-    """An open file that is locked until `close`; the lock goes with the process, however it ends."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def require(self) -> None:
-        """Nothing: nobody can take it over."""
-
-    def close(self) -> None:
-        """Let others have it."""
-        os.close(self._descriptor)
-
-
 Lock = FileLock | BucketLock
 
 
@@ -109,35 +94,14 @@ def claim(output: AnyPath) -> Lock:
     if strangers and not (output / manifest.MANIFEST).exists() and not (output / WORK / "job.json").exists():
         raise JobError(f"{output} holds other files (such as {min(strangers)}); name a new or empty folder as --output")
     path = output / WORK / "lock"
-    if isinstance(path, Path):
-        return _claim_file(output, path)
     try:
-        return BucketLock(path)
+        return FileLock(path) if isinstance(path, Path) else BucketLock(path)
     except Held as error:
-        raise JobError(_taken(output, error)) from error
-
-
-def _claim_file(output: AnyPath, path: Path) -> FileLock:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        raise JobError(f"another conversion is writing to {output} ({error}); wait for it, or stop it") from error
+    except buckets.NoAnswer:
+        raise
     except OSError as error:
         raise JobError(f"cannot write to --output {output}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(lock).st_ino == path.stat().st_ino:
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-            return FileLock(lock)
-    except (BlockingIOError, FileNotFoundError):
-        pass  # held by another process, or removed by one that has just finished
-    holder = os.pread(lock, 200, 0).decode(errors="replace") or "its process is not known"
-    os.close(lock)
-    raise JobError(_taken(output, holder))
-
-
-def _taken(output: AnyPath, holder: object) -> str:
-    return f"another conversion is writing to {output} ({holder}); wait for it, or stop it"
 
 
 def check_identity(work: WorkDir, identity: Identity) -> None:

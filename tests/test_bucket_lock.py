@@ -12,8 +12,9 @@ import pytest
 pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is not installed")
 
 from ich_tfrecords import bucket_lock, buckets
-from ich_tfrecords.bucket_lock import BucketLock, Held
+from ich_tfrecords.bucket_lock import BucketLock
 from ich_tfrecords.bucket_path import BucketPath
+from ich_tfrecords.file_lock import Held
 
 
 @pytest.fixture

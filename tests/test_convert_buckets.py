@@ -106,7 +106,7 @@ def test_other_files_in_the_output_are_refused(raw, gcs, bucket, convert, capsys
 
 def test_a_bucket_that_is_not_there(raw, convert, capsys):
     assert convert(*from_bucket(raw, "gs://no-such-bucket/out")) == 2
-    assert "no such object or bucket: gs://no-such-bucket/out" in one_line(capsys)
+    assert "cannot write to --output gs://no-such-bucket/out: no such object or bucket" in one_line(capsys)
     assert convert("--input", "gs://no-such-bucket/raw", "--labels", "none", "--output", "gs://no-such-bucket/out") == 2
     assert "gs://no-such-bucket/raw: there is no such object and none below it" in one_line(capsys)
     assert convert("--input", f"{raw}/stage_2_train", "--labels", f"{raw}/no.csv", "--output", "gs://other/out") == 2

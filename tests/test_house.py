@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "spec": set(),
     "buckets": set(),
     "bucket_path": {"buckets"},
-    "bucket_lock": {"bucket_path", "buckets"},
+    "file_lock": set(),
+    "bucket_lock": {"bucket_path", "buckets", "file_lock"},
     "bucket_ranges": {"buckets"},
     "bucket_walk": {"bucket_path", "bucket_ranges", "buckets", "folder_walk", "zip_directory"},
     "object_reader": {"bucket_path", "buckets"},
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "card": {"bucket_path", "manifest"},  # for its types only
     "manifest": {"atomic", "bucket_path", "card", "csv_text", "plan", "spec", "splits", "tfds"},
     "verify": {"atomic", "bucket_path", "manifest", "records", "splits", "tfds"},
-    "job": {"atomic", "bucket_lock", "bucket_path", "buckets", "manifest", "plan", "spec"},
+    "job": {"atomic", "bucket_lock", "bucket_path", "buckets", "file_lock", "manifest", "plan", "spec"},
     "conversion": {
         "atomic",
         "dicom",

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ich_tfrecords.file_lock import FileLock, Held
+
+
+def test_a_second_is_refused_and_told_by_whom(tmp_path):
+    path = tmp_path / ".work" / "lock"
+    first = FileLock(path)
+    first.require()
+    with pytest.raises(Held, match=rf"process {os.getpid()} on "):
+        FileLock(path)
+    first.close()
+    FileLock(path).close()
+
+
+def test_a_lock_whose_file_was_removed_holds_nobody_up(tmp_path):
+    """The holder removes the folder at its end; who waited at that moment locks a file that nobody sees any more."""
+    path = tmp_path / "lock"
+    first = FileLock(path)
+    path.unlink()
+    second = FileLock(path)
+    with pytest.raises(Held):
+        FileLock(path)
+    first.close()
+    second.close()
+
+
+def test_a_file_that_is_exchanged_while_it_is_locked_does_not_count(tmp_path, monkeypatch):
+    path = tmp_path / "lock"
+    usual = os.open
+
+    def exchanged(*given, **named):
+        descriptor = usual(*given, **named)
+        path.unlink()
+        path.touch()
+        return descriptor
+
+    monkeypatch.setattr(os, "open", exchanged)
+    with pytest.raises(Held, match="its process is not known"):
+        FileLock(path)
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        FileLock(Path(tmp_path / "file" / "lock"))
