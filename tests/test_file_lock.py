@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -37,7 +36,7 @@ def test_a_file_that_is_exchanged_while_it_is_locked_does_not_count(tmp_path, mo
     def exchanged(*given, **named):
         descriptor = usual(*given, **named)
         path.unlink()
-        path.touch()
+        os.close(usual(path, os.O_CREAT | os.O_WRONLY, 0o600))
         return descriptor
 
     monkeypatch.setattr(os, "open", exchanged)
@@ -47,5 +46,5 @@ def test_a_file_that_is_exchanged_while_it_is_locked_does_not_count(tmp_path, mo
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError):
-        FileLock(Path(tmp_path / "file" / "lock"))
+    with pytest.raises(FileExistsError):
+        FileLock(tmp_path / "file" / "lock")
