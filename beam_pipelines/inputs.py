@@ -84,18 +84,15 @@ def read_labels(
 ) -> tuple[labels.LabelTable | None, dict[str, str] | None]:
     """The label table and what names its file's content; None and None for `none`.
 
-    `name`: a path, else a member of one of the listed zips. Raises `LabelError`, `WrongUse`.
+    `name`: a path or an object, else a member of one of the listed zips. Raises `LabelError`, `WrongUse`.
     """
     if name == "none":
         return None, None
-    if is_bucket(name):
-        data = _object_bytes(name)
-        return labels.read_labels(io.BytesIO(data), label_spec, name), {"sha256": _sha256(io.BytesIO(data))}
-    if Path(name).exists():
+    if not is_bucket(name) and Path(name).exists():
         table = labels.read_labels(name, label_spec)
         with Path(name).open("rb") as file:
             return table, {"sha256": _sha256(file)}
-    data, shown = _zipped_labels(name, listing)
+    data, shown = (_object_bytes(name), name) if is_bucket(name) else _zipped_labels(name, listing)
     return labels.read_labels(io.BytesIO(data), label_spec, shown), {"sha256": _sha256(io.BytesIO(data))}
 
 

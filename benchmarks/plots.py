@@ -15,32 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ich_tfrecords.charts import COLORS
+from trainer.figures import LOOK, SIGNS, SOFT
 
 P = ParamSpec("P")
 Rows = Sequence[Mapping[str, Any]]
-INK, SOFT, LINE = "#1b1f24", "#59636e", "#d8dee4"
-SIGNS = ("o", "s", "^", "D", "v", "P")
 INCHES, DPI = (9.6, 3.7), 110
-_STYLE = {
+_STYLE = LOOK | {
     "font.size": 9.5,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": LINE,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": SOFT,
-    "legend.frameon": False,
-    "lines.markersize": 5,
 }
 _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 

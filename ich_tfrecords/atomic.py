@@ -8,8 +8,10 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
+import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +19,7 @@ from ich_tfrecords import buckets
 from ich_tfrecords.bucket_path import AnyPath, BucketPath
 
 TEMPORARY_SUFFIX = ".tmp"
+_BLOCK_BYTES = 1 << 20
 TEMPORARY_GLOB = f"*.{'[0-9a-f]' * 32}{TEMPORARY_SUFFIX}"
 
 
@@ -98,6 +101,15 @@ def table_bytes(table: pa.Table) -> bytes:
 def read_table(path: AnyPath, columns: Sequence[str] | None = None) -> pa.Table:
     """The Parquet table at `path`, or some of its columns."""
     return pq.read_table(pa.BufferReader(path.read_bytes()), columns=columns)
+
+
+def file_crc32c(path: Path) -> str:
+    """crc32c of a file of this machine, hexadecimal, as manifests and sidecars bear it."""
+    crc32c = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            crc32c = google_crc32c.extend(crc32c, block)
+    return f"{crc32c:08x}"
 
 
 def sync_folder(path: AnyPath) -> None:

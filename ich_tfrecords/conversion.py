@@ -45,8 +45,9 @@ def index_slices(listing: pa.Table, secret: bytes, reader: sources.SliceReader, 
     `tally` counts `indexed`, `index_us` and `rejected_<reason>`.
     """
     begin = time.perf_counter_ns()
-    reader.expect(sources.refs(listing), dicom.HEAD_BYTES)
-    rows = [ref._asdict() | _index_row(ref, reader, secret) for ref in sources.refs(listing)]
+    refs = list(sources.refs(listing))
+    reader.expect(refs, dicom.HEAD_BYTES)
+    rows = [ref._asdict() | _index_row(ref, reader, secret) for ref in refs]
     tally["indexed"] += len(rows)
     tally.update(f"rejected_{row['reason']}" for row in rows if row["reason"])
     tally["index_us"] += (time.perf_counter_ns() - begin) // 1000
@@ -77,8 +78,9 @@ def convert_shard(
     table = records.features(spec)
     writer = records.ShardWriter(file)
     rows, offsets, digests, rejects = [], [], [], []
-    reader.expect(sources.refs(shard.slices))
-    for row, (ref, meta) in enumerate(zip(sources.refs(shard.slices), _metadata(shard.slices), strict=True)):
+    refs = list(sources.refs(shard.slices))
+    reader.expect(refs)
+    for row, (ref, meta) in enumerate(zip(refs, _metadata(shard.slices), strict=True)):
         try:
             image = _image(ref, meta["sop_uid"], spec, reader, tally)
         except Problem as problem:

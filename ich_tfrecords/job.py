@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,7 +25,6 @@ from ich_tfrecords.spec import DatasetSpec, differences, from_dict, to_dict
 
 WORK = ".work"
 _AT_ONCE = 256  # parts in memory
-_BLOCK_BYTES = 1 << 20
 LISTING_ROWS = 512  # slices in one element of the index step
 SIDECAR_KEYS = tuple(field.name for field in dataclasses.fields(Sidecar))
 TRANSIENT = frozenset(("unreadable_file", "changed", "bad_local_header"))  # a rerun looks again: a share may be back
@@ -274,13 +272,7 @@ def _is_done(sidecar: tuple[Sidecar, str], plan_sha256: str, there: Content | No
 
 def _is_intact(path: AnyPath, told: Sidecar) -> bool:
     """Whether a finished shard still has its crc32c; a bucket has told that of its own."""
-    if isinstance(path, BucketPath):
-        return True
-    crc32c = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            crc32c = google_crc32c.extend(crc32c, block)
-    return f"{crc32c:08x}" == told.crc32c
+    return isinstance(path, BucketPath) or atomic.file_crc32c(path) == told.crc32c
 
 
 class Content(NamedTuple):

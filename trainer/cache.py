@@ -15,7 +15,6 @@ from ich_tfrecords.bucket_path import BucketPath, any_path
 from ich_tfrecords.manifest import MANIFEST, SLICES, Manifest
 from trainer.problems import WrongUse
 
-BLOCK_BYTES = 1 << 20
 TRIES = 3
 STALE_S = 3600.0  # a temporary file that nobody wrote to for so long belongs to a process that is gone
 
@@ -101,11 +100,7 @@ def _copy_shard(folder: BucketPath, directory: Path, shard: dict[str, Any], note
 def _is_whole(path: Path, shard: dict[str, Any]) -> bool:
     if not path.is_file() or path.stat().st_size != shard["bytes"]:
         return False
-    crc32c = 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            crc32c = google_crc32c.extend(crc32c, block)
-    return f"{crc32c:08x}" == shard["crc32c"]
+    return atomic.file_crc32c(path) == shard["crc32c"]
 
 
 class _Counted:

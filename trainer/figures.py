@@ -29,17 +29,8 @@ SIGNS = ("o", "s", "^", "D", "v", "P")
 PX = 0.75  # points
 _DPI = 96
 _FONT, _TEXT_PX = "DejaVu Sans", 12.5
-_STYLE = {
-    "svg.fonttype": "path",
-    "svg.hashsalt": "ich",
+LOOK: dict[str, Any] = {  # of every figure, on pages and in docs
     "text.parse_math": False,
-    "axes.formatter.use_mathtext": False,
-    "font.family": _FONT,
-    "font.size": _TEXT_PX * PX,
-    "axes.labelsize": _TEXT_PX * PX,
-    "xtick.labelsize": 12 * PX,
-    "ytick.labelsize": 12 * PX,
-    "legend.fontsize": _TEXT_PX * PX,
     "text.color": INK,
     "axes.labelcolor": SOFT,
     "axes.edgecolor": LINE,
@@ -54,8 +45,19 @@ _STYLE = {
     "xtick.labelcolor": SOFT,
     "ytick.labelcolor": SOFT,
     "legend.frameon": False,
-    "lines.linewidth": 1.7,
     "lines.markersize": 5,
+}
+_STYLE = LOOK | {
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ich",
+    "axes.formatter.use_mathtext": False,
+    "font.family": _FONT,
+    "font.size": _TEXT_PX * PX,
+    "axes.labelsize": _TEXT_PX * PX,
+    "xtick.labelsize": 12 * PX,
+    "ytick.labelsize": 12 * PX,
+    "legend.fontsize": _TEXT_PX * PX,
+    "lines.linewidth": 1.7,
 }
 DASH = "\N{EN DASH}"
 Look = dict[str, Any]  # color, line style and the like, as matplotlib names them
