@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ich_tfrecords import dicom_slow, pixels
+from ich_tfrecords import cells, dicom_slow, pixels
 from ich_tfrecords.slice_header import (
     ASCII_ESCAPE,
     EXPLICIT_LITTLE,
@@ -99,19 +99,24 @@ def read_slice(data: Buffer) -> CtSlice:
     header = fast_header(data, len(data))
     if header is None:
         return pydicom_slice(data)
-    cells = np.frombuffer(data, f"<u{header.bits_allocated // 8}", header.rows * header.columns, header.pixel_offset)
-    return CtSlice(header, _hu(header, cells))
+    kind, size = f"<u{header.bits_allocated // 8}", header.rows * header.columns
+    return CtSlice(header, _hu(header, np.frombuffer(data, kind, size, header.pixel_offset)))
 
 
 def pydicom_slice(data: Buffer) -> CtSlice:
     """`read_slice` by way of pydicom alone."""
-    header, cells = dicom_slow.read_cells(data)
-    return CtSlice(header, _hu(header, cells))
+    header, plain = dicom_slow.read_cells(data)
+    return CtSlice(header, _hu(header, plain))
 
 
-def _hu(header: SliceHeader, cells: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.int16]:
-    hu = pixels.to_hu(cells, header.bits_stored, header.signed, header.slope, header.intercept)
-    return hu.reshape(header.rows, header.columns)
+def _hu(header: SliceHeader, plain: cells.Cells) -> pixels.Int16:
+    """HU [rows, columns] of unsigned cells [rows * columns]: the one way for every file."""
+    plain = plain.reshape(header.rows, header.columns)
+    padding = cells.padding(plain, header)
+    stored = cells.stored_values(plain, header.bits_stored, header.signed, padding)
+    cells.check_sign(stored, header, padding)
+    hu = pixels.to_hu(stored, header.bits_stored, header.signed, header.slope, header.intercept)
+    return hu if padding is None else cells.with_air(hu, plain, padding, header)
 
 
 def _walk(data: Buffer) -> tuple[dict[str, Any], int, int] | None:
@@ -127,7 +132,7 @@ def _walk(data: Buffer) -> tuple[dict[str, Any], int, int] | None:
         if tag in TEXT:
             fields[TEXT[tag]] = _ascii(data, offset, length)
         elif tag in SHORT:
-            if length != 2:
+            if length != 2:  # also an empty one, which stands for none
                 return None
             fields[SHORT[tag]] = data[offset] | data[offset + 1] << 8
     return None

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ich_tfrecords import codestream
+from ich_tfrecords import cells, codestream
 from ich_tfrecords.slice_header import (
     ASCII_ESCAPE,
     DEFLATED,
@@ -27,6 +27,7 @@ from ich_tfrecords.slice_header import (
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
     NATIVE,
+    PADDING,
     PIXEL_DATA,
     SHORT,
     TEXT,
@@ -39,6 +40,8 @@ from ich_tfrecords.slice_header import (
 
 MAX_INFLATED_BYTES = 1 << 27
 STUDY_UID = 0x0020000D
+# the element TransferSyntaxUID (PS3.10 7.1) with this value, explicit or implicit
+_NAMES_DEFLATED = re.compile(rb"\x02\x00\x10\x00(?:UI..|.{4})(" + re.escape(DEFLATED.encode()) + b")", re.DOTALL)
 _QUIET = threading.Lock()
 
 Buffer = bytes | bytearray | memoryview
@@ -47,14 +50,14 @@ Buffer = bytes | bytearray | memoryview
 def read_header(data: Buffer) -> SliceHeader:
     """Header of a whole file, `pixel_offset` -1. Raises `UnreadableSlice`, `UnsupportedSlice`."""
     with _typed_problems():
-        return _header(_parsed(data), data)
+        return _header(*_up_to_pixel_data(data), len(data))
 
 
 def read_cells(data: Buffer) -> tuple[SliceHeader, npt.NDArray[np.unsignedinteger]]:
     """Header and unsigned cells [rows * columns] of a whole file. Raises `UnreadableSlice`, `UnsupportedSlice`."""
     with _typed_problems():
-        dataset = _parsed(data)
-        header = _header(dataset, data)
+        dataset, last = _up_to_pixel_data(data)
+        header = _header(dataset, last, len(data))
         value = bytes(_raw(dataset, PIXEL_DATA).value or b"")
         return header, _native(header, value) if header.transfer_syntax in NATIVE else _encoded(header, value)
 
@@ -97,33 +100,35 @@ def _typed_problems() -> Iterator[None]:
         raise UnreadableSlice("decode_failed", f"{name} while parsing") from error
 
 
-def _parsed(data: Buffer, is_after: Callable[[int, str | None, int], bool] | None = None) -> Any:
+def _up_to_pixel_data(data: Buffer) -> tuple[Any, int]:
+    """The elements of a file up to PixelData, whatever damage follows it, and the tag of the last that began."""
+    last = 0
+
+    def is_after(tag: int, vr: str | None, length: int) -> bool:
+        nonlocal last
+        if last == PIXEL_DATA:
+            return True
+        last = int(tag)
+        return False
+
+    return _parsed(data, is_after), last
+
+
+def _parsed(data: Buffer, is_after: Callable[[int, str | None, int], bool]) -> Any:
     """The pydicom Dataset of a file, without a word on the screen: RSNA's ids alone warn once a file.
 
-    It has the elements in front of the first for which `is_after` holds, by default those up to PixelData.
+    It has the elements in front of the first for which `is_after` holds; pydicom asks for those of the top level only.
     """
     from pydicom.filereader import read_partial
 
     _check_signature(data)
-    deflated = DEFLATED.encode() in bytes(data)
+    whole = bytes(data)
+    deflated = _NAMES_DEFLATED.search(whole) is not None
     with _quiet():
-        file = io.BytesIO(_inflated(data) if deflated else bytes(data))
-        dataset = read_partial(file, is_after or _after_pixel_data(), force=True)
+        dataset = read_partial(io.BytesIO(_inflated(whole) if deflated else whole), is_after, force=True)
     if deflated:
         dataset.file_meta.TransferSyntaxUID = DEFLATED
     return dataset
-
-
-def _after_pixel_data() -> Callable[[int, str | None, int], bool]:
-    """Says when to stop reading: the fast walk ends with PixelData too, whatever damage follows it."""
-    seen: set[int] = set()
-
-    def is_after(tag: int, vr: str | None, length: int) -> bool:
-        after = PIXEL_DATA in seen
-        seen.add(int(tag))
-        return after
-
-    return is_after
 
 
 @contextlib.contextmanager
@@ -150,17 +155,15 @@ def _check_signature(data: Buffer) -> None:
         raise UnreadableSlice("not_dicom", "no DICM at byte 128, and the file does not begin with group 2 or 8")
 
 
-def _inflated(data: Buffer) -> bytes:
+def _inflated(whole: bytes) -> bytes:
     """The file with its deflated data set (PS3.5 A.5) inflated, at most to the cap, as explicit little endian.
 
     Done here because pydicom inflates without a cap. The stream begins after the meta group, whose length
-    stands at byte 140; a file that names the deflated syntax elsewhere comes back as it is.
+    stands at byte 140; a file that names the deflated syntax elsewhere is refused.
     """
-    whole = bytes(data)
     begin = 144 + int.from_bytes(whole[140:144], "little")
-    uid = DEFLATED.encode()
-    meta = whole[:begin]
-    if meta[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00" or meta.count(uid) != 1 or uid in whole[begin:]:
+    meta, named = whole[:begin], [found.span(1) for found in _NAMES_DEFLATED.finditer(whole)]
+    if meta[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00" or len(named) != 1 or named[0][1] > begin:
         raise UnreadableSlice("decode_failed", "the file names the deflated transfer syntax out of its place")
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(whole[begin:], MAX_INFLATED_BYTES + 1)
@@ -168,19 +171,23 @@ def _inflated(data: Buffer) -> bytes:
         raise UnreadableSlice("too_large", f"the deflated data set is larger than {MAX_INFLATED_BYTES:,} bytes")
     if not inflater.eof:
         raise UnreadableSlice("truncated", f"the deflated data set ends early, after {len(inflated):,} bytes")
-    return meta.replace(uid, EXPLICIT_LITTLE.encode().ljust(len(uid), b"\0")) + inflated
+    place = slice(*named[0])
+    return meta[: place.start] + EXPLICIT_LITTLE.encode().ljust(len(DEFLATED), b"\0") + meta[place.stop :] + inflated
 
 
-def _header(dataset: Any, data: Buffer) -> SliceHeader:
+def _header(dataset: Any, last: int, size_bytes: int) -> SliceHeader:
     fields: dict[str, Any] = {keyword: _text(dataset, tag) for tag, keyword in TEXT.items() if tag in dataset}
     for tag, keyword in SHORT.items():
-        value = _raw(dataset, tag)
-        if value is not None and len(value.value or b"") == 2:
-            fields[keyword] = int.from_bytes(value.value, "little" if value.is_little_endian else "big")
+        raw = _raw(dataset, tag)
+        value = b"" if raw is None else raw.value or b""
+        if len(value) == 2:
+            fields[keyword] = int.from_bytes(value, "little" if raw.is_little_endian else "big")
+        elif value and tag in PADDING:
+            fields[keyword] = None
     fields["TransferSyntaxUID"] = _syntax(dataset)
     pixel_data = _raw(dataset, PIXEL_DATA)
     if pixel_data is None:
-        _check_whole(dataset, bytes(data))
+        _check_whole(dataset, last, size_bytes)
         return checked(fields, None, None, -1)
     declared = None if pixel_data.length == 0xFFFFFFFF else pixel_data.length
     return checked(fields, len(pixel_data.value or b""), declared, -1)
@@ -214,21 +221,21 @@ def _syntax(dataset: Any) -> str:
     return IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE if little else EXPLICIT_BIG
 
 
-def _check_whole(dataset: Any, data: bytes) -> None:
-    """Tell a file that was cut from one that never had PixelData."""
-    raws = [_raw(dataset, tag) for tag in sorted(dataset.keys())]
-    short = [raw for raw in raws if raw and raw.length != 0xFFFFFFFF and len(raw.value or b"") < raw.length]
-    if short:
-        raise UnreadableSlice("truncated", f"the file ends inside element {short[-1].tag}, before PixelData")
-    if b"\xe0\x7f\x10\x00" in data:
-        raise UnreadableSlice("truncated", f"PixelData begins, but does not end within the {len(data):,} bytes")
+def _check_whole(dataset: Any, last: int, size_bytes: int) -> None:
+    """Tell a file that was cut from one that never had PixelData, by the tag of its `last` element."""
+    if last == PIXEL_DATA:
+        raise UnreadableSlice("truncated", f"PixelData begins, but does not end within the {size_bytes:,} bytes")
+    raw = _raw(dataset, last)
+    is_short = raw is not None and raw.length != 0xFFFFFFFF and len(raw.value or b"") < raw.length
+    if last and (is_short or last not in dataset):
+        place = f"({last >> 16:04X},{last & 0xFFFF:04X})"
+        raise UnreadableSlice("truncated", f"the file ends inside element {place}, before PixelData")
 
 
 def _native(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger]:
     order = ">" if header.transfer_syntax == EXPLICIT_BIG else "<"
     kind = np.dtype(f"{order}u{header.bits_allocated // 8}")
-    cells = np.frombuffer(value, kind, header.rows * header.columns)
-    return cells.astype(kind.newbyteorder("="), copy=False)
+    return np.frombuffer(value, kind, header.rows * header.columns).astype(kind.newbyteorder("="), copy=False)
 
 
 def _encoded(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger]:
@@ -243,11 +250,11 @@ def _encoded(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedintege
     try:
         with _quiet():
             frame = next(generate_frames(value, number_of_frames=1), b"")
-            cells = decode(frame, header.rows, header.columns, header.bits_allocated)
+            samples = decode(frame, header.rows, header.columns, header.bits_allocated)
     except ImportError as error:
         raise UnsupportedSlice(
             "unsupported_syntax", f"transfer syntax {header.transfer_syntax} needs the module {error.name}"
         ) from error
     except codestream.CutShort as error:
         raise UnreadableSlice("truncated", str(error)) from error
-    return cells.reshape(-1)
+    return cells.from_stream(samples, header.bits_allocated, header.bits_stored, header.signed)

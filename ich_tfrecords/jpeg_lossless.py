@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ich_tfrecords.cells import Samples
+
 _SOF3, _DHT, _SOS, _DRI, _DNL, _EOI = 0xC3, 0xC4, 0xDA, 0xDD, 0xDC, 0xD9
 _SKIPPED = frozenset((*range(0xE0, 0xF0), 0xFE))  # APPn, COM
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
@@ -39,8 +41,12 @@ class _Huffman(NamedTuple):
     category: npt.NDArray[np.uint8]
 
 
-def decode(data: bytes, rows: int, columns: int, bits_allocated: int) -> npt.NDArray[np.unsignedinteger]:
-    """Unsigned cells [rows, columns] of a codestream. Raises `BadStream`, `CutShort` for a damaged one."""
+def decode(data: bytes, rows: int, columns: int, bits_allocated: int) -> Samples:
+    """Samples [rows, columns] of a codestream, which says nothing of a sign.
+
+    The end marker may lack, for the bits themselves tell whether every sample came. Raises `BadStream`, `CutShort`
+    for a damaged one.
+    """
     tables: dict[int, _Huffman] = {}
     precision = restart_rows = 0
     for marker, body in segments(data):
@@ -51,7 +57,8 @@ def decode(data: bytes, rows: int, columns: int, bits_allocated: int) -> npt.NDA
         elif marker == _DRI:
             restart_rows = _restart_rows(body, rows, columns)
         elif marker == _SOS:
-            return _scan(body, tables, precision, restart_rows or rows, (rows, columns), bits_allocated)
+            values = _scan(body, tables, precision, restart_rows or rows, (rows, columns), bits_allocated)
+            return Samples(values, precision, None)
         elif marker not in _SKIPPED:
             raise BadStream(f"marker FF{marker:02X} does not belong in a JPEG Lossless stream")
     raise CutShort("the JPEG stream has no scan")
@@ -145,7 +152,7 @@ def _scan(
 
 
 def _intervals(data: bytes) -> list[bytes]:
-    """Entropy-coded bytes between restart markers, up to the end marker, stuffed zeros removed."""
+    """Entropy-coded bytes between restart markers, up to the end marker or all there are, stuffed zeros removed."""
     parts, begin = [], 0
     for found in _MARKER.finditer(data):
         parts.append(data[begin : found.start()].replace(b"\xff\x00", b"\xff"))
@@ -154,7 +161,8 @@ def _intervals(data: bytes) -> list[bytes]:
             if found[1][0] != _EOI:
                 raise BadStream(f"marker FF{found[1].hex().upper()} inside the scan")
             return parts
-    raise CutShort("the JPEG stream has no end marker")
+    rest = data[begin:-1] if data.endswith(b"\xff") else data[begin:]  # half an end marker
+    return [*parts, rest.replace(b"\xff\x00", b"\xff")]
 
 
 def _differences(data: bytes, table: _Huffman, count: int) -> UInt16:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ich_tfrecords.spec import ImageSpec, Window
 
 INT16_MIN, INT16_MAX = -32768, 32767
+AIR_HU = -1000  # by the definition of the Hounsfield scale
 WRAP_LEVELS = 4096  # stored values of a 12-bit slice
 WRAP_SHIFT = 1000
 WRAP_INTERCEPT_HU = -100.0  # an unsigned 12-bit slice with a greater intercept holds wrapped values
@@ -25,28 +26,12 @@ def is_wrapped(bits_stored: int, signed: bool, intercept: float) -> bool:
     return bits_stored == 12 and not signed and intercept > WRAP_INTERCEPT_HU
 
 
-def stored_values(raw: npt.NDArray[np.unsignedinteger], bits_stored: int, signed: bool) -> npt.NDArray[np.integer]:
-    """Stored values of unsigned cells: bits above `bits_stored` dropped, sign taken from bit `bits_stored` - 1.
+def to_hu(stored: npt.NDArray[np.integer], bits_stored: int, signed: bool, slope: float, intercept: float) -> Int16:
+    """HU int16 of stored values: `round(stored * slope + intercept)`, half to even, saturating at int16.
 
-    `raw`: uint8 or uint16, any shape (DICOM PS3.5 8.1.1; HighBit = BitsStored - 1). Returns the cells
-    themselves where nothing is to be dropped, else a new array of the same width.
+    `stored`: 8 or 16 bits wide, any shape (`cells.stored_values`). `slope`, `intercept`: RescaleSlope and
+    RescaleIntercept in HU (DICOM PS3.3 C.11.1). Wrapped 12-bit slices (see `is_wrapped`) are repaired first.
     """
-    spare = raw.dtype.itemsize * 8 - bits_stored
-    if signed:
-        cells = raw.view(np.dtype(f"i{raw.dtype.itemsize}"))
-        return (cells << spare) >> spare if spare else cells
-    return raw & raw.dtype.type((1 << bits_stored) - 1) if spare else raw
-
-
-def to_hu(
-    raw: npt.NDArray[np.unsignedinteger], bits_stored: int, signed: bool, slope: float, intercept: float
-) -> Int16:
-    """HU int16 of stored cells: `round(stored * slope + intercept)`, half to even, saturating at int16.
-
-    `raw`: uint8 or uint16, any shape, unmasked. `slope`, `intercept`: RescaleSlope and RescaleIntercept
-    in HU (DICOM PS3.3 C.11.1). Wrapped 12-bit slices (see `is_wrapped`) are repaired first.
-    """
-    stored = stored_values(raw, bits_stored, signed)
     if is_wrapped(bits_stored, signed, intercept):
         stored = (stored + stored.dtype.type(WRAP_SHIFT)) % stored.dtype.type(WRAP_LEVELS)
         intercept = -float(WRAP_SHIFT)

@@ -22,6 +22,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # CT, and CT converted from older slices
 
 TEXT = {
     0x00080008: "ImageType",
@@ -38,6 +39,7 @@ TEXT = {
     0x00281052: "RescaleIntercept",
     0x00281053: "RescaleSlope",
 }
+PADDING = {0x00280120: "PixelPaddingValue", 0x00280121: "PixelPaddingRangeLimit"}
 SHORT = {
     0x00280002: "SamplesPerPixel",
     0x00280010: "Rows",
@@ -46,6 +48,7 @@ SHORT = {
     0x00280101: "BitsStored",
     0x00280102: "HighBit",
     0x00280103: "PixelRepresentation",
+    **PADDING,
 }
 TRANSFER_SYNTAX = 0x00020010
 PIXEL_DATA = 0x7FE00010
@@ -69,7 +72,9 @@ class SliceHeader(NamedTuple):
 
     `patient_id` may be empty, as it is in de-identified files (PS3.3 C.7.1.1: type 2); no other id is.
     `position_mm` runs along the slice normal (PS3.3 C.7.6.2.1.1) towards the head. `slope` and
-    `intercept` give HU. `pixel_offset` is where plain cells begin in the file, -1 when they are encoded.
+    `intercept` give HU. `padding`: the least and the greatest stored value that stands for no value (PS3.3
+    C.7.5.1.1.2), None where there is none. `pixel_offset` is where plain cells begin in the file, -1 when they are
+    encoded.
     """
 
     sop_uid: str
@@ -84,6 +89,7 @@ class SliceHeader(NamedTuple):
     signed: bool
     slope: float
     intercept: float
+    padding: tuple[int, int] | None
     transfer_syntax: str
     pixel_offset: int
 
@@ -91,7 +97,8 @@ class SliceHeader(NamedTuple):
 def checked(fields: dict[str, Any], present: int | None, declared: int | None, offset: int) -> SliceHeader:
     """Header of understood elements, or the typed problem that keeps the file from being a slice.
 
-    `fields`: values by keyword, `TEXT` ones str, `SHORT` ones int, and TransferSyntaxUID. `present`,
+    `fields`: values by keyword, `TEXT` ones str, `SHORT` ones int, and TransferSyntaxUID; a value of `PADDING` that
+    is no number of two bytes is None. `present`,
     `declared`: bytes of PixelData in the file and by its length field (None: undefined length); `present`
     None: there is no PixelData.
     """
@@ -110,8 +117,9 @@ def checked(fields: dict[str, Any], present: int | None, declared: int | None, o
     syntax = fields["TransferSyntaxUID"]
     if syntax in NATIVE:
         _check_length(rows * columns * allocated // 8, present, declared)
-    bits = (allocated, stored, fields["PixelRepresentation"] == 1)
-    return SliceHeader(sop, patient, study, series, position_mm, rows, columns, *bits, slope, intercept, syntax, offset)
+    signed = fields["PixelRepresentation"] == 1
+    scale = (allocated, stored, signed, slope, intercept, _padding(fields, signed))
+    return SliceHeader(sop, patient, study, series, position_mm, rows, columns, *scale, syntax, offset)
 
 
 def _check_kind(fields: dict[str, Any]) -> None:
@@ -120,10 +128,19 @@ def _check_kind(fields: dict[str, Any]) -> None:
     if samples != 1 or photometric not in ("MONOCHROME2", "MONOCHROME1"):
         shown = _shown(fields, "PhotometricInterpretation", "no")
         raise UnsupportedSlice("color", f"{samples} samples a pixel, {shown} photometric interpretation")
+    if fields.get("SOPClassUID") in ENHANCED:
+        raise UnsupportedSlice(
+            "enhanced_ct",
+            "position and rescale stand in functional groups (PS3.3 C.7.6.16), which are not read yet; convert it "
+            "to single-frame CT slices, with dcm4che's emf2sf for one",
+        )
     frames = fields.get("NumberOfFrames", "").strip() or "1"
     if _numbers(frames) != (1.0,):
         shown = _shown(fields, "NumberOfFrames")
-        raise UnsupportedSlice("multi_frame", f"NumberOfFrames is '{shown}'; only single-frame slices are read")
+        raise UnsupportedSlice(
+            "multi_frame",
+            f"NumberOfFrames is '{shown}'; only single-frame slices are read, so convert it to these first",
+        )
     kind = [part.strip() for part in fields.get("ImageType", "").upper().split("\\")]
     if "LOCALIZER" in kind:
         raise UnsupportedSlice("localizer", f"ImageType is {_shown(fields, 'ImageType')}")
@@ -174,6 +191,20 @@ def _matrix(fields: dict[str, Any]) -> tuple[int, int, int, int]:
             f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}, PixelRepresentation {sign}",
         )
     return rows, columns, allocated, stored
+
+
+def _padding(fields: dict[str, Any], signed: bool) -> tuple[int, int] | None:
+    """Range of PixelPaddingValue and PixelPaddingRangeLimit as whole cells, whichever is the lower.
+
+    PS3.3 C.7.5.1.1.2: their sign is PixelRepresentation's, whatever the VR in the file says.
+    """
+    if "PixelPaddingValue" not in fields:
+        return None
+    ends = [fields["PixelPaddingValue"], fields.get("PixelPaddingRangeLimit", fields["PixelPaddingValue"])]
+    if None in ends:
+        raise UnsupportedSlice("bad_padding", "PixelPaddingValue or its range limit is no number of two bytes")
+    low, high = sorted(value - (1 << 16) if signed and value >> 15 else value for value in ends)
+    return low, high
 
 
 def _number(fields: dict[str, Any], keyword: str) -> float:

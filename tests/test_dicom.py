@@ -144,6 +144,7 @@ def test_a_plain_slice_takes_the_fast_way(syntax):
         True,
         1.0,
         -1024.0,
+        None,
         syntax,
         len(data) - 2048,
     )
@@ -308,7 +309,10 @@ REFUSED: dict[str, tuple[dict[str, bytes | None], str]] = {
         {"SamplesPerPixel": short(3), "PhotometricInterpretation": b"RGB"},
         "3 samples a pixel, RGB photometric interpretation",
     ),
-    "multi_frame": ({"NumberOfFrames": b"30"}, "NumberOfFrames is '30'; only single-frame slices are read"),
+    "multi_frame": (
+        {"NumberOfFrames": b"30"},
+        "NumberOfFrames is '30'; only single-frame slices are read, so convert it to these first",
+    ),
     "localizer": ({"ImageType": b"ORIGINAL\\PRIMARY\\LOCALIZER"}, "ImageType is ORIGINAL\\PRIMARY\\LOCALIZER"),
     "derived_secondary": ({"ImageType": b"DERIVED\\SECONDARY\\MPR"}, "ImageType is DERIVED\\SECONDARY\\MPR"),
     "not_ct": ({"Modality": b"MR"}, "Modality is 'MR'"),
