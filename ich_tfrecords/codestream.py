@@ -81,7 +81,8 @@ def _coded_ls(scan: bytes) -> tuple[bytes, bool]:
     for found in _LS_MARKER.finditer(scan):
         if found[1][0] & 0xF8 != 0xD0:
             return scan[: found.start()], True
-    return (scan[:-1] if scan.endswith(b"\xff") else scan), False
+    # what fills up to even length, which could also stand where a lost byte stood, and half an end marker
+    return scan.removesuffix(b"\0").removesuffix(b"\xff"), False
 
 
 def _decoded_ls(head: bytes, coded: bytes, is_ended: bool) -> bytes:
@@ -130,9 +131,12 @@ def _codestream_2000(data: bytes) -> bytes:
 
 
 def _ended_2000(data: bytes) -> bytes:
-    """The codestream up to its end marker, which is added where every tile part is there and only it lacks."""
+    """The codestream up to its end marker, which is added where every tile part is there and only it lacks.
+
+    A zero at the very end may fill up to even length in place of a lost byte, so with it nothing can be told.
+    """
     end, whole = _tile_parts_2000(data)
-    if data[end : end + 2] == _END or whole:
+    if data[end : end + 2] == _END or (whole and (end < len(data) or data[-1])):
         return data[:end] + _END
     data = data.rstrip(b"\0")
     if not data.endswith(_END):

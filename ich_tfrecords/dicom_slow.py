@@ -90,7 +90,7 @@ def _typed_problems() -> Iterator[None]:
         yield
     except SliceProblem:
         raise
-    except (EOFError, struct.error) as error:
+    except (EOFError, OSError, struct.error) as error:  # pydicom's OSError: no tag of an item where one must be
         raise UnreadableSlice("truncated", f"the file ends inside an element: {error}") from error
     except codestream.BadStream as error:
         raise UnreadableSlice("decode_failed", f"BadStream: {error}") from error

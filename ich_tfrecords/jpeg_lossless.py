@@ -161,8 +161,9 @@ def _intervals(data: bytes) -> list[bytes]:
             if found[1][0] != _EOI:
                 raise BadStream(f"marker FF{found[1].hex().upper()} inside the scan")
             return parts
-    rest = data[begin:-1] if data.endswith(b"\xff") else data[begin:]  # half an end marker
-    return [*parts, rest.replace(b"\xff\x00", b"\xff")]
+    # half an end marker, or the byte that fills up to even length: a zero could also stand where a lost one stood
+    spare = data.endswith((b"\xff", b"\x00")) and not data.endswith(b"\xff\x00")
+    return [*parts, data[begin : len(data) - spare].replace(b"\xff\x00", b"\xff")]
 
 
 def _differences(data: bytes, table: _Huffman, count: int) -> UInt16:
