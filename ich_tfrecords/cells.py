@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ich_tfrecords.pixels import AIR_HU, INT16_MAX, INT16_MIN, Int16, is_wrapped
+from ich_tfrecords.pixels import AIR_HU, INT16_MAX, Int16, is_wrapped
 from ich_tfrecords.slice_header import SliceHeader, UnsupportedSlice
 
 HIGHEST_HU = 3071  # of twelve bits from -1024 on; metal and bone end here in most scanners
@@ -39,8 +39,9 @@ def from_stream(samples: Samples, bits_allocated: int, bits_stored: int, signed:
     """Cells [rows * columns] of decoded samples, unsigned, `bits_allocated` wide, with the sign of the header.
 
     PS3.5 8.2.1 and 8.2.3 ask that a stream agrees with BitsStored. A signed slice in a stream without sign keeps its
-    two's complement of `precision` bits, so the sign is that of the stream's top bit, as most decoders take it. Below
-    BitsStored nobody decides it for JPEG Lossless. Raises `UnsupportedSlice` (ambiguous_sign).
+    two's complement of `precision` bits, so the sign is that of the stream's top bit, as most decoders take it. For
+    JPEG Lossless they take none, so there it counts only where both numbers agree. Raises `UnsupportedSlice`
+    (ambiguous_sign).
     """
     values, precision = samples.values.astype(np.int64), samples.precision
     top = 1 << precision - 1
@@ -48,8 +49,8 @@ def from_stream(samples: Samples, bits_allocated: int, bits_stored: int, signed:
         values = (values ^ top) - top
     elif samples.signed and not signed:
         values &= 2 * top - 1
-    narrow = precision < bits_stored or bool(samples.signed)
-    if narrow and (values != samples.values).any():
+    agreed = precision == bits_stored or (precision > bits_stored and samples.signed is not None)
+    if (samples.signed or not agreed) and (values != samples.values).any():
         _check_sign(values, samples, bits_stored, signed)
     return values.astype(f"u{bits_allocated // 8}").reshape(-1)
 
@@ -68,13 +69,16 @@ def _check_sign(values: Stored, samples: Samples, bits_stored: int, signed: bool
         )
 
 
-def stored_values(cells: Cells, bits_stored: int, signed: bool, padding: Bools | None = None) -> Stored:
+def stored_values(
+    cells: Cells, bits_stored: int, signed: bool, padding: Bools | None = None, overlays: bool = True
+) -> Stored:
     """Stored values of unsigned cells [rows, columns]: sign from bit `bits_stored` - 1, bits above it dropped.
 
     PS3.5 8.1.1: the bits above are no part of the value, and overlays lay there. Yet some writers declare fewer bits
     than they use. Signed cells whose negative values fill the bits above leave no place for an overlay: there the
-    whole cell is the value. Returns the cells themselves where every one fits. `padding`: cells that do not count.
-    Raises `UnsupportedSlice` (bits_contradict) where the cells need more bits than are declared, or may.
+    whole cell is the value. Returns the cells themselves where every one fits. `padding`: cells that are taken whole.
+    `overlays`: whether anything but values can lie in the bits above, as it cannot in a JPEG stream. Raises
+    `UnsupportedSlice` (bits_contradict) where the cells need more bits than are declared, or may.
     """
     whole, spare = as_signed(cells, signed), 8 * cells.itemsize - bits_stored
     if not spare:
@@ -83,11 +87,13 @@ def stored_values(cells: Cells, bits_stored: int, signed: bool, padding: Bools |
     if whole.min() >= low and whole.max() <= high:
         return whole
     masked = (whole << spare) >> spare if signed else cells & cells.dtype.type(high)
-    counted = np.ones(cells.shape, bool) if padding is None else ~padding
-    contested = (whole != masked) & counted
+    if padding is not None:
+        masked = np.where(padding, whole, masked)
+    contested = whole != masked
     if not contested.any():
         return masked
-    overlaid = CLEARLY * _roughness(masked, contested) <= _roughness(whole, contested)
+    overlaid = overlays and CLEARLY * _roughness(masked, contested) <= _roughness(whole, contested)
+    counted = np.ones(cells.shape, bool) if padding is None else ~padding
     extended = signed and len(np.unique(whole[counted & ~contested & (whole < 0)])) > 1
     if overlaid == extended:
         raise UnsupportedSlice(
@@ -166,15 +172,13 @@ def with_air(hu: Int16, cells: Cells, found: Bools, header: SliceHeader) -> Int1
 
     By the clause no cell of the image itself has a padding value, yet devices declare ordinary ones. So a value up to
     `HIGHEST_HU` is padding only outside of the scan: where it reaches a corner of the slice through its like. A
-    higher one is padding everywhere. One darker than air keeps its HU.
+    higher one is padding everywhere. What is darker than air stays.
     """
     value_hu = as_signed(cells, header.signed) * header.slope + header.intercept
     outside = found & (value_hu > HIGHEST_HU)
     if (found & ~outside).any():
         outside |= _reached_from_corners(found)
-    dark = found & (value_hu <= AIR_HU)
-    low_hu = np.clip(np.rint(value_hu), INT16_MIN, AIR_HU).astype(np.int16)
-    return np.where(dark, low_hu, np.where(outside, np.int16(AIR_HU), hu))
+    return np.where(outside & (value_hu > AIR_HU), np.int16(AIR_HU), hu)
 
 
 def _reached_from_corners(open_: Bools) -> Bools:

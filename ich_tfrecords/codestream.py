@@ -17,6 +17,7 @@ import numpy as np
 from ich_tfrecords import jpeg_lossless
 from ich_tfrecords.cells import Samples
 from ich_tfrecords.jpeg_lossless import BadStream, CutShort
+from ich_tfrecords.slice_header import RLE
 
 __all__ = ["DECODERS", "BadStream", "CutShort"]
 
@@ -181,7 +182,7 @@ def _samples(data: bytes, precision: int, signed: bool, rows: int, columns: int)
 
 _JPEG_2000 = ("90", "91", "201", "202", "203")
 DECODERS: dict[str, Decoder] = {
-    "1.2.840.10008.1.2.5": rle,
+    RLE: rle,
     "1.2.840.10008.1.2.4.57": jpeg_lossless.decode,
     "1.2.840.10008.1.2.4.70": jpeg_lossless.decode,
     "1.2.840.10008.1.2.4.80": jpeg_ls,

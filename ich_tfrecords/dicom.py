@@ -18,7 +18,9 @@ from ich_tfrecords.slice_header import (
     ASCII_ESCAPE,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
+    NATIVE,
     PIXEL_DATA,
+    RLE,
     SHORT,
     TEXT,
     TRANSFER_SYNTAX,
@@ -113,7 +115,8 @@ def _hu(header: SliceHeader, plain: cells.Cells) -> pixels.Int16:
     """HU [rows, columns] of unsigned cells [rows * columns]: the one way for every file."""
     plain = plain.reshape(header.rows, header.columns)
     padding = cells.padding(plain, header)
-    stored = cells.stored_values(plain, header.bits_stored, header.signed, padding)
+    overlays = header.transfer_syntax in (*NATIVE, RLE)
+    stored = cells.stored_values(plain, header.bits_stored, header.signed, padding, overlays)
     cells.check_sign(stored, header, padding)
     hu = pixels.to_hu(stored, header.bits_stored, header.signed, header.slope, header.intercept)
     return hu if padding is None else cells.with_air(hu, plain, padding, header)

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "slice_header": {"problems"},
     "cells": {"pixels", "slice_header"},
     "jpeg_lossless": {"cells"},
-    "codestream": {"cells", "jpeg_lossless"},
+    "codestream": {"cells", "jpeg_lossless", "slice_header"},
     "dicom_slow": {"cells", "codestream", "slice_header"},
     "dicom": {"cells", "dicom_slow", "pixels", "slice_header"},
     "slice_reader": {"bucket_path", "buckets", "object_reader", "problems", "zip_directory"},
