@@ -197,6 +197,27 @@ def test_monochrome1_is_inverted_by_theirs_alone():
     np.testing.assert_array_equal(hu, UNSIGNED_12.astype(np.int64) - 1024)
 
 
+def test_padding_is_air_in_ours_alone():
+    """PixelPaddingValue of 63536 (-2000 in unsigned cells) is 62,512 HU to them."""
+    stored = (SIGNED_16 + 1024).astype(np.uint16)
+    stored[:9] = 63536
+    data = dicom_file(slice_elements(stored) | {0x00280120: ("US", b"\x30\xf8")})
+    ours = dicom.read_slice(data)
+    theirs = hu_of(decoded(data), ours.header)
+    assert set(theirs[:9].ravel()) == {62512}
+    np.testing.assert_array_equal(theirs[9:], ours.hu[9:])
+    assert set(ours.hu[:9].ravel()) == {-1000}
+
+
+def test_bits_beyond_those_declared_are_kept_by_ours_alone():
+    """Signed cells that use 12 bits and declare 10: theirs drops two bits of each value."""
+    data = dicom_file(slice_elements(SIGNED_16 - 1024, 10, RescaleIntercept=b"0"))
+    ours = dicom.read_slice(data)
+    np.testing.assert_array_equal(ours.hu, SIGNED_16 - 1024)
+    dropped = (((SIGNED_16 - 1024).astype(np.int64) & 1023) ^ 512) - 512
+    np.testing.assert_array_equal(hu_of(decoded(data), ours.header), dropped)
+
+
 def test_a_slope_below_1_keeps_them_within_2_hu():
     """Ours rounds half HU; theirs cuts fractions twice, of HU and of what they are stretched to."""
     data = dicom_file(slice_elements(UNSIGNED_12, 12, RescaleSlope=b"0.5"))
