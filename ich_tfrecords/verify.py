@@ -240,7 +240,7 @@ def _text(value: bytes) -> str:
 
 def _group_notes(done: Manifest) -> list[str]:
     ids = sum(map(len, done.groups))
-    told = f"{len(done.groups):,} groups of patient ids that share a study or series, {ids:,} ids in all, each in one split"
+    told = f"{len(done.groups):,} groups of patient ids ({ids:,} in all) share a study or series, each in one split"
     return [told] if done.groups else []
 
 

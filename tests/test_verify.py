@@ -168,9 +168,7 @@ def test_patients_that_share_a_study_stand_in_one_split(merged):
     assert {"test", "train"} <= {row["split"] for row in rows}
     assert [splits.split_names(done.spec.split)[split] for split in own] != [row["split"] for row in rows]
     assert verify(merged).problems == []
-    assert (
-        "8 groups of patient ids that share a study or series, 16 ids in all, each in one split" in verify(merged).notes
-    )
+    assert "8 groups of patient ids (16 in all) share a study or series, each in one split" in verify(merged).notes
 
 
 def test_a_torn_study_is_damage_in_a_set_of_an_older_version(merged):
@@ -184,10 +182,8 @@ def test_a_torn_study_is_damage_in_a_set_of_an_older_version(merged):
     rewrite_slices(merged, tear)
     rewrite_manifest(merged, lambda values: values.pop("groups"))
     found = problems(merged)
-    assert re.search(
-        r"slices.parquet: \d values of study_uid stand in several splits \(first: 1.\d in \w+ and \w+\)", found
-    )
-    assert re.search(r"values of series_uid stand in several splits", found)
+    assert re.search(r"values of study_uid stand in several splits \(first: 1.\d in \w+ and \w+\)", found)
+    assert "values of series_uid stand in several splits" in found
     assert "its group says" in found
 
 
@@ -201,9 +197,8 @@ def test_a_tie_that_no_record_shows_any_more_is_known_from_the_manifest(merged):
                 row["study_uid"], row["series_uid"] = f"9{row['study_uid']}", f"9{row['series_uid']}"
 
     rewrite_slices(merged, untie)
-    assert "split " not in "\n".join(
-        p for p in verify(merged).problems if ".tfrecord" not in p and "counts of" not in p
-    )
+    lines = problems(merged).splitlines()
+    assert [line for line in lines if ".tfrecord" not in line and "the counts of split" not in line] == []
     rewrite_manifest(merged, lambda values: values.pop("groups"))
     assert "its group says" in problems(merged)
 
