@@ -60,6 +60,9 @@ class Groups:
         """int64 [n]: a number for each group, in the order of their smallest keys, though not all numbers occur."""
         return self.first[self.patient]
 
+    def __len__(self) -> int:
+        return len(np.unique(self.first))
+
     def several(self) -> list[list[str]]:
         """The sorted keys of each group of several patients, in the order of their smallest keys."""
         (tied,) = np.nonzero(np.bincount(self.first, minlength=len(self.first))[self.first] > 1)
