@@ -208,7 +208,10 @@ def _convert(
         _index(work, files, key, options, tally)
     with clock.stage("plan"):
         planned = plan.build_plan(job.read_index(work, files), table, identity.spec)
-        _check_rejects(planned.rejects.num_rows, files, args, plan.top_reasons(planned.rejects))
+        for note in planned.notes:
+            _tell(note)
+        foreseen = plan.foreseen(planned)
+        _check_rejects(foreseen.num_rows, files, args, plan.top_reasons(foreseen))
         pending = job.write_plan(work, planned, identity.spec)
     with clock.stage("convert"):
         _write_shards(work, planned, pending, identity.spec, options, tally)

@@ -7,15 +7,19 @@ from collections import Counter
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from ich_tfrecords import atomic, dicom, job, pixels, records, sources, splits
+from ich_tfrecords import atomic, dicom, job, pixels, records, repeats, sources, splits
 from ich_tfrecords.job import WorkDir
 from ich_tfrecords.manifest import Sidecar
 from ich_tfrecords.patient_key import PatientKey
 from ich_tfrecords.plan import HEADER_SCHEMA, IDS, INDEX_SCHEMA, PlannedShard
 from ich_tfrecords.problems import Problem
+from ich_tfrecords.sources import SliceRef
 from ich_tfrecords.spec import DatasetSpec
+
+Files = list[tuple[int, SliceRef]]  # of one slice, by their numbers in its shard
 
 _NO_HEADER = dict.fromkeys(HEADER_SCHEMA.names) | {"sop_uid": ""}
 
@@ -72,20 +76,19 @@ def convert_shard(
 ) -> Sidecar:
     """Write the records of a planned shard to `file`, one slice in memory at a time; returns its sidecar.
 
-    Slices that turn out damaged are left out and stand in the sidecar with their reason. `tally` counts
+    Files that turn out damaged stand in the sidecar with their reason. Of several files of a slice the first good one
+    gives the record and the others are copies; where their HU differ, none of them is used. `tally` counts
     `read written read_bytes written_bytes rejected_<reason>` and the microseconds of each stage.
     """
     table = records.features(spec)
     writer = records.ShardWriter(file)
     rows, offsets, digests, rejects = [], [], [], []
-    refs = list(sources.refs(shard.slices))
-    reader.expect(refs)
-    for row, (ref, meta) in enumerate(zip(refs, _metadata(shard.slices), strict=True)):
-        try:
-            image = _image(ref, meta["sop_uid"], spec, reader, tally)
-        except Problem as problem:
-            rejects.append({"row": row, "reason": problem.reason, "detail": problem.detail})
-            tally[f"rejected_{problem.reason}"] += 1
+    slices = _files(shard)
+    reader.expect(ref for files in slices for _, ref in files)
+    for row, (files, meta) in enumerate(zip(slices, _metadata(shard.slices), strict=True)):
+        image, unused = _image(files, meta["sop_uid"], spec, reader, tally)
+        rejects += unused
+        if image is None:
             continue
         begin = time.perf_counter_ns()
         digest = records.pixel_digest(image)
@@ -94,6 +97,7 @@ def convert_shard(
         rows.append(row)
         digests.append(digest.hex())
         tally["encode_us"] += (time.perf_counter_ns() - begin) // 1000
+    tally.update(f"rejected_{reject['reason']}" for reject in rejects)
     tally["written"] += len(rows)
     tally["written_bytes"] += writer.size_bytes
     positives = np.asarray(shard.slices["labels"].take(pa.array(rows, pa.int64())).to_pylist(), np.int64)
@@ -114,9 +118,45 @@ def convert_shard(
     )
 
 
+def _files(shard: PlannedShard) -> list[Files]:
+    """The files of each slice, the planned one first."""
+    files: list[Files] = [[(row, ref)] for row, ref in enumerate(sources.refs(shard.slices))]
+    for number, (row, ref) in enumerate(zip(shard.repeats["row"].to_pylist(), sources.refs(shard.repeats)), len(files)):
+        files[row].append((number, ref))
+    return files
+
+
 def _image(
-    ref: sources.SliceRef, sop_uid: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]
-) -> Any:
+    files: Files, sop_uid: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The image of a slice, None where it has none, and the rejects among its files."""
+    image, hu, differ, good, rejects = None, None, False, [], []
+    for number, ref in files:
+        try:
+            found = _hu(ref, sop_uid, reader, tally)
+        except Problem as problem:
+            rejects.append(_reject(number, problem.reason, problem.detail))
+            continue
+        good.append(number)
+        if hu is None:
+            begin = time.perf_counter_ns()
+            image = pixels.window_slice(found, spec.image)
+            tally["window_us"] += (time.perf_counter_ns() - begin) // 1000
+            hu = found.copy() if len(files) > 1 else found  # the next file is read into the same memory
+        elif not np.array_equal(hu, found):
+            differ = True
+    if differ:
+        detail = repeats.conflict_detail(sop_uid, len(good), ["pixels"])
+        return None, rejects + [_reject(number, repeats.CONFLICT, detail) for number in good]
+    return image, rejects + [_reject(number, repeats.COPY, repeats.copy_detail(sop_uid)) for number in good[1:]]
+
+
+def _reject(number: int, reason: str, detail: str) -> dict[str, Any]:
+    return {"row": number, "reason": reason, "detail": detail}
+
+
+def _hu(ref: SliceRef, sop_uid: str, reader: sources.SliceReader, tally: Counter[str]) -> npt.NDArray[np.int16]:
+    """HU of a file, perhaps in the memory of the reader. Raises `Problem`."""
     begin = time.perf_counter_ns()
     data = reader.read(ref)
     was_read = time.perf_counter_ns()
@@ -125,12 +165,9 @@ def _image(
     ct = dicom.read_slice(data)
     if ct.header.sop_uid != sop_uid:
         raise sources.UnreadableSource("changed", f"the file now holds slice {ct.header.sop_uid}, not {sop_uid}")
-    decoded = time.perf_counter_ns()
-    image = pixels.window_slice(ct.hu, spec.image)
     tally["read_us"] += (was_read - begin) // 1000
-    tally["decode_us"] += (decoded - was_read) // 1000
-    tally["window_us"] += (time.perf_counter_ns() - decoded) // 1000
-    return image
+    tally["decode_us"] += (time.perf_counter_ns() - was_read) // 1000
+    return ct.hu
 
 
 def _metadata(slices: pa.Table) -> list[dict[str, Any]]:

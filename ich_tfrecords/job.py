@@ -306,7 +306,8 @@ def _is_as_told(there: Content | None, told: Sidecar) -> bool:
 
 def _plan_bytes(shard: PlannedShard) -> bytes:
     metadata = {b"split": shard.split.encode(), b"stratum": shard.stratum.encode()}
-    table = shard.slices.drop_columns(["split", "stratum", "shard", "shard_count", "row"])
+    metadata[b"slices"] = str(shard.slices.num_rows).encode()  # the rows below are repeats
+    table = pa.concat_tables([shard.slices, shard.repeats]).drop_columns(["split", "stratum", "shard", "shard_count"])
     return atomic.table_bytes(table.replace_schema_metadata(metadata))
 
 
@@ -315,7 +316,9 @@ def read_plan(work: WorkDir, name: str) -> tuple[PlannedShard, str]:
     data = work.plan(name).read_bytes()
     table = pq.read_table(pa.BufferReader(data))
     metadata = table.schema.metadata
-    shard = PlannedShard(name, metadata[b"split"].decode(), metadata[b"stratum"].decode(), table)
+    slices = int(metadata[b"slices"])
+    parts = (table.slice(0, slices), table.slice(slices))
+    shard = PlannedShard(name, metadata[b"split"].decode(), metadata[b"stratum"].decode(), *parts)
     return shard, hashlib.sha256(data).hexdigest()
 
 

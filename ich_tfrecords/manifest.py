@@ -41,7 +41,8 @@ class Sidecar:
     """What the writer of a shard tells about it.
 
     `labels`: positives by label. `rows`, `offsets`, `digests`: for each record the row of the plan it came
-    from, its first byte, and its pixel digest in hexadecimal. `rejects`: row, reason and detail.
+    from, its first byte, and its pixel digest in hexadecimal. `rejects`: row, reason and detail; the row is the number
+    of a file as `PlannedShard` counts them.
     """
 
     name: str
@@ -64,7 +65,9 @@ class Manifest:
 
     `shards`: one mapping a shard (name, split, stratum, slices, bytes, sha256, crc32c, labels). `splits`:
     slices, patients, studies, labels and strata of each. `files`: sha256 of each metadata file.
-    `fingerprint`: sha256 over the spec and every shard's sha256; it names the data set.
+    `fingerprint`: sha256 over the spec and every shard's sha256; it names the data set. `groups`: the sorted keys of
+    patients that a study or series ties together, seen in a record or not; the split is that of the first key. The file
+    has no such field where nobody is tied.
     """
 
     spec: DatasetSpec
@@ -76,6 +79,7 @@ class Manifest:
     not_drawn: int
     labels_unused: int
     files: dict[str, str]
+    groups: list[list[str]]
 
     @property
     def slices(self) -> int:
@@ -97,6 +101,7 @@ def read(directory: AnyPath) -> Manifest:
         raise DatasetError(f"cannot read {path}: {error}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DatasetError(f"{path} has format {_get(values, 'format')!r}; this version reads format {FORMAT}")
+    values.setdefault("groups", [])
     try:
         _check(values, _FIELDS, "the manifest")
         values["spec"] = from_dict(values["spec"], f"{path}: spec")
@@ -116,7 +121,7 @@ class _Damage(ValueError):
 
 
 _FIELDS: dict[str, type] = {"spec": dict, "fingerprint": str, "made_from": dict, "splits": dict, "shards": list}
-_FIELDS |= {"rejects": dict, "not_drawn": int, "labels_unused": int, "files": dict}
+_FIELDS |= {"rejects": dict, "not_drawn": int, "labels_unused": int, "files": dict, "groups": list}
 _SHARD: dict[str, type] = {
     "name": str,
     "split": str,
@@ -144,6 +149,9 @@ def _check_entries(values: Mapping[str, Any], labels: Sequence[str]) -> None:
         _check(split["strata"], dict.fromkeys(split["strata"], int), f"strata of split {name}")
     _check(values["rejects"], dict.fromkeys(values["rejects"], int), "rejects")
     _check(values["files"], dict.fromkeys(values["files"], str), "files")
+    for number, group in enumerate(values["groups"]):
+        if not isinstance(group, list) or not group or not all(isinstance(key, str) for key in group):
+            raise _Damage(f"group {number} is {str(group)[:40]!r}, not a list of patient keys")
 
 
 def _check_names(values: Mapping[str, Any]) -> None:
@@ -218,6 +226,7 @@ def commit(
         not_drawn=plan.not_drawn,
         labels_unused=plan.labels_unused,
         files={},
+        groups=plan.groups,
     )
     contents = {
         REJECTS: rejects_csv(rejects).encode(),
@@ -238,6 +247,8 @@ def commit(
 
 def _manifest_dict(manifest: Manifest) -> dict[str, Any]:
     fields = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
+    if not manifest.groups:
+        del fields["groups"]
     head = {"format": FORMAT, "generator": f"ich_tfrecords {__version__}"}
     return sealed({**head, **fields, "spec": to_dict(manifest.spec)})
 
@@ -276,8 +287,10 @@ def reject_rows(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) 
     """Every file that gave no record, with its reason, sorted by name."""
     rows = plan.rejects.to_pylist()
     for shard in planned_shards(plan, spec):
-        for reject in sidecars[shard.name].rejects:
-            place = {name: shard.slices[name][reject["row"]].as_py() for name in ("name", "sop_uid")}
+        told = sidecars[shard.name].rejects
+        files = pa.concat_tables([shard.slices, shard.repeats]).select(["name", "sop_uid"])
+        places = files.take(pa.array([reject["row"] for reject in told], pa.int64())).to_pylist()
+        for place, reject in zip(places, told, strict=True):
             rows.append({**place, "reason": reject["reason"], "detail": reject["detail"]})
     return sorted(rows, key=lambda row: (row["name"], row["sop_uid"]))
 

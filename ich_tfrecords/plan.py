@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords import records, shards, splits
+from ich_tfrecords import group_notes, records, repeats, shards, splits
 from ich_tfrecords.labels import LabelTable, bare_names, stratum_indices
 from ich_tfrecords.sources import LISTING_SCHEMA
 from ich_tfrecords.spec import DatasetSpec
@@ -42,6 +42,7 @@ REJECT_SCHEMA = pa.schema(
 )
 IDS = ("sop_uid", "study_uid", "series_uid", "patient_key")
 PLANNED = [*LISTING_SCHEMA.names, *IDS, "position_mm"]
+SIZE = ["rows", "columns"]
 
 
 class PlanError(ValueError):
@@ -55,22 +56,31 @@ class Plan:
     `slices`: listing columns, ids, `position_mm slice_index slice_count`, `labels` (list of int8),
     `split stratum` (indices into `splits.split_names` and `LabelSpec.strata`), `shard shard_count row`.
     `rejects`: `REJECT_SCHEMA`. `not_drawn`: slices outside the subset. `labels_unused`: label rows of no slice.
+    `repeats`: files with the header of a slice to convert, whose HU are to be compared: the columns of that slice, but
+    for those of the listing, in the same order. `groups`: `splits.Groups.several`. `notes`: what people should know.
     """
 
     slices: pa.Table
     rejects: pa.Table
     not_drawn: int
     labels_unused: int
+    repeats: pa.Table
+    groups: list[list[str]]
+    notes: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedShard:
-    """One shard-to-be: its file name, split and stratum by name, and its rows of `Plan.slices` in order."""
+    """One shard-to-be: its file name, split and stratum by name, and its rows of `Plan.slices` and `Plan.repeats`.
+
+    The files of a shard are numbered: the slices by their `row`, from 0, the repeats after them.
+    """
 
     name: str
     split: str
     stratum: str
     slices: pa.Table
+    repeats: pa.Table
 
 
 def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) -> Plan:
@@ -78,18 +88,24 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
 
     `labels` None: the slices carry unknown labels (-1).
     """
-    usable, rejects = _usable(index)
+    readable, rejects = _readable(index)
     del index  # the largest table; whoever gave it away keeps no name for it either
+    groups = splits.groups(readable)
+    several = groups.several()
+    notes = group_notes.ties(readable, several)
+    usable, copies, conflicts = _parted(readable.append_column("group", pa.array(groups.of_row)))
+    del readable
     usable = _with_order(usable)
     usable, values, label_rejects, labels_unused = _labelled(usable, labels, len(spec.labels.names))
-    rejects = pa.concat_tables([rejects, label_rejects])
+    rejects = pa.concat_tables([rejects, conflicts, label_rejects])
     if usable.num_rows == 0:
         raise PlanError(f"no slice can be converted: {top_reasons(rejects)}")
     hashed = splits.hash64(f"order:{spec.shards.seed}", _texts(usable["sop_uid"]))
-    patients = usable["patient_key"].combine_chunks().dictionary_encode()
-    split = splits.split_of(patients.dictionary.to_pylist(), spec.split)[patients.indices.to_numpy()]
+    group = usable["group"].to_numpy()
+    split = splits.split_of(groups.keys.to_pylist(), spec.split)[group]
+    notes += group_notes.one_for_most(usable["study_uid"], group, split, splits.split_names(spec.split))
     drawn = splits.draw_subset(split, hashed, spec.split)
-    usable = _filtered(usable, drawn)
+    usable = _filtered(usable.drop_columns("group"), drawn)
     values, hashed, split = values[drawn], hashed[drawn], split[drawn]
     stratum = stratum_indices(values, spec.labels)
     seats = shards.assign_shards(split, stratum, hashed, records.slice_bytes(spec), spec.shards)
@@ -98,19 +114,35 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     planned = usable.append_column("labels", _label_lists(values))
     for name, column in columns.items():
         planned = planned.append_column(name, pa.array(column))
-    return Plan(planned.take(pa.array(order)), rejects, int((~drawn).sum()), labels_unused)
+    planned = planned.take(pa.array(order))
+    seated, unseated = _seated(copies, planned)
+    rejects = pa.concat_tables([rejects, unseated])
+    return Plan(planned, rejects, int((~drawn).sum()), labels_unused, seated, several, notes)
 
 
 def planned_shards(plan: Plan, spec: DatasetSpec) -> Iterator[PlannedShard]:
     """Each shard of a plan, in order of split and number."""
-    split, shard = plan.slices["split"].to_numpy(), plan.slices["shard"].to_numpy()
-    begins = np.flatnonzero(np.r_[True, (split[1:] != split[:-1]) | (shard[1:] != shard[:-1])])
-    for begin, end in zip(begins, np.r_[begins[1:], len(split)], strict=True):
+    seats, copies = _seats(plan.slices), _seats(plan.repeats)
+    begins = np.flatnonzero(np.r_[True, seats[1:] != seats[:-1]])
+    for begin, end in zip(begins, np.r_[begins[1:], len(seats)], strict=True):
         rows = plan.slices.slice(begin, end - begin)
+        first_copy, last_copy = (int(np.searchsorted(copies, seats[begin], side)) for side in ("left", "right"))
+        repeated = plan.repeats.slice(first_copy, last_copy - first_copy)
         first = {name: rows[name][0].as_py() for name in ("split", "stratum", "shard", "shard_count")}
         split_name = splits.split_names(spec.split)[first["split"]]
         name = shards.shard_name(spec.name, split_name, first["shard"], first["shard_count"])
-        yield PlannedShard(name, split_name, spec.labels.strata[first["stratum"]], rows)
+        yield PlannedShard(name, split_name, spec.labels.strata[first["stratum"]], rows, repeated)
+
+
+def _seats(slices: pa.Table) -> npt.NDArray[np.int64]:
+    """A number for the shard of each slice, ascending as the slices of a plan do."""
+    return slices["split"].to_numpy().astype(np.int64) << 32 | slices["shard"].to_numpy()
+
+
+def foreseen(plan: Plan) -> pa.Table:
+    """Rejects (`REJECT_SCHEMA`) that show before any pixels do; repeats, which give no record, pass for copies."""
+    uids = plan.repeats["sop_uid"].to_pylist()
+    return pa.concat_tables([plan.rejects, _rejects(plan.repeats, repeats.COPY, [*map(repeats.copy_detail, uids)])])
 
 
 def stems(names: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -136,21 +168,40 @@ def top_reasons(rejects: pa.Table, most: int = 4) -> str:
     return ", ".join(f"{count:,} {reason} (first: {name})" for reason, (count, name) in ranked)
 
 
-def _usable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Readable slices sorted by SOP UID, once each, and the rejects among the rest."""
+def _readable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Files with a usable header, sorted by SOP UID and name, and the rejects among the rest."""
     good = pc.equal(index["reason"], "").to_numpy()
     rejects = index.select(REJECT_SCHEMA.names).filter(pa.array(~good))
     keys = _filtered(index.select(["sop_uid", "name"]), good)
     order = pc.sort_indices(keys, [("sop_uid", "ascending"), ("name", "ascending")])
-    usable = index.select(PLANNED).take(pa.array(np.flatnonzero(good)[order]))
-    sop = usable["sop_uid"].combine_chunks()
-    again = np.zeros(len(sop), bool)
-    again[1:] = pc.equal(sop.slice(1), sop.slice(0, max(len(sop) - 1, 0))).to_numpy(zero_copy_only=False)
+    return index.select([*PLANNED, *SIZE]).take(pa.array(np.flatnonzero(good)[order])), rejects
+
+
+def _parted(readable: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """The first file of each SOP UID, the others, and the rejects where files of one UID are several slices."""
+    again = repeats.repeated(readable["sop_uid"])
+    readable, headers = readable.drop_columns(SIZE), readable
     if not again.any():
-        return usable, rejects
-    repeated = usable.filter(pa.array(again))
-    detail = [f"SOPInstanceUID {uid} stands in an earlier file too" for uid in repeated["sop_uid"].to_pylist()]
-    return _filtered(usable, ~again), pa.concat_tables([rejects, _rejects(repeated, "duplicate_slice", detail)])
+        return readable, readable.slice(0, 0), REJECT_SCHEMA.empty_table()
+    conflicting, details = repeats.conflicts(headers, again)
+    rejects = _rejects(readable.filter(pa.array(conflicting)), repeats.CONFLICT, details)
+    return _filtered(readable, ~again & ~conflicting), _filtered(readable, again & ~conflicting), rejects
+
+
+def _seated(copies: pa.Table, planned: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """`Plan.repeats`, and the rejects among the files whose first one is not planned, for want of a label or a draw."""
+    if copies.num_rows == 0:
+        return planned.slice(0, 0), REJECT_SCHEMA.empty_table()
+    found = pc.index_in(copies["sop_uid"], value_set=planned["sop_uid"].combine_chunks())
+    lost = copies.filter(pc.is_null(found))
+    details = [*map(repeats.not_compared_detail, lost["sop_uid"].to_pylist())]
+    at = pc.fill_null(found, -1).to_numpy()
+    order = np.argsort(at, kind="stable")[lost.num_rows :]
+    seated = planned.take(pa.array(at[order]))
+    files = copies.select(LISTING_SCHEMA.names).take(pa.array(order))
+    for number, name in enumerate(LISTING_SCHEMA.names):
+        seated = seated.set_column(seated.schema.get_field_index(name), name, files[number])
+    return seated, _rejects(lost, repeats.COPY, details)
 
 
 def _filtered(table: pa.Table, kept: npt.NDArray[np.bool_]) -> pa.Table:

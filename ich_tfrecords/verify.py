@@ -40,7 +40,7 @@ def verify(directory: AnyPath, on_shard: Callable[[int, int], None] | None = Non
 
     Checked: the sha256 of every file and of the manifest, the framing and checksum of every record, that it
     parses, its ids, labels, place and pixel digest against `slices.parquet`, all counts, that no stranger lies
-    among the shards, that patients stand in one split, and which pixels occur more than once.
+    among the shards, that patients who belong together stand in one split, and which pixels occur more than once.
     """
     done = manifest.read(directory)
     problems = list(_file_problems(directory, done))
@@ -56,7 +56,7 @@ def verify(directory: AnyPath, on_shard: Callable[[int, int], None] | None = Non
         read += _check_shard(directory, shard, slices, done, problems)
         if on_shard:
             on_shard(number, len(done.shards))
-    return Verification(problems, _duplicate_notes(slices), len(done.shards), read)
+    return Verification(problems, [*_group_notes(done), *_duplicate_notes(slices)], len(done.shards), read)
 
 
 def _file_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:
@@ -106,13 +106,28 @@ def _count_problems(done: Manifest, slices: pa.Table) -> Iterator[str]:
 
 
 def _patient_problems(done: Manifest, slices: pa.Table) -> Iterator[str]:
-    """A patient stands in one split: the one that its key gives."""
-    pairs = slices.select(["patient_key", "split"]).group_by(["patient_key", "split"]).aggregate([])
-    keys, told = pairs["patient_key"].to_pylist(), pairs["split"].to_pylist()
+    """A patient, a study and a series each stand in one split: that of the patient's group."""
+    groups = splits.groups(slices, done.groups)
     names = splits.split_names(done.spec.split)
-    for key, name, index in zip(keys, told, splits.split_of(keys, done.spec.split), strict=True):
-        if names[index] != name:
-            yield f"{manifest.SLICES}: patient {key} stands in split {name}, its key says {names[index]}"
+    of_key = splits.split_of(groups.keys.to_pylist(), done.spec.split)
+    expected = pa.array(names).take(pa.array(of_key[groups.of_row]))
+    table = slices.select(["patient_key", "split"]).append_column("expected", expected)
+    for row in table.group_by(table.column_names).aggregate([]).to_pylist():
+        if row["split"] != row["expected"]:
+            key, told = row["patient_key"], f"its group says {row['expected']}"
+            yield f"{manifest.SLICES}: patient {key} stands in split {row['split']}, {told}"
+    for name in ("patient_key", *splits.TIES):
+        yield from _torn(slices, name)
+
+
+def _torn(slices: pa.Table, name: str) -> Iterator[str]:
+    """A line where values of the column `name` stand in several splits."""
+    pairs = slices.select([name, "split"]).group_by([name, "split"]).aggregate([])
+    found = pairs.group_by(name).aggregate([("split", "count"), ("split", "list")])
+    torn = found.filter(pc.greater(found["split_count"], 1)).sort_by(name)
+    if torn.num_rows:
+        first = f"{torn[name][0].as_py()} in {' and '.join(sorted(torn['split_list'][0].as_py()))}"
+        yield f"{manifest.SLICES}: {torn.num_rows:,} values of {name} stand in several splits (first: {first})"
 
 
 def _stranger_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:
@@ -221,6 +236,12 @@ def _record_problem(
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
+
+
+def _group_notes(done: Manifest) -> list[str]:
+    ids = sum(map(len, done.groups))
+    told = f"{len(done.groups):,} groups of patient ids ({ids:,} in all) share a study or series, each in one split"
+    return [told] if done.groups else []
 
 
 def _duplicate_notes(slices: pa.Table) -> list[str]:

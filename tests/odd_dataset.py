@@ -32,7 +32,8 @@ def make(output: Path, windows: int = 3, labelled: bool = True) -> Path:
     source.mkdir()
     for number, uid in enumerate((*HOSTILE, TWIN)):
         pixels = head_slice(seed=HOSTILE.index("ID_plain") if uid == TWIN else number)
-        elements = slice_elements(pixels, SOPInstanceUID=uid.encode(), PatientID=f"patient {number}".encode())
+        ids = dict.fromkeys(("PatientID", "StudyInstanceUID", "SeriesInstanceUID"), f"patient {number}".encode())
+        elements = slice_elements(pixels, SOPInstanceUID=uid.encode(), **ids)
         (source / f"{number}.dcm").write_bytes(dicom_file(elements))
     (source / "<b>bad.dcm").write_bytes(b"no DICOM")
     (source / "=empty.dcm").write_bytes(b"")

@@ -145,9 +145,41 @@ def test_a_split_without_slices(damaged, tmp_path, capsys):
     text["splits"]["test"]["slices"] = 0
     path.write_text(json.dumps(text))
     assert train(damaged, tmp_path / "run") == 2
-    assert "'test' has no slices; the splits with slices are train, validation" in one_line(capsys)
+    way_on = "go on without a test with --set test_split="
+    assert one_line(capsys).endswith(f"'test' has no slices; the splits with slices are train, validation; {way_on}")
     assert train(damaged, tmp_path / "run", validation_split="val") == 2
-    assert "'test' has no slices" in one_line(capsys)
+    assert "'val' is not a split; " in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "way_on"),
+    [
+        ({}, "go on without validation with --set validation_split="),
+        ({"patience": 2}, "go on without validation with --set validation_split= --set patience=0"),
+        ({"folds": 5}, "folds need two splits with slices: name another one with --set validation_split=NAME"),
+    ],
+)
+def test_no_slices_to_validate_on(damaged, tmp_path, capsys, changes, way_on):
+    path = damaged / manifest.MANIFEST
+    text = json.loads(path.read_text())
+    text["splits"]["validation"]["slices"] = text["splits"]["test"]["slices"] = 0
+    path.write_text(json.dumps(text))
+    assert train(damaged, tmp_path / "run", **changes) == 2
+    assert one_line(capsys).endswith(f"'validation' has no slices; the splits with slices are train; {way_on}")
+
+
+def test_the_ways_on_lead_on(damaged, tmp_path, capsys):
+    path = damaged / manifest.MANIFEST
+    text = json.loads(path.read_text())
+    text["splits"]["validation"]["slices"] = text["splits"]["test"]["slices"] = 0
+    path.write_text(json.dumps(text))
+    assert train(damaged, tmp_path / "run", patience=2) == 2
+    ways = [one_line(capsys)]
+    assert train(damaged, tmp_path / "run", validation_split="", patience=0) == 2
+    ways.append(one_line(capsys))
+    sets = [word for way in ways for word in way.split(" --set ")[1:]]
+    assert sets == ["validation_split=", "patience=0", "test_split="]
+    assert train(damaged, tmp_path / "run", *(part for one in sets for part in ("--set", one))) == 0
 
 
 # settings that do not fit the data set or the machine

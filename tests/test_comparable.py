@@ -123,6 +123,21 @@ def test_folds_that_share_a_patient_are_refused():
         group([runs[0], overlapping])
 
 
+@pytest.mark.parametrize(("column", "word"), [("study_uid", "study"), ("series_uid", "series")])
+def test_folds_that_share_a_study_are_refused(column, word):
+    """Drawn by an older version, which knew no groups: one study under two patient ids stood in two folds."""
+    runs = folds("cnn", 2.0, 1)
+    ids = runs[1].predictions.ids
+    shared = pa.array([runs[0].predictions.ids[column][0].as_py()] * len(ids))
+    torn = dataclasses.replace(
+        runs[1].predictions, ids=ids.set_column(ids.schema.get_field_index(column), column, shared)
+    )
+    with pytest.raises(
+        WrongUse, match=f"cnn-fold0 and cnn-fold1 were both evaluated on {word} study_000_0; folds share"
+    ):
+        group([runs[0], dataclasses.replace(runs[1], predictions=torn)])
+
+
 def test_a_slice_that_stands_twice_is_refused():
     own = predictions()
     with pytest.raises(WrongUse, match="a: slice ID_000_01 stands twice") as refusal:

@@ -4,10 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from ich_tfrecords import records
+from ich_tfrecords import records, splits
 from trainer.dataset import Dataset, Slices, open_dataset
 from trainer.problems import WrongUse
 
@@ -155,6 +157,38 @@ def test_the_folds_hold_every_patient_out_once(opened):
         assert (train.split, held.split) == (f"all but fold {fold} of 3", f"fold {fold} of 3")
         seen += held.table["sop_uid"].to_pylist()
     assert sorted(seen) == sorted(pool)
+
+
+def tied(opened: Dataset, share: int) -> Dataset:
+    """The data set with one study for the first `share` patients of the pool."""
+    keys = sorted(set(opened.slices.filter(pc.not_equal(opened.slices["split"], "test"))["patient_key"].to_pylist()))
+    some = pc.is_in(opened.slices["patient_key"], value_set=pa.array(keys[:share]))
+    study = pc.if_else(some, "one", opened.slices["study_uid"])
+    at = opened.slices.schema.get_field_index("study_uid")
+    return dataclasses.replace(opened, slices=opened.slices.set_column(at, "study_uid", study))
+
+
+def test_patients_of_one_study_share_a_fold(opened):
+    torn = tied(opened, 5)
+    pools = [torn.fold(("train", "validation"), fold, 5) for fold in range(5)]
+    assert len({fold for fold, (_, held) in enumerate(pools) if "one" in held.table["study_uid"].to_pylist()}) == 1
+    for train, held in pools:
+        assert not set(train.table["study_uid"].to_pylist()) & set(held.table["study_uid"].to_pylist())
+        own = splits.fold_of(held.table["patient_key"].to_pylist(), opened.manifest.spec.split.salt, 5)
+        alone = np.array(held.table["study_uid"].to_pylist()) != "one"
+        assert len(set(own[alone].tolist())) == 1  # nobody else has moved
+
+
+def test_the_groups_of_the_manifest_share_a_fold_though_no_record_ties_them(opened):
+    keys = sorted(set(opened.split("train").table["patient_key"].to_pylist()))
+    groups = [["0", *keys[:4]]]  # the first key has no record
+    known = dataclasses.replace(opened, manifest=dataclasses.replace(opened.manifest, groups=groups))
+    found = [
+        fold
+        for fold in range(5)
+        if set(keys[:4]) & set(known.fold(("train", "validation"), fold, 5)[1].table["patient_key"].to_pylist())
+    ]
+    assert found == splits.fold_of(["0"], opened.manifest.spec.split.salt, 5).tolist()
 
 
 def test_the_records_of_a_fold_are_read_from_their_places(opened):

@@ -42,8 +42,8 @@ def made_index(slices: int) -> pa.Table:
     for number in range(slices):
         series = number * 7 % (slices // 4)
         facts = {"container": "in", "name": f"{number}.dcm", "sop_uid": f"s{number * 37 % slices}", "reason": ""}
-        facts |= {"patient_key": f"p{series % 29}", "study_uid": f"u{series % 53}", "series_uid": f"e{series}"}
-        rows.append(facts | {"position_mm": float(number * 11 % 17)})
+        facts |= {"patient_key": f"p{series % 53 % 29}", "study_uid": f"u{series % 53}", "series_uid": f"e{series}"}
+        rows.append(facts | {"position_mm": float(number * 11 % 17), "rows": 8, "columns": 8})
     return pa.Table.from_pylist(rows, plan.INDEX_SCHEMA)
 
 
@@ -164,3 +164,33 @@ def test_json_files_are_what_the_functions_say(dataset, rsna_spec):
     done = manifest.read(dataset)
     assert json.loads((dataset / tfds.INFO).read_text()) == tfds.info(done.spec, done.splits, done.shards)
     assert json.loads((dataset / tfds.FEATURES).read_text()) == tfds.features(rsna_spec)
+
+
+def test_groups_are_written_where_there_are_some(dataset_copy):
+    path = dataset_copy / manifest.MANIFEST
+    values = json.loads(path.read_text())
+    assert "groups" not in values
+    assert manifest.read(dataset_copy).groups == []
+    path.write_text(json.dumps({**values, "groups": [["a", "b"]]}))
+    assert manifest.read(dataset_copy).groups == [["a", "b"]]
+
+
+@pytest.mark.parametrize("groups", [["ab"], [[]], [["a", 1]], [None]])
+def test_damaged_groups_are_named(dataset_copy, groups):
+    path = dataset_copy / manifest.MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), "groups": groups}))
+    with pytest.raises(manifest.DatasetError, match=r"group 0 is .*, not a list of patient keys; restore it"):
+        manifest.read(dataset_copy)
+
+
+def test_rejects_name_slices_and_the_files_that_repeat_them(rsna_spec):
+    rows = made_index(8).to_pylist()
+    index = pa.Table.from_pylist([*rows, rows[2] | {"name": "copy/2.dcm"}], plan.INDEX_SCHEMA)
+    planned = plan.build_plan(index, None, rsna_spec)
+    sidecars = {}
+    for shard in plan.planned_shards(planned, rsna_spec):
+        numbers = range(shard.slices.num_rows, shard.slices.num_rows + shard.repeats.num_rows)
+        rejects = [{"row": number, "reason": "duplicate_slice", "detail": "x"} for number in numbers]
+        sidecars[shard.name] = dataclasses.replace(made_sidecar(shard), rejects=rejects)
+    told = {"name": "copy/2.dcm", "sop_uid": rows[2]["sop_uid"], "reason": "duplicate_slice", "detail": "x"}
+    assert manifest.reject_rows(rsna_spec, planned, sidecars) == [told]

@@ -18,7 +18,7 @@ def row(sop: str, **changes) -> dict:
     base = dict.fromkeys(plan.INDEX_SCHEMA.names)
     base |= {"container": "in", "name": f"{sop}.dcm", "offset": -1, "method": -1, "stored_bytes": 9, "size_bytes": 9}
     base |= {"crc32": -1, "version": 1, "sop_uid": sop, "patient_key": "p1", "study_uid": "s1", "series_uid": "e1"}
-    return base | {"position_mm": 0.0, "reason": "", "detail": ""} | changes
+    return base | {"position_mm": 0.0, "rows": 8, "columns": 8, "reason": "", "detail": ""} | changes
 
 
 def index(*rows: dict) -> pa.Table:
@@ -65,8 +65,9 @@ def test_what_is_left_out_has_its_reason(rsna_spec):
         row("", name="bad.dcm", reason="truncated", detail="3 of 4"),
     ]
     planned = plan.build_plan(index(*rows), table, rsna_spec)
+    assert planned.repeats.select(["name", "sop_uid"]).to_pylist() == [{"name": "copy/a.dcm", "sop_uid": "a"}]
+    assert plan.foreseen(planned)["name"].to_pylist()[-1] == "copy/a.dcm"
     assert rejects(planned) == {
-        "copy/a.dcm": "duplicate_slice",
         "d.dcm": "label_conflict",
         "e.dcm": "no_label",
         "bad.dcm": "truncated",
@@ -83,10 +84,11 @@ def test_one_file_a_uid_is_kept_against_plain_sorting(files):
     planned = plan.build_plan(index(*rows), None, load("rsna_ich"))
     kept = {sop: min(name for other, name in good if other == sop) for sop, _ in good} | {"e": "v"}
     assert dict(zip(planned.slices["sop_uid"].to_pylist(), planned.slices["name"].to_pylist())) == kept
-    found = zip(*(planned.rejects[column].to_pylist() for column in ("reason", "sop_uid", "name")))
+    found = zip(*(plan.foreseen(planned)[column].to_pylist() for column in ("reason", "sop_uid", "name")))
     bad = [("bad", "", name) for _, name, is_good in files if not is_good]
     again = [("duplicate_slice", *good[at]) for at in range(1, len(good)) if good[at][0] == good[at - 1][0]]
-    assert list(found) == bad + again
+    assert sorted(found) == sorted(bad + again)
+    assert planned.rejects.num_rows == len(bad)
 
 
 @given(st.sets(st.sampled_from("abcdef"), min_size=1), st.lists(st.sampled_from("abcdefgh"), max_size=10))
@@ -228,7 +230,9 @@ def test_spatial_order_within_a_series(rsna_spec):
 
 
 def many(count: int) -> list[dict]:
-    return [row(f"s{i}", patient_key=f"p{i % 29}", study_uid=f"u{i % 37}") for i in range(count)]
+    return [
+        row(f"s{i}", patient_key=f"p{i % 29}", study_uid=f"u{i % 58}", series_uid=f"e{i % 58}") for i in range(count)
+    ]
 
 
 def test_the_plan_does_not_depend_on_the_order_of_the_index(rsna_spec):
@@ -271,3 +275,141 @@ def test_planned_shards_cover_the_plan_in_order(rsna_spec):
         assert shard.slices["row"].to_pylist() == list(range(shard.slices.num_rows))
         assert shard.name.startswith(f"rsna_ich-{shard.split}.tfrecord-")
         assert shard.stratum == "unlabelled"
+
+
+# one SOP UID, several files
+
+
+DIFFERENT = [
+    ({"patient_key": "p2"}, "patients"),
+    ({"study_uid": "s2"}, "studies"),
+    ({"series_uid": "e2"}, "series"),
+    ({"position_mm": 1e-9}, "positions"),
+    ({"rows": 9}, "sizes"),
+    ({"columns": 9}, "sizes"),
+    ({"rows": 9, "columns": 9, "series_uid": "e2"}, "series, sizes"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), DIFFERENT)
+def test_files_of_one_uid_with_other_headers_are_no_copies(rsna_spec, change, words):
+    rows = [row("a"), row("a", name="b.dcm", **change), row("a", name="c.dcm"), row("d")]
+    for some in (rows, rows[::-1]):
+        planned = plan.build_plan(index(*some), labels(a=SUBDURAL, d=NEGATIVE), rsna_spec)
+        assert rejects(planned) == dict.fromkeys(["a.dcm", "b.dcm", "c.dcm"], "uid_conflict")
+        detail = f"SOPInstanceUID a stands in 3 files with different {words}, so it names none"
+        assert set(planned.rejects["detail"].to_pylist()) == {detail}
+        assert (labelled(planned), planned.repeats.num_rows) == ({"d.dcm": NEGATIVE}, 0)
+        assert planned.labels_unused == 1
+
+
+@pytest.mark.parametrize("change", [{"bits_stored": 12}, {"slope": 2.0}, {"transfer_syntax": "1.2"}, {"signed": True}])
+def test_what_does_not_tell_slices_apart_is_left_to_their_pixels(rsna_spec, change):
+    planned = plan.build_plan(index(row("a"), row("a", name="b.dcm", **change)), None, rsna_spec)
+    assert (planned.rejects.num_rows, planned.repeats["name"].to_pylist()) == (0, ["b.dcm"])
+
+
+def test_no_file_can_be_converted_where_all_bear_one_uid(rsna_spec):
+    rows = [row("a", name=f"{number}.dcm", position_mm=float(number)) for number in range(6)]
+    with pytest.raises(plan.PlanError, match=r"no slice can be converted: 6 uid_conflict \(first: 0.dcm\)"):
+        plan.build_plan(index(*rows), None, rsna_spec)
+
+
+def test_a_copy_of_a_slice_without_a_label_is_a_row_that_says_it_was_not_compared(rsna_spec):
+    rows = index(row("a"), row("a", name="b.dcm"), row("d"))
+    planned = plan.build_plan(rows, labels(d=NEGATIVE), rsna_spec)
+    assert rejects(planned) == {"a.dcm": "no_label", "b.dcm": "duplicate_slice"}
+    assert planned.rejects["detail"].to_pylist()[-1].endswith("pixels were not compared, as that one gives no record")
+
+
+FILES = st.lists(st.tuples(st.integers(0, 30), st.sampled_from("xyz")), max_size=40)
+
+
+@given(FILES, st.integers(1, 10))
+def test_each_repeat_is_planned_beside_its_slice(files, wanted):
+    """Oracle: of each UID the files in order of their names, the first a slice, the others with it in one shard."""
+    rows = [row(f"s{uid}", name=f"{uid:02}{name}") for uid, name in files] + [
+        row(f"o{n}", name=f"o{n}") for n in range(10)
+    ]
+    values = to_dict(load("rsna_ich"))
+    values["split"] |= {"weights": {"train": 1}, "subset": {"train": wanted}}
+    values["shards"]["min_shards"] = 5
+    spec = from_dict(values)
+    planned = plan.build_plan(index(*rows), None, spec)
+    kept, found = set(planned.slices["sop_uid"].to_pylist()), []
+    for shard in plan.planned_shards(planned, spec):
+        own = shard.slices["sop_uid"].to_pylist()
+        for copy in shard.repeats.to_pylist():
+            assert own[copy["row"]] == copy["sop_uid"]
+            found.append((copy["sop_uid"], copy["name"]))
+    names = sorted((f"s{uid}", f"{uid:02}{name}") for uid, name in files)
+    later = [names[at] for at in range(1, len(names)) if names[at][0] == names[at - 1][0]]
+    assert sorted(found) == [(uid, name) for uid, name in later if uid in kept]
+    assert planned.rejects["reason"].to_pylist() == ["duplicate_slice"] * (len(later) - len(found))
+    assert len(kept) + len(later) + planned.not_drawn == len(rows)
+
+
+# patients that belong together
+
+
+def split_of_slices(planned: plan.Plan) -> dict[str, int]:
+    return dict(zip(planned.slices["sop_uid"].to_pylist(), planned.slices["split"].to_pylist(), strict=True))
+
+
+def test_a_study_under_two_patient_ids_stands_in_one_split(rsna_spec):
+    """A merge in the archive: a study has slices under the old id and under the new one (RSNA/anonymizer#18)."""
+    rows = [
+        row(f"{study}.{number}", patient_key=f"p{study}{number % 2}", study_uid=f"u{study}", series_uid=f"e{study}")
+        for study in range(40)
+        for number in range(4)
+    ]
+    for some in (rows, rows[::-1]):
+        planned = plan.build_plan(index(*some), None, rsna_spec)
+        found = split_of_slices(planned)
+        own = splits.split_of([f"p{study}0" for study in range(40)], rsna_spec.split).tolist()
+        assert all(found[f"{study}.{number}"] == own[study] for study in range(40) for number in range(4))
+        assert planned.groups == sorted([f"p{study}0", f"p{study}1"] for study in range(40))
+        told = (
+            "80 patient ids (40 studies) are tied, as a study or series bears several of them: 40 groups, each in one"
+        )
+        assert planned.notes == [f"{told} split"]
+    assert len(set(found.values())) == 3
+
+
+def test_a_tie_counts_though_its_slice_gives_no_record(rsna_spec):
+    """A slice without a label still tells whose study it is of."""
+    keys = [f"p{number}" for number in range(20)]
+    one = splits.split_of(keys, rsna_spec.split).tolist()
+    other = next(key for key, split in zip(keys, one) if split != one[0])
+    rows = [row("a", patient_key="p0"), row("b", patient_key=other, study_uid="s2", series_uid="e2")]
+    table = labels(a=NEGATIVE, b=NEGATIVE)
+    assert len(set(split_of_slices(plan.build_plan(index(*rows), table, rsna_spec)).values())) == 2
+    tie = row("c", patient_key=other)
+    planned = plan.build_plan(index(*rows, tie), table, rsna_spec)
+    assert set(split_of_slices(planned).values()) == {one[0]}
+    assert planned.groups == [["p0", other]]
+
+
+def test_without_ties_each_patient_has_the_split_of_its_key_and_nothing_is_told(rsna_spec):
+    planned = plan.build_plan(index(*many(300)), None, rsna_spec)
+    keys = planned.slices["patient_key"].to_pylist()
+    assert planned.slices["split"].to_pylist() == splits.split_of(keys, rsna_spec.split).tolist()
+    assert (planned.groups, planned.notes) == ([], [])
+
+
+def test_one_patient_id_for_all_is_told_with_a_way_out(rsna_spec):
+    rows = [row(f"{n}", patient_key="ANONYMOUS", study_uid=f"u{n // 5}", series_uid=f"e{n // 5}") for n in range(40)]
+    (note,) = plan.build_plan(index(*rows), None, rsna_spec).notes
+    name = splits.split_names(rsna_spec.split)[splits.split_of(["ANONYMOUS"], rsna_spec.split)[0]]
+    assert note == (
+        "40 of 40 slices (8 of 8 studies) are of one PatientID, or of some that share a study or series, so all of "
+        f"these are in split {name} and training will lack the others; give each person a PatientID of their own and "
+        "convert again"
+    )
+    (note,) = plan.build_plan(index(*rows, row("other", patient_key="p", series_uid="e99")), None, rsna_spec).notes
+    assert note.startswith("40 of 41 slices (8 of 9 studies) are of one PatientID")
+
+
+@pytest.mark.parametrize("rows", [many(4), [row("a"), row("b")], [row("a"), row("b", patient_key="p2")]])
+def test_a_small_or_a_mixed_set_is_not_told_of_one_patient(rsna_spec, rows):
+    assert not any("of one PatientID" in note for note in plan.build_plan(index(*rows), None, rsna_spec).notes)

@@ -46,6 +46,12 @@ def test_people_and_studies_are_numbered_in_the_order_of_their_keys(made):
     assert made.any_index == 0
 
 
+def test_ids_that_share_a_study_are_one_person():
+    made = predictions_of(LABELS, PROBABILITIES, [7, 3, 9, 12], ["b", "a", "b", "c"])
+    assert made.patients.tolist() == [1, 0, 1, 2]
+    assert made.take(np.array([2, 3])).patients.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("rows", [np.array([3, 1]), np.array([False, True, False, True])])
 def test_some_rows(made, rows):
     some = made.take(rows)

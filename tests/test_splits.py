@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,3 +105,76 @@ def test_folds_are_about_equal_and_independent_of_the_split():
     found, split = splits.fold_of(keys, "s", 5), splits.split_of(keys, THIRDS)
     assert np.abs(np.bincount(found) / 4000 - 1).max() < 0.05
     assert np.abs(np.bincount(found[split == 1]) / (split == 1).mean() / 4000 - 1).max() < 0.06
+
+
+# groups
+
+
+def table(*rows: tuple[str, str, str]) -> pa.Table:
+    columns = zip(*rows) if rows else [()] * 3
+    names = ("patient_key", "study_uid", "series_uid")
+    return pa.table({name: pa.chunked_array([list(column)], pa.string()) for name, column in zip(names, columns)})
+
+
+def groups_of(rows, known=()) -> list[str]:
+    found = splits.groups(table(*rows), known)
+    return [found.keys[first].as_py() for first in found.of_row.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("rows", "first"),
+    [
+        ([], []),
+        ([("a", "1", "x")], ["a"]),
+        ([("b", "1", "x"), ("a", "2", "y")], ["b", "a"]),
+        ([("b", "1", "x"), ("a", "1", "y")], ["a", "a"]),
+        ([("b", "1", "x"), ("a", "2", "x")], ["a", "a"]),  # a series, though the studies differ
+        ([("b", "x", "1"), ("a", "2", "x")], ["b", "a"]),  # a study is no series
+        ([("c", "1", "x"), ("b", "1", "y"), ("b", "2", "z"), ("a", "2", "w")], ["a"] * 4),  # a chain
+    ],
+)
+def test_patients_that_share_a_study_or_series_are_one_group(rows, first):
+    assert groups_of(rows) == first
+
+
+ROWS = st.lists(st.tuples(*[st.sampled_from([f"{n}" for n in range(9)])] * 3), max_size=14)
+
+
+def spread(rows, known) -> list[str]:
+    """Oracle: the smallest key spreads over ties until nothing changes."""
+    names = {key: key for group in known for key in group} | {row[0]: row[0] for row in rows}
+    sets = [{row[0] for row in rows if row[at] == row2[at]} for row2 in rows for at in (1, 2)] + [set(g) for g in known]
+    for _ in names:
+        for tied in sets:
+            least = min(names[key] for key in tied)
+            names |= dict.fromkeys(tied, least)
+    return [names[row[0]] for row in rows]
+
+
+@given(ROWS)
+def test_groups_against_spreading(rows):
+    assert groups_of(rows) == spread(rows, [])
+    found = splits.groups(table(*rows))
+    several = [sorted({row[0] for row, key in zip(rows, spread(rows, [])) if key == first}) for first in "012345678"]
+    assert found.several() == [group for group in several if len(group) > 1]
+
+
+@given(ROWS, ROWS)
+def test_groups_do_not_depend_on_the_order_and_known_ones_hold(rows, others):
+    found = dict(zip(rows, groups_of(rows)))
+    assert dict(zip(rows[::-1], groups_of(rows[::-1]))) == found
+    known = splits.groups(table(*rows, *others)).several()
+    assert groups_of(rows, known) == groups_of([*rows, *others])[: len(rows)]
+
+
+def test_a_long_chain_and_a_wide_tie():
+    chain = [(f"{n:05}", f"s{(n + add) // 2}", f"e{n}") for n in range(5000) for add in (0, 1)]
+    assert set(groups_of(chain[::-1])) == {"00000"}
+    assert set(groups_of([(f"{n:05}", "s", f"e{n}") for n in range(5000)])) == {"00000"}
+
+
+@given(st.sets(st.text(min_size=1, max_size=3), min_size=2, max_size=6), st.text(min_size=1, max_size=3))
+def test_a_group_moves_only_where_a_smaller_key_joins(keys, new):
+    """What an addition may do to a split: nothing in k of k + 1 cases, since keys are hashes."""
+    before, after = (groups_of([(key, "s", "e") for key in sorted(some)])[0] for some in (keys, keys | {new}))
+    assert after == (before if new >= before else new)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dicom_files import dicom_file, head_slice, slice_elements
 
-from ich_tfrecords import manifest, records
+from ich_tfrecords import manifest, records, splits
 from ich_tfrecords.verify import verify
 
 
@@ -131,7 +133,74 @@ def test_a_patient_in_a_foreign_split(dataset_copy):
         rows[0]["split"] = "test" if rows[0]["split"] != "test" else "train"
 
     rewrite_slices(dataset_copy, move)
-    assert "stands in split" in problems(dataset_copy)
+    found = problems(dataset_copy)
+    assert re.search(r"patient \w+ stands in split \w+, its group says \w+", found)
+    assert "1 values of patient_key stand in several splits" in found
+
+
+@pytest.fixture
+def merged(tmp_path, convert) -> Path:
+    """Eight studies, each under two patient ids (a merge in the archive), converted."""
+    for study in range(8):
+        for number in range(2):
+            ids = {
+                "PatientID": f"p{study}{number}",
+                "StudyInstanceUID": f"1.{study}",
+                "SeriesInstanceUID": f"2.{study}",
+            }
+            values = {name: value.encode() for name, value in ids.items()}
+            elements = slice_elements(head_slice(), SOPInstanceUID=f"3.{study}.{number}".encode(), **values)
+            (tmp_path / "in").mkdir(exist_ok=True)
+            (tmp_path / "in" / f"{study}{number}.dcm").write_bytes(dicom_file(elements))
+    assert convert("--input", tmp_path / "in", "--labels", "none", "--output", tmp_path / "out") == 0
+    return tmp_path / "out"
+
+
+def test_patients_that_share_a_study_stand_in_one_split(merged):
+    rows = pq.read_table(merged / manifest.SLICES).to_pylist()
+    by_study: dict[str, set[str]] = {}
+    for row in rows:
+        by_study.setdefault(row["study_uid"], set()).add(row["split"])
+    assert [len(found) for found in by_study.values()] == [1] * 8
+    done = manifest.read(merged)
+    assert sorted(map(len, done.groups)) == [2] * 8
+    own = splits.split_of([row["patient_key"] for row in rows], done.spec.split).tolist()
+    assert {"test", "train"} <= {row["split"] for row in rows}
+    assert [splits.split_names(done.spec.split)[split] for split in own] != [row["split"] for row in rows]
+    assert verify(merged).problems == []
+    assert "8 groups of patient ids (16 in all) share a study or series, each in one split" in verify(merged).notes
+
+
+def test_a_torn_study_is_damage_in_a_set_of_an_older_version(merged):
+    """Such a set has no groups in its manifest, and each patient in the split of its own key."""
+
+    def tear(rows):
+        names = splits.split_names(manifest.read(merged).spec.split)
+        for row in rows:
+            row["split"] = names[splits.split_of([row["patient_key"]], manifest.read(merged).spec.split)[0]]
+
+    rewrite_slices(merged, tear)
+    rewrite_manifest(merged, lambda values: values.pop("groups"))
+    found = problems(merged)
+    assert re.search(r"values of study_uid stand in several splits \(first: 1.\d in \w+ and \w+\)", found)
+    assert "values of series_uid stand in several splits" in found
+    assert "its group says" in found
+
+
+def test_a_tie_that_no_record_shows_any_more_is_known_from_the_manifest(merged):
+    """The slices that tie two patients may have turned out damaged, or lie outside the subset."""
+    keys = {key for group in manifest.read(merged).groups for key in group[:1]}
+
+    def untie(rows):
+        for row in rows:
+            if row["patient_key"] in keys:
+                row["study_uid"], row["series_uid"] = f"9{row['study_uid']}", f"9{row['series_uid']}"
+
+    rewrite_slices(merged, untie)
+    lines = problems(merged).splitlines()
+    assert [line for line in lines if ".tfrecord" not in line and "the counts of split" not in line] == []
+    rewrite_manifest(merged, lambda values: values.pop("groups"))
+    assert "its group says" in problems(merged)
 
 
 def test_a_stranger_among_the_shards(dataset_copy):

@@ -22,6 +22,9 @@ from trainer.strategy import Devices
 def splits(data: Dataset, settings: HParams) -> dict[str, Slices]:
     """The slices of the splits that the run uses, by name. Raises `WrongUse`."""
     names = {settings.train_split, settings.validation_split, settings.test_split} - {""}
+    for setting, way_on in _ways_on(settings).items():
+        if name := getattr(settings, setting):
+            data.require_slices(name, way_on)
     slices = {name: split(data, settings, name) for name in sorted(names)}
     labels = data.manifest.spec.labels.names
     metrics.better(settings.monitor, labels)
@@ -35,6 +38,17 @@ def split(data: Dataset, settings: HParams, name: str) -> Slices:
     if not settings.folds or name not in pair:
         return data.split(name)
     return data.fold(pair, settings.fold, settings.folds)[pair.index(name)]
+
+
+def _ways_on(settings: HParams) -> dict[str, str]:
+    """What a user may set where the split that a setting names has no slices."""
+    validation = "go on without validation with --set validation_split=" + " --set patience=0" * (settings.patience > 0)
+    folded = "folds need two splits with slices: name another one with --set validation_split=NAME"
+    return {
+        "train_split": "train on another one with --set train_split=NAME",
+        "validation_split": folded if settings.folds else validation,
+        "test_split": "go on without a test with --set test_split=",
+    }
 
 
 def _check_labels(train: Slices, labels: tuple[str, ...], settings: HParams) -> None:

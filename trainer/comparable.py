@@ -94,7 +94,7 @@ class Model:
 def group(runs: Sequence[Run]) -> list[Model]:
     """The models that the runs are of, in order of first appearance, their names unique.
 
-    Raises `WrongUse` for a fold that stands twice, and for validation folds that share a patient.
+    Raises `WrongUse` for a fold that stands twice, and for validation folds that share a patient, study or series.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -156,17 +156,21 @@ def _shared_name(runs: Sequence[Run]) -> str:
     return re.sub(r"[-_./ ]*fold[-_./ ]*\d*$|[-_./ ]+$", "", start) or str(runs[0].what["model"])
 
 
+_APART = {"patient_key": "patient", "study_uid": "study", "series_uid": "series"}
+
+
 def pool(name: str, runs: Sequence[Run], parts: Sequence[Part]) -> Part:
     """One part of all rows. Raises `WrongUse` where the parts share a patient or disagree on the labels."""
     first = parts[0].predictions
-    owner: dict[str, str] = {}
+    owner: dict[tuple[str, str], str] = {}
     for run, part in zip(runs, parts, strict=True):
         if (part.predictions.names, part.predictions.any) != (first.names, first.any):
             raise WrongUse(f"{run.name} and {runs[0].name} are folds of {name} with different labels; evaluate again")
-        for key in set(part.predictions.ids["patient_key"].to_pylist()):
-            if owner.setdefault(key, run.name) != run.name:
-                both = f"{owner[key]} and {run.name}"
-                raise WrongUse(f"{both} were both evaluated on patient {key}; folds share none: train them again")
+        for column, word in _APART.items():
+            for key in part.predictions.ids[column].unique().to_pylist():
+                if owner.setdefault((column, key), run.name) != run.name:
+                    both = f"{owner[column, key]} and {run.name}"
+                    raise WrongUse(f"{both} were both evaluated on {word} {key}; folds share none: train them again")
     arrays = [
         np.concatenate([getattr(part.predictions, what) for part in parts])
         for what in ("labels", "logits", "probabilities")

@@ -106,28 +106,33 @@ class Dataset:
     def fold(self, names: Sequence[str], fold: int, folds: int) -> tuple[Slices, Slices]:
         """The slices of these splits to train on, and those of the patients of `fold`, 0 to `folds` - 1, held out.
 
-        A patient's fold follows from its key, whatever its split is. Raises `WrongUse`, also where the data set is
+        A patient's fold follows from its key, or the first key of its group (`splits.groups`), whatever its split is.
+        Raises `WrongUse`, also where the data set is
         not at hand as files, and where one side is empty.
         """
         if not self.local:
             raise WrongUse(f"{self.place}: folds need the shards as files; copy them here with --cache_dir DIR")
         pool = self._joined(names, " and ".join(names), random_access=True)
-        held = splits.fold_of(pool.table["patient_key"].to_pylist(), self.manifest.spec.split.salt, folds) == fold
+        groups = splits.groups(pool.table, self.manifest.groups)
+        held = (splits.fold_of(groups.keys.to_pylist(), self.manifest.spec.split.salt, folds) == fold)[groups.of_row]
         if held.all() or not held.any():
-            patients = len(pool.table["patient_key"].unique())
             raise WrongUse(
-                f"{self.place}: fold {fold} of {folds} holds {'all' if held.any() else 'none'} of the {patients} "
+                f"{self.place}: fold {fold} of {folds} holds {'all' if held.any() else 'none'} of the {len(groups)} "
                 f"patients of {pool.split}; take fewer folds, or more data"
             )
         return pool.take(~held, f"all but fold {fold} of {folds}"), pool.take(held, f"fold {fold} of {folds}")
 
-    def _joined(self, names: Sequence[str], called: str, random_access: bool) -> Slices:
+    def require_slices(self, name: str, way_on: str = "") -> None:
+        """Raises `WrongUse` for an unknown or empty split, with `way_on` at its end."""
         filled = [key for key, entry in self.manifest.splits.items() if entry["slices"]]
+        if name not in filled:
+            what = "has no slices" if name in self.manifest.splits else "is not a split"
+            known = f"the splits with slices are {', '.join(filled) or 'none'}"
+            raise WrongUse("; ".join(filter(None, (f"{self.place}: {name!r} {what}", known, way_on))))
+
+    def _joined(self, names: Sequence[str], called: str, random_access: bool) -> Slices:
         for name in names:
-            if name not in filled:
-                what = "has no slices" if name in self.manifest.splits else "is not a split"
-                known = ", ".join(filled) or "none"
-                raise WrongUse(f"{self.place}: {name!r} {what}; the splits with slices are {known}")
+            self.require_slices(name)
         shards = sorted((shard for shard in self.manifest.shards if shard["split"] in names), key=lambda s: s["name"])
         self._check_sizes({shard["name"]: shard["bytes"] for shard in shards if shard["slices"]})
         rows = self.slices.filter(pc.is_in(self.slices["split"], value_set=pa.array(list(names), pa.string())))

@@ -11,7 +11,7 @@ import keras
 import pyarrow as pa
 import tensorflow as tf
 
-from ich_tfrecords import __version__
+from ich_tfrecords import __version__, splits
 from trainer import assembly, calibration, model_file, steps, study_level, thresholds
 from trainer.calibration import Calibration
 from trainer.dataset import Dataset, Slices
@@ -95,7 +95,7 @@ def _result_lines(found: Mapping[str, Any], settings: HParams, test: Slices | No
         return
     values = found[settings.test_split]
     aucs = [f"{name.removeprefix('auc_')} {value:.3f}" for name, value in values.items() if name.startswith("auc_")]
-    patients = len(test.table["patient_key"].unique())
+    patients = len(splits.groups(test.table))
     yield (
         f"held-out result, split {settings.test_split}, {len(test):,} slices of {patients} patients: log loss "
         f"{values['log_loss']:.4f}, AUC {', '.join(aucs)}"

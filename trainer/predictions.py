@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ich_tfrecords import atomic
+from ich_tfrecords import atomic, splits
 from trainer.problems import WorkFailed, WrongUse
 
 IDS = ("sop_uid", "study_uid", "series_uid", "patient_key", "slice_index", "position_mm")
@@ -55,8 +55,11 @@ class Predictions:
 
     @functools.cached_property
     def patients(self) -> npt.NDArray[np.int64]:
-        """int64 [n], a number for each patient, in the order of the sorted keys."""
-        return _codes(self.ids["patient_key"])
+        """int64 [n], a number for each patient, in the order of the sorted keys; who shares a study is one patient.
+
+        Two keys in one study or series are two ids of one person (`splits.groups`), so they are drawn together.
+        """
+        return np.unique(splits.groups(self.ids).of_row, return_inverse=True)[1].astype(np.int64)
 
     @functools.cached_property
     def studies(self) -> npt.NDArray[np.int64]:
