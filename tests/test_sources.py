@@ -74,7 +74,7 @@ def test_folder_lists_candidates_by_name_and_counts_the_rest(tmp_path):
     assert listing.table.column("name").to_pylist() == [
         "DICOMDIR", "a.dicom", "b/1.2.840.113", "b/2.DCM", "b/x.IMA", "v1.2/im",
     ]  # fmt: skip
-    assert listing.ignored == 4
+    assert listing.ignored == {".csv": 1, ".txt": 1, ".png": 1, "other": 1}
 
 
 def test_row_of_a_plain_file(tmp_path):
@@ -161,7 +161,7 @@ def test_special_file_is_not_listed(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     listing = sources.list_inputs([str(tmp_path)])
     assert listing.table.column("name").to_pylist() == ["a.dcm"]
-    assert listing.ignored == 1
+    assert listing.ignored == {"pipe or device": 1}
 
 
 def test_include_selects_by_name_in_folders_and_archives(tmp_path):
@@ -303,7 +303,7 @@ def test_directory_longer_than_a_block(tmp_path, monkeypatch):
     path = make_zip(tmp_path / "a.zip", {**members, "labels.csv": b"ID"}, zipfile.ZIP_STORED)
     listing = sources.list_inputs([str(path)])
     assert listing.table.column("name").to_pylist() == sorted(members)
-    assert listing.ignored == 1
+    assert listing.ignored == {".csv": 1}
     assert_equal_to_zipfile(make_zip(path, members), listed(path))
 
 
