@@ -38,7 +38,7 @@ class CsvFile:
     header: list[str]
 
     def columns(self, text: str, flags: Sequence[str]) -> tuple[pa.Array, list[np.ndarray]]:
-        """Large-string array of column `text`, `tidy`, and a bool array of each label column; no row of a blank line."""
+        """Large-string array of column `text` (`tidy`), a bool array of each label column; blank lines are no rows."""
         wanted = [text, *flags]
         twice = [column for column in wanted if self.header.count(column) > 1]
         if twice:

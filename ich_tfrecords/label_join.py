@@ -6,7 +6,8 @@ A row is given once: what two slices would fit is nobody's.
 from __future__ import annotations
 
 import bisect
-import os
+import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -72,8 +73,13 @@ def no_row(own: Sequence[str], ids: pa.Array) -> str:
     pairs = [(wanted, text) for wanted in own for text in _around(wanted, ids)]
     if not pairs:
         return f"the label file has no row for {own[0]!r}"
-    wanted, nearest = max(pairs, key=lambda pair: len(os.path.commonprefix(pair)))
+    wanted, nearest = max(pairs, key=lambda pair: _alike(*pair))
     return f"the label file has no row for {wanted!r}; its nearest id is {nearest!r}"
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    return sum(itertools.takewhile(bool, map(operator.eq, one, other)))
 
 
 def _around(wanted: str, ids: pa.Array) -> list[str]:
@@ -133,10 +139,8 @@ def _lenient_note(
         return ()
     first = int(lenient.argmax())
     name, image = usable["name"][first].as_py(), labels.ids[int(row[first])].as_py()
-    return (
-        f"{labels.name}: {int(lenient.sum()):,} slices have their labels by an id that differs in letter case, white "
-        f"space or suffix (first: {name} by {image!r})",
-    )
+    differs = "by an id that differs in letter case, white space or suffix"
+    return (f"{labels.name}: {int(lenient.sum()):,} slices have their labels {differs} (first: {name} by {image!r})",)
 
 
 def _slices_of_row(row: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Names and ids in the forms in which the two sides of a join are compared. What is stored and opened stays as it is."""
+"""Names and ids in the forms in which the two sides of a join are compared; what is stored and opened keeps its own."""
 
 from __future__ import annotations
 

@@ -69,7 +69,9 @@ def advice(place: object, name: str, kind: str) -> str:
 
 def counted(ignored: Mapping[str, int]) -> str:
     """Files left aside by suffix, the most frequent first: `2 .zip, 1 .txt`."""
-    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(ignored.items(), key=lambda item: (-item[1], item[0])))
+    return ", ".join(
+        f"{count:,} {kind}" for kind, count in sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def unread(ignored: Mapping[str, int]) -> str:

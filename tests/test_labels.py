@@ -222,27 +222,6 @@ def test_wide_table_equals_the_long_one(change):
     assert table.counts == {**NO_COUNTS, "rows": 2, "images": 2}
 
 
-@pytest.mark.parametrize(
-    ("name", "bare"),
-    [
-        ("ID_1.png", "ID_1"),
-        ("p1/IM1.dcm", "p1/IM1"),
-        ("p1\\s 2\\IM1.DCM", "p1/s 2/IM1"),
-        ("././p1/IM1.Ima", "p1/IM1"),
-        ("../IM1.dicom", "../IM1"),
-        ("C:\\a\\b.JPG", "C:/a/b"),
-        ("a.dcm.png", "a.dcm"),
-        ("1.2.840.1", "1.2.840.1"),
-        ("p.1/1.2.840.1.dcm", "p.1/1.2.840.1"),
-        ("a.tar", "a.tar"),
-        ("dcm", "dcm"),
-    ],
-)
-def test_bare_names(name, bare):
-    assert module.bare_names(pa.array([name])).to_pylist() == [bare]
-    assert read(WIDE_HEADER + f"{name},0,0,0,0,0,0\n").ids.to_pylist() == [bare]
-
-
 def test_files_of_one_name_in_two_folders_are_two_images():
     table = read(WIDE_HEADER + "p1/IM1.dcm,0,0,0,0,0,0\np2/IM1.dcm,1,0,0,0,0,1\n")
     assert table.ids.to_pylist() == ["p1/IM1", "p2/IM1"]
