@@ -65,8 +65,10 @@ def resolved(path: Path) -> Path:
 class Walk:
     """Where a walk has been (folders by device and inode), and the linked files that it met.
 
-    `ignored`: how many files it left aside, by `packed.suffix`.
+    `ignored`: how many files it left aside, by `packed.suffix`; not those of `read`, the archives that inputs name.
     """
+
+    read: frozenset[Path] = frozenset()
 
     walked: set[tuple[int, int]] = dataclasses.field(default_factory=set)
     links: list[Place] = dataclasses.field(default_factory=list)
@@ -94,7 +96,8 @@ class Walk:
                 if _leads_to_folder(entry):
                     inner.append(folder / entry.name)
                 elif not _is_candidate(entry.name):
-                    self.ignored[packed.suffix(entry.name)] += 1
+                    kind = packed.suffix(entry.name)
+                    self.ignored[kind] += not (packed.is_zip(kind) and folder / entry.name in self.read)
                 elif entry.is_symlink():
                     self.links.append(Place("files", place.root, folder, (entry.name,)))
                 elif entry.is_file():

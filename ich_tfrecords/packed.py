@@ -20,7 +20,7 @@ _KNOWN = re.compile(
     r"|exe|dll|bat|sh|py|inf|ini|cfg|log|db|dat|bin|tmp))$",
     re.IGNORECASE,
 )
-_PACKED = re.compile(r"(\.(tar|dcm|dicom|ima))?\.(gz|bz2|xz|zst)|\.(tar|tgz|tbz2?|txz|7z|rar|iso)")
+_PACKED = re.compile(r"(\.(tar|dcm|dicom|ima))?\.(gz|bz2|xz|zst)|\.(tar|tgz|tbz2?|txz|7z|rar|iso)", re.IGNORECASE)
 _MARKS = {
     b"\x1f\x8b": ".gz",
     b"BZh": ".bz2",
@@ -33,14 +33,19 @@ _UNPACKERS = {".gz": "gunzip -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k", ".zst"
 
 
 def suffix(name: str) -> str:
-    """The suffix of a file left aside, in small letters; `OTHER` for one that is not known."""
+    """The suffix of a file left aside, as it is written; `OTHER` for one that is not known."""
     found = _KNOWN.search(name)
-    return found[0].lower() if found else OTHER
+    return found[0] if found else OTHER
 
 
 def is_packed(kind: str) -> bool:
     """Whether files of this `suffix` are packed; a zip is not, for it is read in place."""
     return _PACKED.fullmatch(kind) is not None
+
+
+def is_zip(kind: str) -> bool:
+    """Whether files of this `suffix` are zips."""
+    return kind.lower() == ".zip"
 
 
 def packing(name: str, head: bytes) -> str:
@@ -49,7 +54,7 @@ def packing(name: str, head: bytes) -> str:
         return ""
     kind = suffix(name)
     if is_packed(kind):
-        return kind
+        return kind.lower()
     if kind != OTHER:
         return ""  # a gzipped label file or volume holds no slices either
     if head[257:262] == b"ustar":
@@ -60,7 +65,7 @@ def packing(name: str, head: bytes) -> str:
 def advice(place: object, name: str, kind: str) -> str:
     """The line about an input that is packed: what it is, and the command that unpacks it."""
     is_tar = kind.startswith((".tar", ".tgz", ".tbz", ".txz"))
-    by_suffix = _UNPACKERS.get(kind[kind.rfind(".") :]) if suffix(name) == kind else None
+    by_suffix = _UNPACKERS.get(kind[kind.rfind(".") :]) if suffix(name).lower() == kind else None
     command = "tar xf" if is_tar else by_suffix or "7z x"
     return f"{place}: is packed ({kind}), which is not read in place; unpack it and give the folder: {command} " + (
         shlex.quote(name)
@@ -76,11 +81,12 @@ def counted(ignored: Mapping[str, int]) -> str:
 
 def unread(ignored: Mapping[str, int]) -> str:
     """The line about archives among the files left aside, and what to do with them; "" where there are none."""
-    zips = {kind: count for kind, count in ignored.items() if kind == ".zip"}
+    zips = {kind: count for kind, count in ignored.items() if is_zip(kind)}
     packed = {kind: count for kind, count in ignored.items() if is_packed(kind)}
     steps = []
     if zips:
-        steps.append("add --input 'FOLDER/**/*.zip' for zips in a folder, and unpack a zip that holds zips")
+        globs = " ".join(f"--input 'FOLDER/**/*{kind}'" for kind in sorted(zips))
+        steps.append(f"add {globs} for zips in a folder, and unpack a zip that holds zips")
     if packed:
         steps.append(f"unpack {', '.join(sorted(packed))} first")
     return f"NOT READ: {counted(zips | packed)}, which may hold slices; {'; '.join(steps)}" if steps else ""

@@ -76,7 +76,7 @@ def list_inputs(inputs: Sequence[str], include: Sequence[str] = ()) -> Listing:
         raise SourceError("no input given; name a folder, a glob, a DICOM file or a .zip")
     local = [text for text in inputs if not is_bucket(text)]
     places = sorted({place for text in local for place in folder_walk.places(text)}, key=folder_walk.walk_order)
-    gathered = _Gathered(include)
+    gathered = _Gathered(include, Walk(frozenset(place.path for place in places if place.kind == "zip")))
     for kind in _GATHER:
         for place in places:
             if place.kind == kind:
@@ -157,9 +157,10 @@ class _Gathered:
     """The rows found so far, by container, and the walk that finds the plain files."""
 
     include: Sequence[str]
+    walk: Walk
     rows: dict[str, Rows] = dataclasses.field(default_factory=dict)
-    walk: Walk = dataclasses.field(default_factory=Walk)
     ignored_members: Counter[str] = dataclasses.field(default_factory=Counter)
+    left_zips: set[BucketPath] = dataclasses.field(default_factory=set)  # in buckets; a glob may name them too
 
     def add(self, container: AnyPath, batch: pa.RecordBatch) -> None:
         """Keep the rows that `include` lets through."""
@@ -227,15 +228,18 @@ def _gather_buckets(gathered: _Gathered, inputs: Sequence[str]) -> None:
         zips |= _gather_objects(gathered, place, met)
     for path in sorted(zips):
         _gather_members(gathered, path)
+    gathered.ignored_members += _by_suffix(gathered.left_zips - zips)
 
 
 def _gather_objects(gathered: _Gathered, place: Objects, met: set[tuple[str, str]] | None) -> set[BucketPath]:
     """Archives among the objects of a place; those that are slices and that no other place has met become rows."""
-    archives, rows, others = set(), 0, Counter[str]()
+    archives, left = set[BucketPath](), set[BucketPath]()
+    rows, others = 0, Counter[str]()
     chunk: list[tuple[str, Stored]] = []
     for name, stored, named in _listed(place):
-        if named and bucket_walk.is_archive(name):
-            archives.add(BucketPath(place.root.bucket, stored.key))
+        if bucket_walk.is_archive(name):
+            path = BucketPath(place.root.bucket, stored.key)
+            (archives if named else left).add(path)
         elif not bucket_walk.is_slice(name, named):
             others[packed.suffix(name)] += 1
         else:
@@ -250,9 +254,14 @@ def _gather_objects(gathered: _Gathered, place: Objects, met: set[tuple[str, str
     if chunk:
         gathered.add(place.root, listing_rows.object_batch(chunk))
     if not rows and not archives:
-        raise SourceError(_nothing(place.root, others, ""))
+        raise SourceError(_nothing(place.root, others + _by_suffix(left), ""))
     gathered.ignored_members += others
+    gathered.left_zips |= left
     return archives
+
+
+def _by_suffix(paths: set[BucketPath]) -> Counter[str]:
+    return Counter(packed.suffix(path.name) for path in paths)
 
 
 def _listed(place: Objects) -> Iterator[tuple[str, Stored, bool]]:

@@ -228,6 +228,27 @@ def test_files_of_one_name_in_two_folders_are_two_images():
     assert table.dropped == {}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("ID_", " ID_"),
+        lambda text: text.replace(",1", "\u00a0,1").replace(",0", "\u200b\t,0"),
+        lambda text: text.replace("ID_0", "\ufeff ID_0"),
+        lambda text: text.replace("_any", " _any"),
+    ],
+)
+def test_white_space_around_ids_is_not_meant(change):
+    expected, table = read(RSNA_ROWS), read(change(RSNA_ROWS))
+    assert table.ids.equals(expected.ids)
+    assert np.array_equal(table.values, expected.values)
+    assert table.counts == expected.counts
+
+
+def test_names_of_a_wide_file_are_bare_and_in_nfc():
+    table = read(WIDE_HEADER + "Mu\u0308ller\\b0.dcm ,0,0,0,0,0,0\n")
+    assert table.ids.to_pylist() == ["M\u00fcller/b0"]
+
+
 def test_uids_are_taken_as_they_stand():
     table = read(WIDE_HEADER.replace("filename", "sop_uid") + "1.2.dcm,0,0,0,0,0,0\n")
     assert table.ids.to_pylist() == ["1.2.dcm"]

@@ -65,9 +65,9 @@ def test_packing(name, data, packing):
 @pytest.mark.parametrize(
     ("name", "suffix"),
     [
-        ("a/b.ZIP", ".zip"),
+        ("a/b.ZIP", ".ZIP"),
         ("x.tar.gz", ".tar.gz"),
-        ("IM.dcm.GZ", ".dcm.gz"),
+        ("IM.dcm.GZ", ".dcm.GZ"),
         ("1.2.840.gz", ".gz"),
         ("notes.txt", ".txt"),
         ("y.", "other"),
@@ -106,4 +106,5 @@ def test_archives_left_aside_get_a_line_of_their_own():
         "NOT READ: 2 .zip, 1 .tar.gz, which may hold slices; add --input 'FOLDER/**/*.zip' for zips in a folder, "
         "and unpack a zip that holds zips; unpack .tar.gz first"
     )
+    assert "--input 'FOLDER/**/*.ZIP' --input 'FOLDER/**/*.zip'" in packed.unread(Counter({".zip": 2, ".ZIP": 1}))
     assert packed.unread(Counter({".txt": 3, ".nii.gz": 1, ".csv.gz": 1})) == ""
