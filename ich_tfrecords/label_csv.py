@@ -69,7 +69,7 @@ class CsvFile:
     @functools.cached_property
     def _is_tidy(self) -> bool:
         """Whether no text of the file can need it: a look at the bytes is far cheaper than one at each text."""
-        return self.data.isascii() and not any(blank in self.data for blank in (b" ", b"\t", b"\v", b"\f"))
+        return self.data.isascii() and not any(blank in self.data for blank in (b" ", b"\t"))
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and fields of each row below the header."""
