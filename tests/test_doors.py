@@ -1,4 +1,4 @@
-"""What people really bring, from the command line to the data set: hospital CDs, archives, names and ids of all kinds."""
+"""What people bring, from the command line to the data set: hospital CDs, archives, names and ids of all kinds."""
 
 from __future__ import annotations
 

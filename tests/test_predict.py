@@ -177,7 +177,7 @@ def test_files_of_other_kinds_are_told(run, tmp_path, capsys):
     _, out = run(tmp_path / "in")
     told = capsys.readouterr().out
     assert "\n5 files with other suffixes left aside: 1 .dcm.gz, 1 .pdf, 1 .txt, 1 .zip, 1 other\n" in told
-    assert "\nNOT READ: 1 .zip, 1 .dcm.gz, which may hold slices; add --input 'FOLDER/**/*.zip'" in told
+    assert "\nNOT READ: 1 .dcm.gz, 1 .zip, which may hold slices; add --input 'FOLDER/**/*.zip'" in told
     assert facts(out)["input"]["ignored"] == {".dcm.gz": 1, ".pdf": 1, ".txt": 1, ".zip": 1, "other": 1}
 
 
@@ -295,7 +295,9 @@ def test_good_and_broken_files_mixed(run, tmp_path, capsys):
         "9.dcm": "unreadable_file",
     }
     assert facts(out)["rejects"] == dict.fromkeys(sorted(reasons.values()), 1)
-    assert "5 files without a prediction: 1 " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "\n2 files of other kinds than axial CT slices: 1 not_" in told
+    assert "\n3 files without a prediction: 1 " in told
 
 
 def test_a_set_with_every_known_defect(run, defective_set):
