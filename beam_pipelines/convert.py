@@ -20,9 +20,22 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_pipelines import dataflow, inputs, launch, transforms
+from beam_pipelines import dataflow, inputs, launch, reject_limit, transforms
 from beam_pipelines.progress import Progress
-from ich_tfrecords import buckets, card, file_lock, job, labels, manifest, plan, records, sources, spec, splits
+from ich_tfrecords import (
+    buckets,
+    card,
+    file_lock,
+    job,
+    labels,
+    manifest,
+    packed,
+    plan,
+    records,
+    sources,
+    spec,
+    splits,
+)
 from ich_tfrecords.bucket_path import AnyPath, BucketPath, any_path
 from ich_tfrecords.job import Identity, WorkDir
 from ich_tfrecords.manifest import Manifest, Sidecar
@@ -82,7 +95,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     what.add_argument(
         "--input", action="append", required=True, type=_place, metavar="PATH",
         help="folder (with its sub-folders), glob, one file, or a zip read in place, here or on gs://; "
-        "may be given several times",
+        "may be given several times. Other archives are to be unpacked first",
     )  # fmt: skip
     what.add_argument(
         "--include", action="append", default=[], metavar="GLOB",
@@ -103,7 +116,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     how.add_argument(
         "--max_reject_fraction", type=_fraction, default=0.01, metavar="F",
-        help="fail when more than this part of the files gives no record (default: %(default)s)",
+        help="fail when more than this part of the slices gives no record (default: %(default)s); files that never "
+        "were axial CT slices, such as localizers, reports and what is not DICOM, are not held against it",
     )  # fmt: skip
     how.add_argument(
         "--patient_key_file", type=any_path, metavar="FILE",
@@ -146,6 +160,7 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
         listing = sources.list_inputs(args.input, args.include)
         input_facts = inputs.input_facts(listing)
     _tell(f"{listing.table.num_rows:,} files to read" + _ignored(listing))
+    _tell(packed.unread(listing.ignored))
     with clock.stage("labels"):
         table, label_facts = inputs.read_labels(args.labels, listing, data_spec.labels)
         inputs.check_stems(listing, table, args.max_reject_fraction)
@@ -208,10 +223,9 @@ def _convert(
         _index(work, files, key, options, tally)
     with clock.stage("plan"):
         planned = plan.build_plan(job.read_index(work, files), table, identity.spec)
-        for note in planned.notes:
+        for note in [*planned.notes, reject_limit.by_nature(planned.rejects)]:
             _tell(note)
-        foreseen = plan.foreseen(planned)
-        _check_rejects(foreseen.num_rows, files, args, plan.top_reasons(foreseen))
+        reject_limit.check(plan.foreseen(planned), files, args.max_reject_fraction)
         pending = job.write_plan(work, planned, identity.spec)
     with clock.stage("convert"):
         _write_shards(work, planned, pending, identity.spec, options, tally)
@@ -284,14 +298,6 @@ def build(pipeline: beam.Pipeline, elements: Sequence[Any], step: beam.PTransfor
     return pipeline | "Elements" >> beam.Create(elements) | step
 
 
-def _check_rejects(rejects: int, files: int, args: argparse.Namespace, reasons: str) -> None:
-    if rejects > args.max_reject_fraction * files:
-        raise launch.ConversionFailed(
-            f"{rejects:,} of {files:,} files ({rejects / files:.1%}) give no record, more than --max_reject_fraction "
-            f"{args.max_reject_fraction:g} allows: {reasons}; nothing was committed"
-        )
-
-
 def _finished(
     work: WorkDir, planned: plan.Plan, data_spec: spec.DatasetSpec, args: argparse.Namespace, files: int
 ) -> dict[str, Sidecar]:
@@ -307,13 +313,10 @@ def _finished(
         raise launch.ConversionFailed(
             f"{len(changed):,} shards are not what their workers wrote (first: {changed[0]}); run the command again"
         )
-    rows = manifest.reject_rows(data_spec, planned, found)
-    reasons = ", ".join(
-        f"{count:,} {reason}" for reason, count in Counter(row["reason"] for row in rows).most_common(4)
-    )
-    _check_rejects(len(rows), files, args, reasons)
+    rejects = pa.Table.from_pylist(manifest.reject_rows(data_spec, planned, found), plan.REJECT_SCHEMA)
+    reject_limit.check(rejects, files, args.max_reject_fraction)
     if not any(sidecar.slices for sidecar in found.values()):
-        raise plan.PlanError(f"no slice could be converted: {reasons}")
+        raise plan.PlanError(f"no slice could be converted: {plan.top_reasons(rejects)}")
     return found
 
 
@@ -344,7 +347,9 @@ def _tell(line: str) -> None:
 
 
 def _ignored(listing: sources.Listing) -> str:
-    return f" ({listing.ignored:,} with other suffixes left aside)" if listing.ignored else ""
+    if not listing.ignored:
+        return ""
+    return f" ({listing.ignored.total():,} with other suffixes left aside: {packed.counted(listing.ignored)})"
 
 
 class _Clock:

@@ -8,14 +8,21 @@ import hashlib
 import io
 import os
 import secrets
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from beam_pipelines.launch import WrongUse
-from ich_tfrecords import labels, plan, sources, spec
+from ich_tfrecords import conversion, label_join, labels, plan, sources, spec
 from ich_tfrecords import patient_key as patient_keys
 from ich_tfrecords.bucket_path import AnyPath, any_path, is_bucket
 from ich_tfrecords.patient_key import PatientKey
+
+LOOKED_AT = 64  # files without a label, before any work: enough to tell another set from a few localizers
 
 
 def data_spec(args: argparse.Namespace) -> spec.DatasetSpec:
@@ -128,13 +135,28 @@ def check_stems(listing: sources.Listing, table: labels.LabelTable | None, limit
     """Where files are named after their slice, as RSNA's are, missing labels show before any file is read."""
     if table is None:
         return
-    stems = plan.stems(listing.table["name"])
-    known = plan.known_ids(stems, table)
-    lacking = int((~known).sum())
-    if not known.any() or lacking <= limit * len(known):
+    stems = label_join.stems(listing.table["name"])
+    known = label_join.known_ids(stems, table)
+    lacking = np.flatnonzero(~known)
+    if not known.any() or len(lacking) <= limit * len(known):
         return
-    first = listing.table["name"][int((~known).argmax())].as_py()
+    looked_at, slices = _slices_among(listing.table, lacking)
+    if len(lacking) * len(slices) <= limit * len(known) * looked_at:
+        return
+    first = int(slices[0])
+    name, why = listing.table["name"][first].as_py(), label_join.no_row([stems[first].as_py()], table.ids)
     raise WrongUse(
-        f"{lacking:,} of {len(known):,} files have no label in {table.name} (first: {first!r}); choose the labelled "
-        f"ones with --include, such as --include '*/stage_2_train/*', or raise --max_reject_fraction"
+        f"{len(lacking):,} of {len(known):,} files have no label in {table.name} (first: {name!r}; {why}); choose the "
+        f"labelled ones with --include, such as --include '*/stage_2_train/*', or raise --max_reject_fraction"
     )
+
+
+def _slices_among(listing: pa.Table, rows: npt.NDArray[np.int64]) -> tuple[int, npt.NDArray[np.int64]]:
+    """How many of some rows of a listing were looked at, evenly spread, and which of those should be slices.
+
+    A localizer needs no label, and only its header tells it from a slice.
+    """
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(np.int64)]
+    with sources.SliceReader() as reader:
+        index = conversion.index_slices(listing.take(pa.array(some)), b"", reader, Counter())
+    return len(some), some[~plan.by_nature(index)]

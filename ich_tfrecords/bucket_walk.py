@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ich_tfrecords import bucket_ranges, buckets, folder_walk, zip_directory
+from ich_tfrecords import bucket_ranges, buckets, folder_walk, packed, zip_directory
 from ich_tfrecords.bucket_path import BucketPath, any_path
 from ich_tfrecords.folder_walk import CANDIDATE, HIDDEN
 from ich_tfrecords.zip_directory import SourceError
@@ -56,7 +56,7 @@ def places(text: str) -> Objects | BucketPath:
 
 def _places(text: str, path: BucketPath) -> Objects | BucketPath:
     if path.key and path.is_file():
-        if _is_zip(path):
+        if _is_zip(path, text):
             return path
         return Objects(path.parent, path.key, f"{re.escape(path.name)}(?P<rest>)")
     if path.is_dir():
@@ -105,7 +105,7 @@ def _letters(piece: str) -> str:
 
 def is_slice(name: str, named: bool) -> bool:
     """Whether an object counts as a slice by its name."""
-    return named or bool(_is_candidate(name))
+    return bool(_is_candidate(name)) or (named and not packed.is_packed(packed.suffix(name)))
 
 
 def is_archive(name: str) -> bool:
@@ -113,9 +113,11 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(".zip")
 
 
-def _is_zip(path: BucketPath) -> bool:
-    if is_archive(path.name):
+def _is_zip(path: BucketPath, text: str) -> bool:
+    """Whether an object named by itself is a zip archive. Raises `SourceError` when it is packed otherwise."""
+    head = buckets.read_range(path.bucket, path.key, 0, packed.HEAD_BYTES)
+    if zip_directory.is_zip(path.name, head):
         return True
-    if path.suffix and _is_candidate(path.name):
-        return False
-    return buckets.read_range(path.bucket, path.key, 0, 4) in zip_directory.BEGINNINGS
+    if kind := packed.packing(path.name, head):
+        raise SourceError(packed.advice(text, path.name, kind))
+    return False

@@ -9,14 +9,17 @@ import dataclasses
 import fnmatch
 import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ich_tfrecords import zip_directory
+from ich_tfrecords import packed, zip_directory
 from ich_tfrecords.zip_directory import SourceError
 
 UNKNOWN = -1  # size and time of a file that cannot be looked at
+_SPECIAL = "pipe or device"
 
 # The last part of the name: a DICOM suffix, a numeric one (the end of a UID), or none at all.
 CANDIDATE = r"(?i)(^|/)([^/]*\.(dcm|dicom|ima|[0-9]+)|[^/.]+)$"
@@ -26,7 +29,10 @@ MAGIC = re.compile(r"[*?\[]")
 
 
 class Place(NamedTuple):
-    """One folder or zip of the inputs, or `names` of files in one folder; slice names are relative to `root`."""
+    """One folder or archive of the inputs, or `names` of files in one folder; slice names are relative to `root`.
+
+    `kind`: folder, files, zip, or packed (an archive that is not read).
+    """
 
     kind: str
     root: Path
@@ -39,7 +45,7 @@ def places(text: str) -> list[Place]:
     if "://" in text:
         raise SourceError(f"{text}: only gs:// and local paths are read; copy the data to one of these")
     try:
-        return _local_places(text, Path(text))
+        return _local_places(text, _as_written(Path(text)))
     except OSError as error:
         raise SourceError(f"{error.filename or text}: cannot be read ({error.strerror}); check its rights") from error
 
@@ -57,11 +63,16 @@ def resolved(path: Path) -> Path:
 
 @dataclasses.dataclass
 class Walk:
-    """Where a walk has been (folders by device and inode), and the linked and ignored files that it met."""
+    """Where a walk has been (folders by device and inode), and the linked files that it met.
+
+    `ignored`: how many files it left aside, by `packed.suffix`; not those of `read`, the archives that inputs name.
+    """
+
+    read: frozenset[Path] = frozenset()
 
     walked: set[tuple[int, int]] = dataclasses.field(default_factory=set)
     links: list[Place] = dataclasses.field(default_factory=list)
-    ignored: int = 0
+    ignored: Counter[str] = dataclasses.field(default_factory=Counter)
     _single: dict[Path, set[str]] = dataclasses.field(default_factory=dict)
 
     def knows(self, folder: Path) -> bool:
@@ -85,13 +96,14 @@ class Walk:
                 if _leads_to_folder(entry):
                     inner.append(folder / entry.name)
                 elif not _is_candidate(entry.name):
-                    self.ignored += 1
+                    kind = packed.suffix(entry.name)
+                    self.ignored[kind] += not (packed.is_zip(kind) and folder / entry.name in self.read)
                 elif entry.is_symlink():
                     self.links.append(Place("files", place.root, folder, (entry.name,)))
                 elif entry.is_file():
                     yield (prefix + entry.name, *_size_and_mtime(entry))
                 else:
-                    self.ignored += 1
+                    self.ignored[_SPECIAL] += 1
             pending += sorted(inner, reverse=True)
 
     def new_files(self, place: Place) -> Iterator[tuple[str, int, int]]:
@@ -124,12 +136,28 @@ def _prefix(folder: Path, root: Path) -> str:
     return "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
 
 
+def composed(name: str) -> str:
+    """A name in Unicode NFC, as names are compared."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _as_written(path: Path) -> Path:
+    """The path in the Unicode form that its parts have on the disk, where that is all in which they differ."""
+    if str(path).isascii() or path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[len(found.parts) :]:
+        if not (found / part).exists() and found.is_dir():
+            part = next((entry.name for entry in _scan(found) if composed(entry.name) == composed(part)), part)
+        found /= part
+    return found
+
+
 def _local_places(text: str, path: Path) -> list[Place]:
     if path.is_dir():
         return [Place("folder", resolved(path), resolved(path))]
     if path.is_file():
-        folder = resolved(path.parent)
-        return [_zip_place(path)] if _is_zip(path) else [Place("files", folder, folder, (path.name,))]
+        return [_file_place(path)]
     if path.exists():
         raise SourceError(f"{path}: is neither a file nor a folder; give one of these")
     magic = [bool(MAGIC.search(part)) for part in path.parts]
@@ -141,6 +169,8 @@ def _local_places(text: str, path: Path) -> list[Place]:
     found = list(_glob_places(root, path.parts[magic.index(True) :]))
     if not found:
         raise SourceError(f"{text}: the pattern matches nothing; check it, and quote it in the shell")
+    if all(place.kind == "packed" for place in found):
+        _refuse_packed(found[0].path)
     return found
 
 
@@ -154,8 +184,8 @@ def _glob_places(root: Path, parts: Sequence[str]) -> Iterator[Place]:
         for entry in _matching(folder, parts[-1]):
             if _leads_to_folder(entry):
                 yield Place("folder", root, folder / entry.name)
-            elif entry.is_file() and _is_zip(folder / entry.name):
-                yield _zip_place(folder / entry.name)
+            elif entry.is_file() and (archive := _archive_place(folder / entry.name)):
+                yield archive
             elif entry.is_file():
                 names.append(entry.name)
         if names:
@@ -178,20 +208,45 @@ def _glob_folders(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
 
 
 def _matching(folder: Path, pattern: str) -> Iterator[os.DirEntry]:
-    match = re.compile(fnmatch.translate(pattern)).match
+    match = re.compile(fnmatch.translate(composed(pattern))).match
     for entry in _scan(folder):
-        if match(entry.name) and (pattern.startswith(".") or not _is_hidden(entry.name)):
+        if match(composed(entry.name)) and (pattern.startswith(".") or not _is_hidden(entry.name)):
             yield entry
 
 
-def _is_zip(path: Path) -> bool:
+def _file_place(path: Path) -> Place:
+    """The place of a file that was named by itself. Raises `SourceError` when it is packed."""
+    kind = _archive_kind(path)
+    if kind == "packed":
+        _refuse_packed(path)
+    if kind:
+        return Place(kind, resolved(path), resolved(path))
+    return Place("files", resolved(path.parent), resolved(path.parent), (path.name,))
+
+
+def _archive_place(path: Path) -> Place | None:
+    """The place of a file that a glob names, if it is an archive."""
     if path.suffix and _is_candidate(path.name):
-        return False  # a glob may name many slices, and opening each to look takes minutes
-    return zip_directory.is_zip(path)
+        return None  # a glob may name many slices, and opening each to look takes minutes
+    kind = _archive_kind(path)
+    return Place(kind, resolved(path), resolved(path)) if kind else None
 
 
-def _zip_place(path: Path) -> Place:
-    return Place("zip", resolved(path), resolved(path))
+def _archive_kind(path: Path) -> str:
+    """zip, packed, or nothing."""
+    head = _head(path)
+    if zip_directory.is_zip(path.name, head):
+        return "zip"
+    return "packed" if packed.packing(path.name, head) else ""
+
+
+def _refuse_packed(path: Path) -> None:
+    raise SourceError(packed.advice(path, path.name, packed.packing(path.name, _head(path))))
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(packed.HEAD_BYTES)
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import gzip
 import io
 import itertools
@@ -15,6 +16,8 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+
+from ich_tfrecords import names
 
 # spreadsheets and pandas turn whole columns into floats
 _TRUE_CELLS, _FALSE_CELLS = ("1", "1.0"), ("0", "0.0")
@@ -35,7 +38,7 @@ class CsvFile:
     header: list[str]
 
     def columns(self, text: str, flags: Sequence[str]) -> tuple[pa.Array, list[np.ndarray]]:
-        """Large-string array of column `text` and a bool array of each label column; blank lines are no rows."""
+        """Large-string array of column `text` (`tidy`), a bool array of each label column; blank lines are no rows."""
         wanted = [text, *flags]
         twice = [column for column in wanted if self.header.count(column) > 1]
         if twice:
@@ -53,10 +56,20 @@ class CsvFile:
             table = pa_csv.read_csv(pa.BufferReader(self.data), convert_options=options)
         except pa.ArrowInvalid as error:
             raise self._parse_error(error, flags) from error
-        columns = table.column(text).combine_chunks(), [bools(table.column(flag).combine_chunks()) for flag in flags]
+        texts = self.tidy(table.column(text).combine_chunks())
+        columns = texts, [bools(table.column(flag).combine_chunks()) for flag in flags]
         del table
         pa.default_memory_pool().release_unused()  # the parser's small blocks: as much again as the columns
         return columns
+
+    def tidy(self, texts: pa.Array) -> pa.Array:
+        """Texts of the file as their writer meant them: in Unicode NFC, without white space around them."""
+        return texts if self._is_tidy else names.composed(names.trimmed(texts))
+
+    @functools.cached_property
+    def _is_tidy(self) -> bool:
+        """Whether no text of the file can need it: a look at the bytes is far cheaper than one at each text."""
+        return self.data.isascii() and not any(blank in self.data for blank in (b" ", b"\t"))
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and fields of each row below the header."""

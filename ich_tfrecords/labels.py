@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ich_tfrecords import names as name_forms
 from ich_tfrecords.label_csv import CsvFile, LabelError, bools, open_csv, shorten
 from ich_tfrecords.spec import LabelSpec
 
@@ -32,7 +33,6 @@ _DROP_COUNTS = ("conflicting_images", "incomplete_images", "any_contradictions")
 _LONG_COLUMNS = ("ID", "Label")
 _FILE_NAME = "filename"
 _WIDE_ID_COLUMNS = ("sop_uid", _FILE_NAME)
-_NOT_OF_THE_NAME = r"(?i)^(\./)+|\.(dcm|dicom|ima|png|jpg)$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,8 @@ class LabelTable:
     unknown. `dropped`: the images whose labels are not all known for sure, id -> one of `DROP_REASONS`,
     ascending by id. `counts`: `rows`, `images` (n), `duplicate_rows` and `duplicate_images` (repeats, merged,
     of images without a conflict), `conflicting_images`, `incomplete_images`, `any_contradictions` (dropped).
-    `by_file_name`: the ids are file names as `bare_names` gives them, with the folders the file wrote; else
-    they are SOP instance UIDs.
+    `by_file_name`: the ids are file names as `names.bare` gives them, with the folders the file wrote; else
+    they are SOP instance UIDs. All are in Unicode NFC, without white space around them.
     """
 
     name: str
@@ -102,14 +102,6 @@ def read_labels(source: str | Path | BinaryIO, labels: LabelSpec, name: str | No
     )
 
 
-def bare_names(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """File names as both sides of the join write them: folders kept, parted by `/`, and without one suffix.
-
-    Only `.dcm .dicom .ima .png .jpg` are suffixes; any other dot belongs to the name, as in `p1/1.2.840.7`.
-    """
-    return pc.replace_substring_regex(pc.replace_substring(names, "\\", "/"), _NOT_OF_THE_NAME, "")
-
-
 def stratum_indices(values: np.ndarray, labels: LabelSpec) -> np.ndarray:
     """int8 [n], the index into `LabelSpec.strata` of each row of `values` (int8 [n, labels]; -1 is unknown).
 
@@ -138,12 +130,13 @@ def _read_long(file: CsvFile, labels: LabelSpec) -> LabelTable:
     label_of_row = _label_of_rows(file, keys, labels.names)
     # rows grouped by label: within a group every key ends in the same suffix
     groups = [np.flatnonzero(label_of_row == index) for index in range(len(labels.names))]
-    ids, images = _encode([_without_suffix(keys.take(rows), name) for rows, name in zip(groups, labels.names)])
+    parts = [file.tidy(_without_suffix(keys.take(rows), name)) for rows, name in zip(groups, labels.names)]
+    ids, images = _encode(parts)
     if pc.index(ids, "").as_py() >= 0:
         found = [pc.index(keys, f"_{name}").as_py() for name in labels.names]
         row = min(at for at in found if at >= 0)
         raise file.error_at(row, f"ID {shorten(keys[row].as_py())} has no image id before the label")
-    del keys  # the largest array of all: six texts an image
+    del keys, parts  # the largest arrays of all: six texts an image
     tally = _count(len(ids), images, [positive[rows] for rows in groups])
     return _merge(file, _LONG_COLUMNS, ids, tally, labels)
 
@@ -188,7 +181,7 @@ def _read_wide(file: CsvFile, id_column: str, labels: LabelSpec) -> LabelTable:
         if name not in file.header:
             raise LabelError(f"{file.name}: no column for label {name!r}; {_nearest(name, file.header)}")
     names, positive = file.columns(id_column, labels.names)
-    ids, (images,) = _encode([bare_names(names) if id_column == _FILE_NAME else names])
+    ids, (images,) = _encode([name_forms.bare(names) if id_column == _FILE_NAME else names])
     nameless = pc.index(pc.match_substring_regex(ids, r"(^|/)$"), True).as_py()
     if nameless >= 0:
         row = int((images == nameless).argmax())

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords import group_notes, records, repeats, shards, splits
-from ich_tfrecords.labels import LabelTable, bare_names, stratum_indices
+from ich_tfrecords import group_notes, label_join, problems, records, repeats, shards, splits
+from ich_tfrecords.labels import LabelTable, stratum_indices
 from ich_tfrecords.sources import LISTING_SCHEMA
 from ich_tfrecords.spec import DatasetSpec
 
@@ -96,7 +96,7 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     usable, copies, conflicts = _parted(readable.append_column("group", pa.array(groups.of_row)))
     del readable
     usable = _with_order(usable)
-    usable, values, label_rejects, labels_unused = _labelled(usable, labels, len(spec.labels.names))
+    usable, values, label_rejects, labels_unused, label_notes = _labelled(usable, labels, len(spec.labels.names))
     rejects = pa.concat_tables([rejects, conflicts, label_rejects])
     if usable.num_rows == 0:
         raise PlanError(f"no slice can be converted: {top_reasons(rejects)}")
@@ -117,7 +117,7 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     planned = planned.take(pa.array(order))
     seated, unseated = _seated(copies, planned)
     rejects = pa.concat_tables([rejects, unseated])
-    return Plan(planned, rejects, int((~drawn).sum()), labels_unused, seated, several, notes)
+    return Plan(planned, rejects, int((~drawn).sum()), labels_unused, seated, several, [*notes, *label_notes])
 
 
 def planned_shards(plan: Plan, spec: DatasetSpec) -> Iterator[PlannedShard]:
@@ -145,27 +145,22 @@ def foreseen(plan: Plan) -> pa.Table:
     return pa.concat_tables([plan.rejects, _rejects(plan.repeats, repeats.COPY, [*map(repeats.copy_detail, uids)])])
 
 
-def stems(names: pa.ChunkedArray) -> pa.ChunkedArray:
-    """File names without folders and without the suffix of an image file (`labels.bare_names`)."""
-    return _without_folders(bare_names(names))
-
-
-def known_ids(ids: pa.ChunkedArray, labels: LabelTable) -> npt.NDArray[np.bool_]:
-    """True for each id (a SOP UID, or one of `stems`) that the label file speaks of, trusted or not.
-
-    Folders in the label file are not looked at, so a stem found here may still lack a label; one not found does.
-    """
-    named = _named(labels)
-    return pc.is_in(ids, value_set=_without_folders(named) if labels.by_file_name else named).to_numpy()
+def by_nature(rejects: pa.Table) -> npt.NDArray[np.bool_]:
+    """True for each reject that never was an axial CT slice (`problems.is_by_nature`)."""
+    pairs = zip(rejects["reason"].to_pylist(), rejects["name"].to_pylist(), strict=True)
+    return np.array([problems.is_by_nature(*pair) for pair in pairs], bool)
 
 
 def top_reasons(rejects: pa.Table, most: int = 4) -> str:
-    """The commonest reasons of a reject table, as `1,204 localizer (first: a/b.dcm), 3 truncated (...)`."""
+    """The commonest reasons of a reject table, as `1,204 localizer (first: a/b.dcm), 3 truncated (...)`.
+
+    The first slice without a label comes with its detail, which names an id of each side.
+    """
     counts: dict[str, list[Any]] = {}
-    for reason, name in zip(rejects["reason"].to_pylist(), rejects["name"].to_pylist(), strict=True):
-        counts.setdefault(reason, [0, name])[0] += 1
+    for reason, name, detail in zip(*(rejects[key].to_pylist() for key in ("reason", "name", "detail")), strict=True):
+        counts.setdefault(reason, [0, f"{name}; {detail}" if reason == label_join.NO_LABEL else name])[0] += 1
     ranked = sorted(counts.items(), key=lambda item: -item[1][0])[:most]
-    return ", ".join(f"{count:,} {reason} (first: {name})" for reason, (count, name) in ranked)
+    return ", ".join(f"{count:,} {reason} (first: {first})" for reason, (count, first) in ranked)
 
 
 def _readable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -226,64 +221,14 @@ def _with_order(usable: pa.Table) -> pa.Table:
 
 def _labelled(
     usable: pa.Table, labels: LabelTable | None, label_count: int
-) -> tuple[pa.Table, npt.NDArray[np.int8], pa.Table, int]:
-    """Slices with labels, the labels [n, labels], the rejects, and the number of label rows that no slice used."""
-    none = REJECT_SCHEMA.empty_table()
+) -> tuple[pa.Table, npt.NDArray[np.int8], pa.Table, int, tuple[str, ...]]:
+    """Slices with labels, the labels [n, labels], the rejects, the number of label rows that no slice used, notes."""
     if labels is None:
-        return usable, np.full((usable.num_rows, label_count), -1, np.int8), none, 0
-    row = _label_rows(usable, labels)
-    fits = _slices_of_row(row)
-    known = (row >= 0) & (row < len(labels.ids)) & (fits == 1)
-    rejects = _label_rejects(usable.filter(pa.array(~known)), row[~known], fits[~known], labels)
-    unused = len(labels.ids) - int(known.sum())  # no two of the known have one row
-    return _filtered(usable, known), labels.values[row[known]], rejects, unused
-
-
-def _named(labels: LabelTable) -> pa.Array:
-    """Every id of the label file: the trusted ones in their order, then the dropped ones in theirs."""
-    return pa.concat_arrays([labels.ids.cast(pa.string()), pa.array(list(labels.dropped), pa.string())])
-
-
-def _without_folders(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    return pc.replace_substring_regex(names, "^.*/", "")
-
-
-def _label_rows(usable: pa.Table, labels: LabelTable) -> npt.NDArray[np.int64]:
-    """Position in `_named` of the id of each slice, -1 where none: by SOP UID, and where ids are file names then
-    by the path below the input, then by the name alone, which fits no id that has a folder."""
-    ids, uids = _named(labels), usable["sop_uid"]
-    found = pc.index_in(uids, value_set=ids)
-    if labels.by_file_name:
-        # an id with a folder is a path; a UID that looks like one says nothing about it
-        by_uid = pc.if_else(pc.match_substring(uids, "/"), pa.scalar(None, pa.int32()), found)
-        paths = bare_names(usable["name"])
-        by_path, by_name = (pc.index_in(names, value_set=ids) for names in (paths, _without_folders(paths)))
-        found = pc.coalesce(by_uid, by_path, by_name)
-    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
-
-
-def _slices_of_row(row: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each slice, how many slices have the same label row; whatever it is where the row is -1."""
-    return np.bincount(row + 1, minlength=1)[row + 1]
-
-
-def _label_rejects(
-    lacking: pa.Table, row: npt.NDArray[np.int64], fits: npt.NDArray[np.int64], labels: LabelTable
-) -> pa.Table:
-    """Rejects of the slices without a label of their own, from `_label_rows` and `_slices_of_row` of each."""
-    reasons, details = [], []
-    ids = _named(labels).take(pa.array(row, mask=row < 0)).to_pylist()
-    for image, slices in zip(ids, fits.tolist(), strict=True):
-        if image is None:
-            reasons.append("no_label")
-            details.append("the label file has no row for this slice")
-        elif slices > 1:
-            reasons.append("ambiguous_label")
-            details.append(f"{slices:,} files fit the label of {image}; write file names with their folders there")
-        else:
-            reasons.append(labels.dropped[image])
-            details.append(labels.dropped[image])
-    return _rejects(lacking, reasons, details)
+        none = REJECT_SCHEMA.empty_table()
+        return usable, np.full((usable.num_rows, label_count), -1, np.int8), none, 0, ()
+    joined = label_join.join(usable, labels)
+    rejects = _rejects(usable.filter(pa.array(~joined.known)), joined.reasons, joined.details)
+    return _filtered(usable, joined.known), joined.values, rejects, joined.unused, joined.notes
 
 
 def _rejects(rows: pa.Table, reason: str | list[str], detail: list[str]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ OBJECT = -2  # method of an object that lies in no archive
 TRIES = 3  # of bytes that came from far away and fail their check
 # changed: a bit on the way may as well turn in the name that a local header bears
 _MAY_PASS = frozenset(("crc_mismatch", "inflate_failed", "bad_local_header", "size_mismatch", "changed"))
+_ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f])")  # what `escaped` writes
 
 
 class UnreadableSource(Problem):
@@ -143,7 +145,7 @@ class SliceReader:
 
     def _read_plain(self, row: SliceRef, wanted: int) -> memoryview:
         # os.open and preadv into a buffer in use: a fresh half-megabyte buffer a slice costs page faults.
-        fd = os.open(f"{row.container}/{row.name}", os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open_plain(row)
         try:
             status = os.fstat(fd)
             size_bytes = status.st_size
@@ -238,6 +240,22 @@ class SliceReader:
                 break
             got += fresh
         return got
+
+
+def escaped(name: str) -> str:
+    """A file name as text that can be stored: bytes that are not UTF-8 become `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _open_plain(row: SliceRef) -> int:
+    path = f"{row.container}/{row.name}"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raw = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), path.encode())
+        if raw == path.encode():
+            raise
+        return os.open(raw, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _head(row: SliceRef, head_bytes: int) -> int:

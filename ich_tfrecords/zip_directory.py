@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from ich_tfrecords import zip_names
 from ich_tfrecords.bucket_path import AnyPath
 
 STORED, DEFLATED = 0, 8
@@ -54,7 +54,6 @@ _LOCAL = struct.Struct("<4s5H3I2H")
 _ENTRY_SIGNATURE = 0x02014B50
 _ZIP64_EXTRA = 1
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # traditional, strong, and masked headers (4.4.4)
-_UTF8_NAME = 0x800
 _MAX_COMMENT_BYTES = 0xFFFF
 
 MEMBER_SCHEMA = pa.schema(
@@ -82,19 +81,16 @@ class _Directory(NamedTuple):
 
 
 class LocalHeader(NamedTuple):
-    """What stands in front of a member's bytes (4.3.7); `name` as it is written there."""
+    """What stands in front of a member's bytes (4.3.7)."""
 
     method: int
     name: str
     header_bytes: int
 
 
-def is_zip(path: Path) -> bool:
-    """Whether the name ends with `.zip` or the file begins like a zip archive."""
-    if path.suffix.lower() == ".zip":
-        return True
-    with path.open("rb") as file:
-        return file.read(4) in BEGINNINGS
+def is_zip(name: str, head: bytes) -> bool:
+    """Whether the name of a file ends with `.zip`, or its first bytes are those of a zip archive."""
+    return name.lower().endswith(".zip") or head.startswith(BEGINNINGS)
 
 
 def member_batches(path: AnyPath) -> Iterator[pa.RecordBatch]:
@@ -147,8 +143,9 @@ def parse_local_header(header: memoryview) -> LocalHeader | None:
     raw = bytes(header[LOCAL_HEADER_BYTES : LOCAL_HEADER_BYTES + name_bytes])
     if signature != b"PK\x03\x04" or len(raw) < name_bytes or flags & _ENCRYPTED:
         return None
-    name = raw.decode("utf-8" if flags & _UTF8_NAME else "cp437", errors="replace")
-    return LocalHeader(method, name, LOCAL_HEADER_BYTES + name_bytes + extra_bytes)
+    header_bytes = LOCAL_HEADER_BYTES + name_bytes + extra_bytes
+    name = zip_names.name(raw, bytes(header[LOCAL_HEADER_BYTES + name_bytes : header_bytes]))
+    return LocalHeader(method, name, header_bytes)
 
 
 def _find_directory(file: BinaryIO, path: AnyPath) -> _Directory:
@@ -272,7 +269,7 @@ def _columns(
     columns |= {key: entries[key].copy() for key in ("flags", "method")}
     columns["crc32"] = entries["crc32"].astype(np.int64)
     arrays = {key: number_array(column) for key, column in columns.items()}
-    arrays["name"] = _name_array(names, entries["flags"], path)
+    arrays["name"] = text_array(_texts(block, starts, names, entries["extra_bytes"]))
     return pa.RecordBatch.from_arrays([arrays[key] for key in MEMBER_SCHEMA.names], schema=MEMBER_SCHEMA)
 
 
@@ -355,15 +352,15 @@ def _require_inside(sizes: dict[str, np.ndarray], directory: _Directory, path: A
         raise SourceError(f"{path}: member {name!r} lies outside the file; the archive is damaged, fetch it again")
 
 
-def _name_array(names: list[bytes], flags: np.ndarray, path: AnyPath) -> pa.Array:
-    """Names as text: UTF-8 where flag bit 11 says so, else code page 437 (appendix D)."""
-    if not all(map(bytes.isascii, names)):
-        codes = ["utf-8" if flag & _UTF8_NAME else "cp437" for flag in flags.tolist()]
-        try:
-            names = [name.decode(code).encode() for name, code in zip(names, codes)]
-        except UnicodeDecodeError as error:
-            raise SourceError(f"{path}: member name {error.object!r} is not UTF-8; rename it") from error
-    return text_array(names)
+def _texts(block: bytes, starts: np.ndarray, names: list[bytes], extra_bytes: np.ndarray) -> list[bytes]:
+    """Names as text in UTF-8, from the raw names and the extra fields behind them."""
+    if zip_names.are_plain(names, block):
+        return names
+    ends = (starts + _ENTRY.itemsize).tolist()
+    extras = [
+        block[at + len(name) : at + len(name) + size] for at, name, size in zip(ends, names, extra_bytes.tolist())
+    ]
+    return [zip_names.name(name, extra).encode() for name, extra in zip(names, extras)]
 
 
 def _refuse(members: pa.RecordBatch | pa.Table, bad: np.ndarray, path: AnyPath, advice: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import tempfile
 import threading
@@ -87,6 +88,25 @@ def test_archives_and_folder_markers(gcs, tmp_path):
     for name in ("a.zip", "no_suffix", "*.zip"):
         assert found(f"gs://{bucket}/z/{name}") == {("k/x.dcm", 5)}
     assert found(f"gs://{bucket}/m") == found(f"gs://{bucket}/m/") == {("n/a.dcm", 0)}
+
+
+def test_archives_beside_slices_are_named_and_packed_ones_refused(gcs, tmp_path):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("k/x.dcm", b"x")
+    bucket = gcs.bucket()
+    content = {"z/a.dcm": b"a", "z/s/a.zip": archive.read_bytes(), "z/t.tar.gz": b"t", "z/one": gzip.compress(b"x")}
+    buckets.write_many([(bucket, name, data) for name, data in {**content, "z/n.txt": b""}.items()])
+    place = f"gs://{bucket}/z"
+    assert sources.list_inputs([place]).ignored == {".zip": 1, ".tar.gz": 1, ".txt": 1}
+    both = sources.list_inputs([place, f"{place}/**/*.zip"])
+    assert both.table["name"].to_pylist() == ["a.dcm", "one", "k/x.dcm"]
+    assert both.ignored == {".tar.gz": 1, ".txt": 1}
+    assert sources.list_inputs([f"{place}/*"]).ignored == {".tar.gz": 1, ".zip": 1}
+    for name, command in (("t.tar.gz", "tar xf t.tar.gz"), ("one", "7z x one")):
+        with pytest.raises(SourceError, match=f"{name}: is packed") as caught:
+            sources.list_inputs([f"{place}/{name}"])
+        assert str(caught.value).endswith(command)
 
 
 @pytest.mark.parametrize(

@@ -222,31 +222,31 @@ def test_wide_table_equals_the_long_one(change):
     assert table.counts == {**NO_COUNTS, "rows": 2, "images": 2}
 
 
-@pytest.mark.parametrize(
-    ("name", "bare"),
-    [
-        ("ID_1.png", "ID_1"),
-        ("p1/IM1.dcm", "p1/IM1"),
-        ("p1\\s 2\\IM1.DCM", "p1/s 2/IM1"),
-        ("././p1/IM1.Ima", "p1/IM1"),
-        ("../IM1.dicom", "../IM1"),
-        ("C:\\a\\b.JPG", "C:/a/b"),
-        ("a.dcm.png", "a.dcm"),
-        ("1.2.840.1", "1.2.840.1"),
-        ("p.1/1.2.840.1.dcm", "p.1/1.2.840.1"),
-        ("a.tar", "a.tar"),
-        ("dcm", "dcm"),
-    ],
-)
-def test_bare_names(name, bare):
-    assert module.bare_names(pa.array([name])).to_pylist() == [bare]
-    assert read(WIDE_HEADER + f"{name},0,0,0,0,0,0\n").ids.to_pylist() == [bare]
-
-
 def test_files_of_one_name_in_two_folders_are_two_images():
     table = read(WIDE_HEADER + "p1/IM1.dcm,0,0,0,0,0,0\np2/IM1.dcm,1,0,0,0,0,1\n")
     assert table.ids.to_pylist() == ["p1/IM1", "p2/IM1"]
     assert table.dropped == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("ID_", " ID_"),
+        lambda text: text.replace(",1", "\u00a0,1").replace(",0", "\u200b\t,0"),
+        lambda text: text.replace("ID_0", "\ufeff ID_0"),
+        lambda text: text.replace("_any", " _any"),
+    ],
+)
+def test_white_space_around_ids_is_not_meant(change):
+    expected, table = read(RSNA_ROWS), read(change(RSNA_ROWS))
+    assert table.ids.equals(expected.ids)
+    assert np.array_equal(table.values, expected.values)
+    assert table.counts == expected.counts
+
+
+def test_names_of_a_wide_file_are_bare_and_in_nfc():
+    table = read(WIDE_HEADER + "Mu\u0308ller\\b0.dcm ,0,0,0,0,0,0\n")
+    assert table.ids.to_pylist() == ["M\u00fcller/b0"]
 
 
 def test_uids_are_taken_as_they_stand():

@@ -206,15 +206,6 @@ def test_dropped_rows_of_file_names_keep_their_reason(rsna_spec):
     assert rejects(planned) == {"a/b.dcm": "label_incomplete"}
 
 
-def test_stems_and_the_ids_known_by_them():
-    names = pa.chunked_array([["p1/IM1.dcm", "p2/IM2.IMA", "1.2.3.1", "a.b/x.tar"]])
-    assert plan.stems(names).to_pylist() == ["IM1", "IM2", "1.2.3.1", "x.tar"]
-    table = wide(("p1/IM1.dcm", NEGATIVE), ("q/IM2", NEGATIVE), ("q/IM2", SUBDURAL))
-    assert plan.known_ids(plan.stems(names), table).tolist() == [True, True, False, False]
-    by_uid = wide(("1.2.3.1", NEGATIVE), column="sop_uid")
-    assert plan.known_ids(plan.stems(names), by_uid).tolist() == [False, False, True, False]
-
-
 def test_nothing_left_is_an_error_with_the_reasons(rsna_spec):
     bad = row("", name="x.dcm", reason="truncated", detail="")
     with pytest.raises(plan.PlanError, match=r"no slice can be converted: 1 truncated \(first: x.dcm\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_every_output_of_a_folder(run, synthetic_set, rsna_spec, capsys):
     assert rows(out / "rejects.csv") == []
     assert facts(out)["finished"] is True
     assert facts(out)["slices"] == len(made)
-    assert facts(out)["input"]["ignored"] == 0
+    assert facts(out)["input"]["ignored"] == {}
     pictures = sorted(path.name for path in (out / "pictures").iterdir())
     assert [name.partition("_")[0] for name in pictures] == ["001", "002", "003"]
     assert facts(out)["pictures"] == pictures
@@ -171,11 +172,40 @@ def test_deidentified_slices_without_a_patient_id_are_predicted(run, tmp_path):
 
 def test_files_of_other_kinds_are_told(run, tmp_path, capsys):
     write_slice(tmp_path / "in", "a.dcm", "1.2")
-    for name in ("notes.txt", "report.pdf"):
+    for name in ("notes.txt", "report.pdf", "more.zip", "one.dcm.gz", "DOE.JANE"):
         (tmp_path / "in" / name).write_text("x")
     _, out = run(tmp_path / "in")
-    assert "\n2 files with other suffixes left aside\n" in capsys.readouterr().out
-    assert facts(out)["input"]["ignored"] == 2
+    told = capsys.readouterr().out
+    assert "\n5 files with other suffixes left aside: 1 .dcm.gz, 1 .pdf, 1 .txt, 1 .zip, 1 other\n" in told
+    assert "\nNOT READ: 1 .dcm.gz, 1 .zip, which may hold slices; add --input 'FOLDER/**/*.zip'" in told
+    assert facts(out)["input"]["ignored"] == {".dcm.gz": 1, ".pdf": 1, ".txt": 1, ".zip": 1, "other": 1}
+
+
+def test_files_that_never_were_slices_are_told_apart_from_lost_ones(run, tmp_path, capsys):
+    write_slice(tmp_path / "in", "IM1", "1.2")
+    write_slice(tmp_path / "in", "IM2", "1.3", ImageType=b"ORIGINAL\\PRIMARY\\LOCALIZER")
+    write_slice(tmp_path / "in", "IM3", "1.4", RescaleSlope=None)
+    for name in ("LICENSE", "IM4"):
+        (tmp_path / "in" / name).write_text("not DICOM")
+    code, out = run(tmp_path / "in")
+    told = capsys.readouterr().out
+    assert (code, len(rows(out / "rejects.csv"))) == (0, 4)
+    assert "\n2 files of other kinds than axial CT slices: 1 localizer, 1 not_dicom\n" in told.replace(
+        "1 not_dicom, 1 localizer", "1 localizer, 1 not_dicom"
+    )
+    assert "\n2 files without a prediction: 1 no_rescale, 1 not_dicom\n" in told.replace(
+        "1 not_dicom, 1 no_rescale", "1 no_rescale, 1 not_dicom"
+    )
+
+
+def test_a_packed_input_is_one_line_that_says_how_to_go_on(run, tmp_path, capsys):
+    (tmp_path / "scans.tar.gz").write_bytes(gzip.compress(b"x"))
+    code, out = run(tmp_path / "scans.tar.gz")
+    assert code == 2
+    err = capsys.readouterr().err
+    assert err.endswith("unpack it and give the folder: tar xf scans.tar.gz\n")
+    assert err.count("\n") == 1
+    assert not out.exists()
 
 
 def test_two_inputs_with_files_of_one_name(run, tmp_path):
@@ -265,7 +295,9 @@ def test_good_and_broken_files_mixed(run, tmp_path, capsys):
         "9.dcm": "unreadable_file",
     }
     assert facts(out)["rejects"] == dict.fromkeys(sorted(reasons.values()), 1)
-    assert "5 files without a prediction: 1 " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "\n2 files of other kinds than axial CT slices: 1 not_" in told
+    assert "\n3 files without a prediction: 1 " in told
 
 
 def test_a_set_with_every_known_defect(run, defective_set):

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import struct
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -74,7 +75,7 @@ def test_folder_lists_candidates_by_name_and_counts_the_rest(tmp_path):
     assert listing.table.column("name").to_pylist() == [
         "DICOMDIR", "a.dicom", "b/1.2.840.113", "b/2.DCM", "b/x.IMA", "v1.2/im",
     ]  # fmt: skip
-    assert listing.ignored == 4
+    assert listing.ignored == {".csv": 1, ".txt": 1, ".png": 1, "other": 1}
 
 
 def test_row_of_a_plain_file(tmp_path):
@@ -161,7 +162,7 @@ def test_special_file_is_not_listed(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     listing = sources.list_inputs([str(tmp_path)])
     assert listing.table.column("name").to_pylist() == ["a.dcm"]
-    assert listing.ignored == 1
+    assert listing.ignored == {"pipe or device": 1}
 
 
 def test_include_selects_by_name_in_folders_and_archives(tmp_path):
@@ -230,14 +231,110 @@ def test_archive_without_suffix_beside_slices_is_still_read(tmp_path):
     assert "b.dcm" in names(tmp_path, archive, archive)
 
 
-def test_file_name_that_is_not_utf8_is_refused(tmp_path):
+def raw_folder(tmp_path: Path, *raw: bytes) -> Path:
+    """A folder with `a.dcm` and files whose names are not UTF-8."""
     make_folder(tmp_path, "a.dcm")
     try:
-        (tmp_path / os.fsdecode(b"\xff.dcm")).write_bytes(b"x")
+        for name in raw:
+            path = tmp_path / os.fsdecode(name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(name)
     except OSError:
         pytest.skip("this file system has UTF-8 names only")
-    with pytest.raises(SourceError, match="not UTF-8"):
-        sources.list_inputs([str(tmp_path)])
+    return tmp_path
+
+
+def test_file_names_that_are_not_utf8_are_escaped_and_read(tmp_path):
+    raw_folder(tmp_path, b"Zo\xeb.dcm", b"M\xfcller/b\xdf.dcm")
+    rows = listed(tmp_path)
+    assert [row.name for row in rows] == ["M\\xfcller/b\\xdf.dcm", "Zo\\xeb.dcm", "a.dcm"]
+    with SliceReader() as reader:
+        assert [bytes(reader.read(row)) for row in rows[:2]] == [b"M\xfcller/b\xdf.dcm", b"Zo\xeb.dcm"]
+        assert bytes(reader.read_head(rows[1], 2)) == b"Zo"
+    assert names(tmp_path / os.fsdecode(b"Zo\xeb.dcm")) == ["Zo\\xeb.dcm"]
+    assert names(tmp_path / os.fsdecode(b"M\xfc*") / "*.dcm") == ["M\\xfcller/b\\xdf.dcm"]
+
+
+def test_a_name_that_looks_escaped_is_taken_as_it_stands(tmp_path):
+    make_folder(tmp_path, "Zo\\xeb.dcm", "C:\\xray.dcm")
+    with SliceReader() as reader:
+        assert {row.name: bytes(reader.read(row)) for row in listed(tmp_path)} == {
+            name: name.encode() * 10 for name in ("Zo\\xeb.dcm", "C:\\xray.dcm")
+        }
+        gone = listed(tmp_path)[1]._replace(name="No\\xeb.dcm")
+        assert reason(lambda: reader.read(gone)) == "unreadable_file"
+
+
+def test_an_input_folder_whose_path_is_not_utf8_is_refused_in_a_line(tmp_path):
+    folder = raw_folder(tmp_path, b"M\xfcller/a.dcm") / os.fsdecode(b"M\xfcller")
+    with pytest.raises(SourceError, match="this path is not UTF-8; rename it, or give a link to it") as caught:
+        sources.list_inputs([str(folder)])
+    assert str(caught.value).isascii()
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert "M\\xfcller/a.dcm" in names(tmp_path / "link")
+
+
+NFC, NFD = "M\u00fcller", "Mu\u0308ller"
+
+
+@pytest.mark.parametrize(("disk", "typed"), [(NFC, NFD), (NFD, NFC)])
+def test_inputs_are_found_in_either_unicode_form(tmp_path, disk, typed):
+    """What is listed bears the name that opens it."""
+    make_folder(tmp_path, f"{disk}/s1/{disk}.dcm", f"{disk}/s2/b.dcm", "other/c.dcm")
+    assert names(tmp_path / typed) == [f"s1/{disk}.dcm", "s2/b.dcm"]
+    assert names(tmp_path / typed / "s1" / f"{typed}.dcm") == [f"{disk}.dcm"]
+    assert names(tmp_path / typed / "s*" / "b.dcm") == ["s2/b.dcm"]
+    assert names(tmp_path / f"{typed}*") == [f"{disk}/s1/{disk}.dcm", f"{disk}/s2/b.dcm"]
+    assert names(tmp_path, include=(f"{typed}/s2/*",)) == [f"{disk}/s2/b.dcm"]
+    with pytest.raises(SourceError, match="no such file or folder"):
+        sources.list_inputs([str(tmp_path / f"{typed}x")])
+    archive = make_zip(tmp_path / "a.zip", {f"{disk}/x.dcm": b"x", f"{disk}.csv": b"ID"})
+    assert names(archive, include=(f"{typed}/*",)) == [f"{disk}/x.dcm"]
+    assert sources.read_member(archive, f"{typed}.csv") == b"ID"
+
+
+def tar_gz(path: Path) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("a.dcm"))
+    return path
+
+
+@pytest.mark.parametrize("name", ["scans.tar.gz", "scans.tgz", "download", "a.dcm"])
+def test_a_packed_input_is_refused_with_the_command_that_unpacks_it(tmp_path, name):
+    tar_gz(tmp_path / name)
+    for text in (tmp_path / name, tmp_path / f"{name}*"):
+        if name != "a.dcm" or text.exists():  # a glob does not open what is called like a slice
+            line = refused(Path(text), name)
+            assert "is packed (" in line
+            assert line.endswith(f" {name}")
+
+
+def test_archives_beside_slices_are_named_with_their_counts(tmp_path):
+    make_folder(tmp_path, "d/a.dcm", "d/b.dcm.gz", "d/s/notes.txt", "d/Jane.Doe", "d/nii/h.nii.gz")
+    make_zip(tmp_path / "d/s/one.zip", {"c.dcm": b"c"})
+    make_zip(tmp_path / "d/two.ZIP", {"d.dcm": b"d"})
+    tar_gz(tmp_path / "d/three.tar.gz")
+    listing = sources.list_inputs([str(tmp_path / "d")])
+    assert listing.table["name"].to_pylist() == ["a.dcm"]
+    expected = {".zip": 1, ".ZIP": 1, ".dcm.gz": 1, ".tar.gz": 1, ".nii.gz": 1, ".txt": 1, "other": 1}
+    assert listing.ignored == expected
+    # the step that the line names; what is read is not left aside any more
+    both = sources.list_inputs([str(tmp_path / name) for name in ("d", "d/**/*.zip", "d/**/*.ZIP")])
+    assert both.table["name"].to_pylist() == ["a.dcm", "c.dcm", "d.dcm"]
+    assert both.ignored == {kind: count for kind, count in expected.items() if kind.lower() != ".zip"}
+    # a glob of files takes all but what is packed
+    globbed = sources.list_inputs([str(tmp_path / "d/*.*")])
+    assert globbed.table["name"].to_pylist() == ["Jane.Doe", "a.dcm", "d.dcm"]
+    assert globbed.ignored == {".dcm.gz": 1, ".tar.gz": 1}
+
+
+def test_zips_in_a_zip_are_named(tmp_path):
+    inner = make_zip(tmp_path / "inner.zip", {"a.dcm": b"a"}).read_bytes()
+    path = make_zip(tmp_path / "outer.zip", {"p/inner.zip": inner, "b.dcm": b"b", "t.tar": b"t"})
+    assert sources.list_inputs([str(path)]).ignored == {".zip": 1, ".tar": 1}
+    line = refused(make_zip(path, {"p/inner.zip": inner}))
+    assert "no slice among 1 files (1 .zip); NOT READ: 1 .zip" in line
+    assert "unpack a zip that holds zips" in line
 
 
 # Zip archives.
@@ -303,7 +400,7 @@ def test_directory_longer_than_a_block(tmp_path, monkeypatch):
     path = make_zip(tmp_path / "a.zip", {**members, "labels.csv": b"ID"}, zipfile.ZIP_STORED)
     listing = sources.list_inputs([str(path)])
     assert listing.table.column("name").to_pylist() == sorted(members)
-    assert listing.ignored == 1
+    assert listing.ignored == {".csv": 1}
     assert_equal_to_zipfile(make_zip(path, members), listed(path))
 
 
@@ -337,6 +434,51 @@ def test_latin_and_parent_names_are_only_names(tmp_path):
         }  # fmt: skip
 
 
+def without_flag(path: Path) -> Path:
+    """The archive without bit 11, as macOS writes it: names are UTF-8 and nothing says so."""
+    data = bytearray(path.read_bytes())
+    for mark, field in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(mark)
+        while at >= 0:
+            data[at + field + 1] &= ~0x08
+            at = data.find(mark, at + 1)
+    path.write_bytes(data)
+    return path
+
+
+def test_names_of_members_in_every_encoding_are_read(tmp_path):
+    """Listed alike and found again in the local header, whichever program wrote them."""
+    utf8 = {"Müller/1.dcm": b"1", "漢/2.dcm": b"2", "p\\s\\3.dcm": b"3", "v1.2\\im4": b"4"}
+    with SliceReader() as reader:
+        for path in (make_zip(tmp_path / "a.zip", utf8), without_flag(make_zip(tmp_path / "b.zip", utf8))):
+            assert {row.name: bytes(reader.read(row)) for row in listed(path)} == {
+                "Müller/1.dcm": b"1", "漢/2.dcm": b"2", "p/s/3.dcm": b"3", "v1.2/im4": b"4",
+            }  # fmt: skip
+
+
+def test_a_flagged_name_that_is_not_utf8_is_only_a_name(tmp_path):
+    path = make_zip(tmp_path / "a.zip", {"é.dcm": b"1", "b.dcm": b"2"})
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xfe"))
+    with SliceReader() as reader:
+        assert [bytes(reader.read(row)) for row in listed(path)] == [b"2", b"1"]
+
+
+def test_the_unicode_path_field_gives_the_name(tmp_path):
+    raw, field = b"M?ller.dcm", "Müller.dcm".encode()
+    extra = struct.pack("<2HBI", 0x7075, 5 + len(field), 1, zlib.crc32(raw)) + field
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        info = zipfile.ZipInfo(raw.decode())
+        info.extra = struct.pack("<2HBI", 0x5455, 5, 1, 0) + extra
+        archive.writestr(info, SLICE)
+        archive.writestr("plain.dcm", SLICE)
+    rows = listed(tmp_path / "a.zip")
+    assert [row.name for row in rows] == ["Müller.dcm", "plain.dcm"]
+    with SliceReader() as reader:
+        for row in rows:
+            assert bytes(reader.read(row)) == SLICE
+            assert bytes(reader.read_head(row, 100)) == SLICE[:100]
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_members_of_one_name_stay_both_in_the_order_of_the_archive(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -358,11 +500,11 @@ def entry_at(path: Path, index: int = 0) -> int:
     return at
 
 
-def refused(path: Path) -> str:
+def refused(path: Path, name: str = "") -> str:
     with pytest.raises(SourceError) as caught:
         sources.list_inputs([str(path)])
     assert "\n" not in str(caught.value)
-    assert str(path.name) in str(caught.value)
+    assert (name or path.name) in str(caught.value)
     return str(caught.value)
 
 

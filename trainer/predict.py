@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ich_tfrecords import NOT_A_DEVICE, __version__, atomic, sources
+from ich_tfrecords import NOT_A_DEVICE, __version__, atomic, packed, sources
 from ich_tfrecords.csv_text import csv_text
 from ich_tfrecords.montage import shortened
+from ich_tfrecords.problems import is_by_nature
 from trainer import command, model_file, predict_pictures, progress_line, quiet, slice_stream, triage
 from trainer.display import count
 from trainer.model_file import About
@@ -127,11 +129,11 @@ def _predict(args: argparse.Namespace) -> int:
     score = model_file.scorer(model, args.flip)
     score(np.zeros((1, *about.spec.image.shape), np.uint8))  # compiles, before time is taken
     with output.claimed():
-        found, seconds = _score_files(args, about, listing, score, output)
+        found, never, seconds = _score_files(args, about, listing, score, output)
         pictured = predict_pictures.draw(output, found.to_picture(), about, model, args.map)
         facts = _run_facts(args, folder, about, listing, found)
         output.finish({**facts, "pictures": [path.name for path in pictured], "seconds": round(seconds, 3)})
-    _tell(about, listing, found, seconds, output, pictured)
+    _tell(about, listing, found, never, seconds, output, pictured)
     return _exit_code(found, output)
 
 
@@ -150,10 +152,10 @@ def _quiet_pydicom() -> None:
 
 def _score_files(
     args: argparse.Namespace, about: About, listing: sources.Listing, score: Score, output: PredictFolder
-) -> tuple[Triage, float]:
-    """What was found, and seconds; the CSV files are written on the way."""
+) -> tuple[Triage, Counter[str], float]:
+    """What was found, rejects by reason that never were slices, and seconds; the CSV files are written on the way."""
     labels, files = about.spec.labels, listing.table.num_rows
-    found, begin = Triage(labels, args.pictures), time.perf_counter()
+    found, never, begin = Triage(labels, args.pictures), Counter[str](), time.perf_counter()
     with (
         csv_file(output.predictions, triage.slice_head(labels)) as write_slices,
         csv_file(output.rejects, Reject._fields) as write_rejects,
@@ -164,6 +166,7 @@ def _score_files(
             slices, probabilities, rejects = _scored(batch, about, score)
             found.add(slices, probabilities)
             found.reject(rejects)
+            never.update(one.reason for one in rejects if is_by_nature(one.reason, one.file))
             write_slices(map(triage.slice_row, slices, probabilities))
             write_rejects(rejects)
             tell(found.slices + found.rejects.total(), files)
@@ -171,7 +174,7 @@ def _score_files(
     seconds = time.perf_counter() - begin
     text = csv_text(triage.study_head(labels), triage.study_rows(found, labels))
     atomic.write_bytes(output.triage, text.encode(errors="backslashreplace"))
-    return found, seconds
+    return found, never, seconds
 
 
 def _scored(
@@ -213,7 +216,7 @@ def _run_facts(
         "trained_on": about.fingerprint,
     }
     places = len(slice_stream.input_numbers(listing.table))
-    files = {"inputs": places, "files": listing.table.num_rows, "ignored": listing.ignored}
+    files = {"inputs": places, "files": listing.table.num_rows, "ignored": dict(sorted(listing.ignored.items()))}
     given = {name: getattr(args, name) for name in ("flip", "pictures", "map", "batch_size")}
     versions = {"ich_tfrecords": __version__, "python": platform.python_version(), "numpy": np.__version__}
     return {
@@ -232,6 +235,7 @@ def _tell(
     about: About,
     listing: sources.Listing,
     found: Triage,
+    never: Counter[str],
     seconds: float,
     output: PredictFolder,
     pictured: Sequence[Path],
@@ -243,9 +247,14 @@ def _tell(
     studies, rate = _counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
     print(f"{_counted(found.slices, 'slice')} of {studies}, {rate} slices/s")
     if listing.ignored:
-        print(f"{_counted(listing.ignored, 'file')} with other suffixes left aside")
-    if found.rejects:
-        print(f"{_counted(found.rejects.total(), 'file')} without a prediction: {_reasons(found)}")
+        files = _counted(listing.ignored.total(), "file")
+        print(f"{files} with other suffixes left aside: {packed.counted(listing.ignored)}")
+    if archives := packed.unread(listing.ignored):
+        print(archives)
+    if never:
+        print(f"{_counted(never.total(), 'file')} of other kinds than axial CT slices: {_reasons(never)}")
+    if lost := found.rejects - never:
+        print(f"{_counted(lost.total(), 'file')} without a prediction: {_reasons(lost)}")
     if unread := found.without_slices():
         print(f"{_counted(len(unread), 'study', 'studies')} without any prediction, at the end of {output.triage.name}")
     for path in (output.predictions, output.triage, output.rejects, *pictured[:1]):
@@ -268,8 +277,8 @@ def _counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def _reasons(found: Triage) -> str:
-    return ", ".join(f"{files:,} {reason}" for reason, files in found.rejects.most_common(SHOWN_REASONS))
+def _reasons(rejects: Counter[str]) -> str:
+    return ", ".join(f"{files:,} {reason}" for reason, files in rejects.most_common(SHOWN_REASONS))
 
 
 def _exit_code(found: Triage, output: PredictFolder) -> int:
@@ -279,7 +288,7 @@ def _exit_code(found: Triage, output: PredictFolder) -> int:
         slices = _counted(found.rejects[NOT_FINITE], "slice")
         raise WorkFailed(f"the model gives no finite number for {slices}; {names}; train or export the model again")
     if not found.slices:
-        raise WorkFailed(f"no file gave a prediction ({_reasons(found)}); {names}")
+        raise WorkFailed(f"no file gave a prediction ({_reasons(found.rejects)}); {names}")
     return 0
 
 

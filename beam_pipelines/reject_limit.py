@@ -1,0 +1,29 @@
+"""How many slices may be lost: what is held against `--max_reject_fraction`, and what is not."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from beam_pipelines.launch import ConversionFailed
+from ich_tfrecords import plan, problems
+
+
+def by_nature(rejects: pa.Table) -> str:
+    """A line about the files that never were slices; "" where there are none."""
+    never = rejects.filter(pa.array(plan.by_nature(rejects)))
+    if not never.num_rows:
+        return ""
+    reasons = plan.top_reasons(never, len(problems.BY_NATURE))
+    return f"{never.num_rows:,} files are no axial CT slices, which is no fault of the input: {reasons}"
+
+
+def check(rejects: pa.Table, files: int, limit: float) -> None:
+    """Raise `ConversionFailed` when more than `limit` of the files that should be slices are lost."""
+    never = plan.by_nature(rejects)
+    lost, slices = rejects.filter(pa.array(~never)), files - int(never.sum())
+    if lost.num_rows > limit * slices:
+        raise ConversionFailed(
+            f"{lost.num_rows:,} of {slices:,} slices ({lost.num_rows / slices:.1%}) give no record, more than "
+            f"--max_reject_fraction {limit:g} allows: {plan.top_reasons(lost)}; "
+            "nothing was committed"
+        )
