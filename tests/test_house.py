@@ -130,6 +130,7 @@ TRAINER_MAY_IMPORT = {
     "losses": {"problems"},
     "metrics": {"probability", "problems"},
     "optimizers": {"hparams"},
+    "waiting": {"problems", "vertex"},
     "strategy": {"hparams", "input_pipeline", "problems", "vertex"},
     "steps": {"losses", "metrics", "strategy"},
     "state": {"metrics", "steps"},
@@ -313,6 +314,7 @@ TRAINER_MAY_IMPORT = {
         "steps",
         "strategy",
         "vertex",
+        "waiting",
     },
     "task": {"bucket_path", "command", "dataset", "hparams", "loop", "problems", "quiet", "session", "vertex"},
 }
