@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import secrets
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,11 @@ def _made_key(args: argparse.Namespace, path: Path) -> str:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32) + "\n")
-    return f"made the patient key {path}; keep it, a later conversion needs it to give patients the same keys"
+        open_to_others = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077
+    made = f"made the patient key {path}; keep it, a later conversion needs it to give patients the same keys"
+    if open_to_others:
+        made += "; others may read it, since its file system keeps no mode 0600: move it to one that does"
+    return made
 
 
 def input_facts(listing: sources.Listing) -> dict[str, Any]:

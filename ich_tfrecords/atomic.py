@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ich_tfrecords import buckets
+from ich_tfrecords import buckets, file_system
 from ich_tfrecords.bucket_path import AnyPath, BucketPath
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -44,7 +43,7 @@ def replacing(path: AnyPath, temporary_dir: AnyPath | None = None) -> Iterator[B
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            file_system.sync(file.fileno(), path.parent)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -114,10 +113,5 @@ def file_crc32c(path: Path) -> str:
 
 def sync_folder(path: AnyPath) -> None:
     """Make the renames inside a folder last through a power cut; an upload lasts by itself."""
-    if isinstance(path, BucketPath):
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if not isinstance(path, BucketPath):
+        file_system.sync_folder(path)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import http.client
 import json
 import os
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 from urllib.parse import urlsplit
 
-from ich_tfrecords import atomic
+from ich_tfrecords import atomic, file_system
 from ich_tfrecords.progress_bar import bar, time_left
 
 LINE_EVERY_S = 10.0
@@ -123,7 +121,7 @@ class Part:
 
     def sync(self) -> None:
         """Bring the bytes to the disk."""
-        os.fsync(self._file.fileno())
+        file_system.sync(self._file.fileno(), self.path.parent)
 
     def become(self, target: Path) -> None:
         """Give the part its final name, for good."""
@@ -139,12 +137,8 @@ def claimed(path: Path) -> Iterator[Part]:
     # Unbuffered, so that what was received is in the file whatever ends this process.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     with open(descriptor, "r+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise NoRoom(f"{path} is being written by another process; wait for it, or stop it") from error
-            raise NoRoom(f"{path.parent} is on a file system without locks; name another --output") from error
+        if not file_system.lock(file.fileno(), path.parent):
+            raise NoRoom(f"{path} is being written by another process; wait for it, or stop it")
         if not _same_file(file.fileno(), path):
             raise NoRoom(f"{path} was finished by another process just now; run the same command again")
         part = Part(path, file)

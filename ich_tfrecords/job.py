@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -364,5 +365,12 @@ def sweep(work: WorkDir) -> None:
 
 
 def clear(work: WorkDir) -> None:
-    """Remove the work directory."""
-    _remove_all(work.path)
+    """Remove the work directory.
+
+    A share may keep it until the lock inside is closed (NFS: the file lives on as `.nfs...`), which then removes it.
+    """
+    try:
+        _remove_all(work.path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):
+            raise

@@ -12,14 +12,17 @@ blob_run             a cnn trained on them, balanced; read only                 
 blob_run_copy        a copy of it to damage, or to evaluate
 real_dicom_dir       real CT files, or a skip
 convert              the command line in this process: convert(*flags) -> exit code
+incapable            a file system that cannot do these: incapable(flock=errno.ENOLCK)
 bucket_server        Cloud Storage on loopback, with faults on demand                (session)
 gcs                  it, without faults, as the place where gs:// leads
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +30,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from ich_tfrecords import spec
+from ich_tfrecords import file_system, spec
 from ich_tfrecords.synthetic import Summary, generate
 
 if TYPE_CHECKING:
@@ -79,6 +82,28 @@ def dataset(synthetic_set: Summary, tmp_path_factory: pytest.TempPathFactory, co
     labels = folder / "stage_2_train.csv"
     assert convert("--input", folder / "stage_2_train", "--labels", labels, "--output", output) == 0
     return output
+
+
+@pytest.fixture
+def incapable(monkeypatch: pytest.MonkeyPatch):
+    """Every call of these fails with that errno, in this process: `flock`, `sync_file`, `sync_folder`."""
+    real = os.fsync
+
+    def make(flock: int = 0, sync_file: int = 0, sync_folder: int = 0) -> None:
+        def failing_lock(*_: object) -> None:
+            raise OSError(flock, os.strerror(flock))
+
+        def failing_sync(file: int) -> None:
+            if number := sync_folder if stat.S_ISDIR(os.fstat(file).st_mode) else sync_file:
+                raise OSError(number, os.strerror(number))
+            real(file)
+
+        if flock:
+            monkeypatch.setattr(fcntl, "flock", failing_lock)
+        monkeypatch.setattr(os, "fsync", failing_sync)
+        file_system.told.clear()
+
+    return make
 
 
 @pytest.fixture

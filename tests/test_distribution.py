@@ -126,6 +126,31 @@ def test_two_processes_train_as_one_and_survive_a_signal_and_a_loss(tiny_dataset
     assert_same(job_dir, one["plain"])
 
 
+def test_a_worker_that_never_comes(tiny_dataset, tmp_path):
+    """Each waits in vain, for as long as it may or until a signal; a worker without its chief does as well."""
+    waits = {"limit": {"wait_minutes": 0.02}, "term": {}, "int": {}}
+    clusters = {name: runs.two_workers() for name in waits}
+    lines = {name: runs.flags(tiny_dataset, tmp_path / name, {**SETTINGS, **waits[name]}) for name in waits}
+    waiting = {name: runs.Run(lines[name], tmp_path / f"{name}_0", **NO_GPU, **clusters[name][0]) for name in waits}
+    worker = runs.Run(lines["limit"], tmp_path / "limit_1", **NO_GPU, **runs.two_workers()[1])
+    for name, number in (("term", signal.SIGTERM), ("int", signal.SIGINT)):
+        waiting[name].until(lambda name=name: "waiting for 2 workers" in waiting[name].out)
+        waiting[name].send(number)
+    assert [waiting[name].wait() for name in waits] == [1, 143, 130]
+    assert worker.wait() == 1
+    missing = json.loads(clusters["limit"][0]["TF_CONFIG"])["cluster"]["worker"][1]
+    assert waiting["limit"].err.startswith(f"train: {missing} has not come within 0.02 minutes; start every task of TF")
+    assert " (Connection refused) has not come within 0.02 minutes" in worker.err
+    for name, word in (("term", "SIGTERM"), ("int", "SIGINT")):
+        assert waiting[name].err == f"train: stopped by {word}; nothing was done yet; the same command goes on\n"
+    for name in waits:
+        assert waiting[name].err.count("\n") == 1
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["checkpoints", "lock"]
+        assert list((tmp_path / name / "checkpoints").iterdir()) == []
+        with RunDir(tmp_path / name).lock():  # nobody holds it any more
+            pass
+
+
 def test_replicas_share_their_batch_norm_statistics():
     """Keras lets each replica keep statistics of its own; what is saved and scored must be those of all."""
     code = """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -48,3 +49,23 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
         FileLock(tmp_path / "file" / "lock")
+
+
+def test_a_share_that_gives_a_file_another_number_each_time(tmp_path, monkeypatch):
+    numbers = itertools.count()
+    real = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda file: os.stat_result((*real(file)[:1], next(numbers), *real(file)[2:])))
+    lock = FileLock(tmp_path / "lock")
+    with pytest.raises(Held):
+        FileLock(tmp_path / "lock")
+    lock.close()
+
+
+def test_an_empty_folder_goes_with_its_lock(tmp_path):
+    first = FileLock(tmp_path / ".work" / "lock")
+    first.close()
+    assert (tmp_path / ".work" / "lock").exists()
+    again = FileLock(tmp_path / ".work" / "lock")
+    (tmp_path / ".work" / "lock").unlink()
+    again.close()
+    assert not (tmp_path / ".work").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -23,13 +24,9 @@ def test_the_second_is_refused_by_name_and_the_lock_goes_with_its_file(tmp_path)
     assert path.read_text().startswith(f"process {os.getpid()} on ")
 
 
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    def none(*_):
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(folder_lock.fcntl, "flock", none)
-    with (
-        (tmp_path / "lock").open("a+") as file,
-        pytest.raises(WrongUse, match="without locks; choose another --job_dir"),
-    ):
+def test_a_file_system_without_locks_keeps_nobody_out_and_says_so(tmp_path, incapable, capsys):
+    incapable(flock=errno.EOPNOTSUPP)
+    with (tmp_path / "lock").open("a+") as file:
         folder_lock.take(file, tmp_path, "--job_dir")
+    assert capsys.readouterr().err.startswith(f"{tmp_path} is on a file system without locks")
+    assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")

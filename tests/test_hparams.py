@@ -93,7 +93,12 @@ def test_to_yaml_reads_back():
 
 def test_what_may_change_on_resume():
     old = dataclasses.asdict(resolve())
-    assert hparams.differences(old, {**old, "epochs": 20, "steps_per_call": 5, "strategy": "mirrored"}) == []
+    assert (
+        hparams.differences(
+            old, {**old, "epochs": 20, "steps_per_call": 5, "wait_minutes": 1.0, "strategy": "mirrored"}
+        )
+        == []
+    )
     assert hparams.differences(old, {**old, "seed": 1}) == ["seed: 0, now 1"]
     cosine = {**old, "schedule": "cosine"}
     assert hparams.differences(cosine, {**cosine, "epochs": 20}) == ["epochs: 10, now 20"]

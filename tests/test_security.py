@@ -297,6 +297,17 @@ def test_the_key_is_made_private_whatever_the_umask(tmp_path, convert):
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_key_where_files_have_no_modes_is_told(tmp_path, convert, capsys, monkeypatch):
+    """As on FAT, CIFS or a mounted bucket, where every file has the mode of the mount."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.dcm").write_bytes(file_of("1.2.3"))
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, mode=0o777, **more: real(path, flags, mode | 0o644, **more))
+    flags = ("--input", tmp_path / "in", "--labels", "none", "--spec", "unlabelled")
+    assert convert(*flags, "--patient_key_file", tmp_path / "key", "--output", tmp_path / "out") == 0
+    assert "others may read it, since its file system keeps no mode 0600" in capsys.readouterr().err
+
+
 def test_no_step_carries_its_key(tmp_path):
     """Steps are pickled into job graphs, which clusters keep and show; tracebacks print them by their repr."""
     secret = b"0123456789abcdef0123456789abcdef"

@@ -74,6 +74,7 @@ def tf_config(cluster: object, task: object, **more: object) -> dict[str, str]:
 
 
 TWO = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+THREE = ("a:1", "b:1", "c:1")
 
 
 @pytest.mark.parametrize(
@@ -83,21 +84,33 @@ TWO = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
         ({"TF_CONFIG": " "}, Cluster("chief", 0, 1, 0)),
         ({"TF_CONFIG": "{}"}, Cluster("chief", 0, 1, 0)),
         (tf_config({}, {"type": "worker", "index": 0}), Cluster("worker", 0, 1, 0)),
-        (tf_config({"chief": ["a:1"]}, {"type": "chief", "index": 0}), Cluster("chief", 0, 1, 0)),
-        (tf_config(TWO, {"type": "chief", "index": 0}), Cluster("chief", 0, 3, 0)),
-        (tf_config(TWO, {"type": "worker", "index": 0}), Cluster("worker", 0, 3, 1)),
-        (tf_config(TWO, {"type": "worker", "index": "1"}), Cluster("worker", 1, 3, 2)),  # old services write text
-        (tf_config({"worker": ["b:1", "c:1"]}, {"type": "worker", "index": 0}), Cluster("worker", 0, 2, 0)),
-        (tf_config({**TWO, "ps": []}, {"type": "worker", "index": 0}), Cluster("worker", 0, 3, 1)),
+        (tf_config({"chief": ["a:1"]}, {"type": "chief", "index": 0}), Cluster("chief", 0, 1, 0, ("a:1",))),
+        (tf_config(TWO, {"type": "chief", "index": 0}), Cluster("chief", 0, 3, 0, THREE)),
+        (tf_config(TWO, {"type": "worker", "index": 0}), Cluster("worker", 0, 3, 1, THREE)),
+        (
+            tf_config(TWO, {"type": "worker", "index": "1"}),
+            Cluster("worker", 1, 3, 2, THREE),
+        ),  # old services write text
+        (
+            tf_config({"worker": ["b:1", "c:1"]}, {"type": "worker", "index": 0}),
+            Cluster("worker", 0, 2, 0, ("b:1", "c:1")),
+        ),
+        (tf_config({**TWO, "ps": []}, {"type": "worker", "index": 0}), Cluster("worker", 0, 3, 1, THREE)),
         # further keys of Vertex AI
         (
             tf_config(TWO, {"type": "worker", "index": 1, "trial": "t"}, environment="cloud", job="{}"),
-            Cluster("worker", 1, 3, 2),
+            Cluster("worker", 1, 3, 2, THREE),
         ),
     ],
 )
 def test_cluster(environ, expected):
     assert vertex.cluster(environ) == expected
+
+
+def test_addresses_stand_by_rank():
+    named = {"worker": ["b:1", "c:1"], "chief": ["a:1"]}
+    assert vertex.cluster(tf_config(named, {"type": "worker", "index": 0})).addresses == ("a:1", "b:1", "c:1")
+    assert vertex.cluster({}).addresses == ()
 
 
 @given(st.booleans(), st.integers(0, 5))

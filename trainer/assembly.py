@@ -138,6 +138,12 @@ def network(settings: HParams, data: Dataset, devices: Devices, steps_per_epoch:
     return Network(model, backbone, optimizer, objective)
 
 
+def fetch_weights(settings: HParams) -> None:
+    """Have the ImageNet weights at hand, where the settings start from them. Raises `WrongUse`."""
+    if settings.weights == "imagenet":
+        model_weights.imagenet_weights(settings.model)
+
+
 def build_model(settings: HParams, data: Dataset, weights: str) -> keras.Model:
     """The model of the settings for the images and labels of the data set; `weights` as `models.build` takes them."""
     spec = data.manifest.spec

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import socket
 from pathlib import Path
 from typing import TextIO
 
+from ich_tfrecords import file_system
 from trainer.problems import WrongUse
 
 
@@ -18,14 +17,10 @@ def take(file: TextIO, folder: Path, flag: str) -> None:
 
     `folder` and `flag`: what is locked, and what chooses another. Raises `WrongUse` naming the holder.
     """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise WrongUse(f"{folder} is on a file system without locks; choose another {flag}") from error
+    if not file_system.lock(file.fileno(), folder):
         file.seek(0)
         holder = file.read().strip() or "another process"
-        raise WrongUse(f"{folder} is in use by {holder}; wait for it, or choose another {flag}") from error
+        raise WrongUse(f"{folder} is in use by {holder}; wait for it, or choose another {flag}")
     file.truncate(0)
     with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
         os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())

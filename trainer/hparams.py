@@ -67,6 +67,7 @@ class HParams:
     replicas: int
     jit_compile: bool
     steps_per_call: int
+    wait_minutes: float
     checkpoint_minutes: float
     keep: int
 
@@ -112,6 +113,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "replicas": (0, 1024),
     "steps_per_call": (0, 100_000),
+    "wait_minutes": (0, _INF),
     "checkpoint_minutes": (0, _INF),
     "keep": (1, _INF),
 }
@@ -181,6 +183,7 @@ FREE_ON_RESUME = frozenset(
         "replicas",
         "jit_compile",
         "steps_per_call",
+        "wait_minutes",
         "checkpoint_minutes",
         "keep",
     ]

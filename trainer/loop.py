@@ -18,7 +18,7 @@ from trainer.hparams import HParams, to_yaml
 from trainer.input_pipeline import EpochPlan, Share
 from trainer.metrics import Scores
 from trainer.pace import Pace
-from trainer.problems import TrainingFailed, WrongUse
+from trainer.problems import Stopped, TrainingFailed, WrongUse
 from trainer.run_dir import RunDir
 from trainer.saver import Saver
 from trainer.scalars import Scalars
@@ -27,10 +27,6 @@ from trainer.steps import Objective
 from trainer.strategy import Devices
 
 NAMED_SLICES = 64
-
-
-class Stopped(Exception):
-    """The run was asked to stop; it has saved where it is."""
 
 
 @dataclasses.dataclass(frozen=True)

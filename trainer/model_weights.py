@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
+import socket
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +20,8 @@ import keras
 import numpy as np
 
 from trainer.problems import WrongUse
+
+SILENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,22 @@ def _download(application: Application, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as staging:
         where = {"cache_dir": staging, "cache_subdir": ".", "file_hash": application.weights_md5}
-        got = Path(keras.utils.get_file(application.weights_file, application.weights_url, **where))
+        with _silence_ends(SILENCE_S):
+            got = Path(keras.utils.get_file(application.weights_file, application.weights_url, **where))
         if not _has_md5(got, application.weights_md5):
             raise ValueError(f"{got.stat().st_size:,} bytes came, not the file of md5 {application.weights_md5}")
         got.replace(folder / application.weights_file)
+
+
+@contextlib.contextmanager
+def _silence_ends(seconds: float) -> Iterator[None]:
+    """Connections opened meanwhile fail after so many quiet seconds; `get_file` would wait without an end."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def load_weights(model: keras.Model, path: Path) -> None:

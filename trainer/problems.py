@@ -24,6 +24,13 @@ class WorkFailed(TrainerError):
     """The work failed on the way."""
 
 
+class Stopped(BaseException):
+    """The run was asked to stop by a signal. It has saved where it is, or the message says how far it was.
+
+    Like KeyboardInterrupt no error, since it may come from a handler, wherever the program is.
+    """
+
+
 class TrainingFailed(WorkFailed):
     """Training failed on the way; what was saved stays."""
 

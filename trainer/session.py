@@ -11,7 +11,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from trainer import assembly, ending, input_page, input_pipeline, strategy, vertex
+from trainer import assembly, ending, input_page, input_pipeline, strategy, vertex, waiting
 from trainer.dataset import Dataset, Slices
 from trainer.display import Display
 from trainer.hparams import HParams, to_yaml
@@ -43,19 +43,30 @@ def run(
         folder.create()
     with folder.lock() if chief else contextlib.nullcontext():
         note(_heading(settings, data, folder))
-        if workers > 1:
-            note(f"waiting for {workers} workers")
         with _plain_errors(workers, slices):
+            signals.listen_closely()
+            strategy.check_cluster(settings, place)
+            assembly.fetch_weights(settings)  # before the others begin, who would wait for it
+            if workers > 1:
+                note(f"waiting for {workers} workers")
+                waiting.for_all(place, settings.wait_minutes, _say)
             devices = strategy.prepare(settings, environ)
-            signals.listen()  # not before: while workers wait for each other no handler of ours would run
+            signals.listen()  # again: TensorFlow took them when it started several workers
             note(f"devices: {devices.text}")
             _train(settings, data, slices, devices, folder, signals, note)
 
 
+def _say(text: str) -> None:
+    """Show a line on every worker."""
+    print(text, flush=True)
+
+
 class Signals(Protocol):
-    """Tells whether the process was asked to stop; `listen` takes the signals (back)."""
+    """Tells whether the process was asked to stop, once `listen` has taken the signals; or raises `Stopped` then."""
 
     def listen(self) -> None: ...
+
+    def listen_closely(self) -> None: ...
 
     def __call__(self) -> bool: ...
 

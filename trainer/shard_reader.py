@@ -5,6 +5,7 @@ A shard is read at offsets that the slice table knows, so a shuffled epoch costs
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import struct
@@ -79,7 +80,8 @@ class ShardReader:
         """Let a slow disk work on all records of a batch at once; several threads would wait for Python's lock."""
         for shard, offset, length in zip(shards, offsets, lengths, strict=True):
             if (file := self._files.get(shard)) is not None:
-                os.posix_fadvise(file, offset, length + FRAME_BYTES, os.POSIX_FADV_WILLNEED)
+                with contextlib.suppress(OSError):  # advice; the read itself tells what is wrong
+                    os.posix_fadvise(file, offset, length + FRAME_BYTES, os.POSIX_FADV_WILLNEED)
 
     def _room(self, count: int) -> npt.NDArray[np.uint8]:
         """uint8 [count, size, size, windows], in memory of an earlier batch that nobody holds any more, if there is.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import keras
 import tensorflow as tf
@@ -14,6 +16,8 @@ from trainer.hparams import HParams
 from trainer.input_pipeline import Share
 from trainer.problems import WrongUse
 from trainer.vertex import Cluster, cluster
+
+TPU_ANSWERS_S = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +43,13 @@ class Devices:
 
 
 def prepare(hparams: HParams, environ: Mapping[str, str]) -> Devices:
-    """Set TensorFlow up as the settings say; to be called before any tensor exists. Raises `WrongUse`."""
+    """Set TensorFlow up as the settings say; to be called before any tensor exists. Raises `WrongUse`.
+
+    With several workers it waits for them inside TensorFlow, deaf to signals: see to it before that all are there.
+    """
     place = cluster(environ)
+    check_cluster(hparams, place)
     kind = kind_of(hparams, place, len(_gpus()), environ)
-    if place.workers > 1 and kind != "multi_worker":
-        raise WrongUse(
-            f"TF_CONFIG names {place.workers} workers, and strategy is {kind}; "
-            "use auto or multi_worker, or unset TF_CONFIG"
-        )
     if kind == "mirrored":
         _logical_cpus(hparams.replicas)
     if hparams.deterministic and kind != "tpu":
@@ -58,6 +61,15 @@ def prepare(hparams: HParams, environ: Mapping[str, str]) -> Devices:
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(hparams.seed)
     return Devices(kind, strategy, precision, _share(strategy, kind, place), place.is_chief, max(1, place.workers))
+
+
+def check_cluster(hparams: HParams, place: Cluster) -> None:
+    """Refuse a strategy that would leave the other workers of TF_CONFIG alone. Raises `WrongUse`."""
+    if place.workers > 1 and hparams.strategy not in ("auto", "multi_worker"):
+        raise WrongUse(
+            f"TF_CONFIG names {place.workers} workers, and strategy is {hparams.strategy}; "
+            "use auto or multi_worker, or unset TF_CONFIG"
+        )
 
 
 def kind_of(hparams: HParams, place: Cluster, gpus: int, environ: Mapping[str, str]) -> str:
@@ -113,12 +125,20 @@ def _multi_worker() -> Any:
 def _tpu() -> Any:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        _require_answer(resolver.master())
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (ValueError, tf.errors.OpError) as error:
+    except (ValueError, OSError, tf.errors.OpError) as error:
         first = str(error).splitlines()[0]
         raise WrongUse(f"--strategy tpu: no TPU answers ({first}); set TPU_NAME, or choose another strategy") from error
     return tf.distribute.TPUStrategy(resolver)
+
+
+def _require_answer(master: str) -> None:
+    """Raise `OSError` where nobody listens at `grpc://host:port`, for TensorFlow would wait without an end."""
+    place = urlsplit(master)
+    if place.scheme == "grpc" and place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), TPU_ANSWERS_S).close()
 
 
 def _precision(wanted: str, kind: str) -> str:

@@ -19,6 +19,7 @@ from trainer import command, hparams, quiet, vertex
 from trainer.command import Parser
 from trainer.dataset import open_dataset
 from trainer.hparams import HParams
+from trainer.problems import Stopped
 
 GOES_ON = "what was saved stays, the same command goes on"
 FLAGS = {  # flag -> what it does; each is a setting, and so may stand in a config as well
@@ -126,16 +127,14 @@ def _train(settings: HParams, args: argparse.Namespace) -> int:
     data = open_dataset(place, args.cache_dir, note)  # before TensorFlow, which takes seconds to import
     quiet.import_tensorflow()
     from trainer import session
-    from trainer.loop import Stopped
 
     signals = Signals()
     try:
         session.run(settings, data, args.job_dir, os.environ, signals, note)
-    except Stopped:
+    except Stopped as stopped:
         number = signals.received or signal.SIGTERM  # or another worker was told
-        return command.complain(
-            "train", f"stopped by {signal.Signals(number).name}; saved; the same command goes on", 128 + number
-        )
+        words = f"stopped by {signal.Signals(number).name}; {str(stopped) or 'saved'}; the same command goes on"
+        return command.complain("train", words, 128 + number)
     return 0
 
 
@@ -152,7 +151,10 @@ class Notes:
 
 
 class Signals:
-    """Remembers SIGTERM and the first SIGINT, so that the run ends at a step; a second SIGINT ends it at once."""
+    """Remembers SIGTERM and the first SIGINT, so that the run ends at a step; a second SIGINT ends it at once.
+
+    Before there are steps, `listen_closely` makes each of them end the run at once.
+    """
 
     def __init__(self) -> None:
         self.received = 0
@@ -161,6 +163,15 @@ class Signals:
         """Take the signals; to be called after TensorFlow has started several workers, for it takes SIGTERM then."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
+
+    def listen_closely(self) -> None:
+        """Take the signals, and raise `Stopped` wherever the program is when one comes."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._raise)
+
+    def _raise(self, number: int, _: object) -> None:
+        self.received = number
+        raise Stopped("nothing was done yet")
 
     def _remember(self, number: int, _: object) -> None:
         self.received = number

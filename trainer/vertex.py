@@ -66,12 +66,16 @@ def mounted(place: str, mount: Path = MOUNT) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """This task among those that train together: `rank` 0 to `workers` - 1; the chief counts as a worker."""
+    """This task among those that train together: `rank` 0 to `workers` - 1; the chief counts as a worker.
+
+    `addresses`: host:port of each, by rank; none where there is no cluster.
+    """
 
     task_type: str
     task_index: int
     workers: int
     rank: int
+    addresses: tuple[str, ...] = ()
 
     @property
     def is_chief(self) -> bool:
@@ -98,7 +102,8 @@ def cluster(environ: Mapping[str, str]) -> Cluster:
         raise _fault(f"names {sizes['chief']} chiefs; a cluster has one")
     index = _index(task, role, sizes.get(role, 0))
     rank = index if role == "chief" else sizes.get("chief", 0) + index
-    return Cluster(role, index, sum(sizes.values()), rank)
+    addresses = tuple(address for role in ROLES for address in named.get(role, ()))
+    return Cluster(role, index, sum(sizes.values()), rank, addresses)
 
 
 def _fault(text: str) -> WrongUse:
