@@ -12,6 +12,7 @@ import fnmatch
 import hashlib
 import itertools
 import re
+import sys
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -316,13 +317,25 @@ _GATHER = types.MappingProxyType({"folder": _gather_folder, "files": _gather_fil
 
 
 def _plain_batch(rows: Sequence[tuple[str, int, int]], root: Path) -> pa.RecordBatch:
-    try:
-        names = zip_directory.text_array([row[0].encode() for row in rows])
-    except UnicodeEncodeError as error:
-        raise SourceError(f"{root}: the file name {error.object!r} is not UTF-8; rename it") from error
+    names = zip_directory.text_array(_utf8([row[0] for row in rows], root))
     sizes, mtimes = (zip_directory.number_array(np.array([row[i] for row in rows], np.int64)) for i in (1, 2))
     unknown, plain = _constant(UNKNOWN, len(rows), np.int64), _constant(PLAIN, len(rows), np.int8)
     return pa.RecordBatch.from_arrays([names, unknown, plain, sizes, sizes, unknown, mtimes], schema=_ROW_SCHEMA)
+
+
+def _utf8(names: Sequence[str], root: Path) -> list[bytes]:
+    """`names` of files as UTF-8. Raises `SourceError` for one that is not, or that Python does not read as such."""
+    encoding = sys.getfilesystemencoding()
+    foreign = "" if encoding == "utf-8" else next((name for name in names if not name.isascii()), "")
+    if foreign:
+        raise SourceError(
+            f"{root}: Python reads the file name {foreign!r} as {encoding}, by PYTHONUTF8 or the locale; "
+            "set PYTHONUTF8=1"
+        )
+    try:
+        return [name.encode() for name in names]
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{root}: the file name {error.object!r} is not UTF-8; rename it") from error
 
 
 def _object_batch(objects: Sequence[tuple[str, Stored]]) -> pa.RecordBatch:

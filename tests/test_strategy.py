@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 
 import keras
 import pytest
@@ -102,6 +103,20 @@ def test_refused(sets, words):
     with pytest.raises(WrongUse, match=words) as caught:
         strategy.prepare(settings(**sets), {})
     assert "\n" not in str(caught.value)
+
+
+def test_a_tpu_by_name_that_does_not_answer_is_refused(monkeypatch):
+    """TensorFlow asks for it over the network, and said no more than that a name is not known."""
+
+    def ask() -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", ask)
+    monkeypatch.setenv("TPU_NAME", "mine")
+    with pytest.raises(WrongUse) as caught:
+        strategy.prepare(settings(), {"TPU_NAME": "mine"})
+    reason = "<urlopen error Name or service not known>"
+    assert str(caught.value) == f"TPU_NAME=mine: no TPU answers ({reason}); unset it, or choose another --strategy"
 
 
 class Replicas:
