@@ -16,8 +16,10 @@ import io
 import logging
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -262,6 +264,7 @@ def _made_client(_process: int, emulator: str) -> storage.Client:
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage
 
+    _check_environment(emulator)
     # it warns of logins that name no project; objects have none
     logging.getLogger("google.auth._default").setLevel(logging.ERROR)
     with _failures("", ""):
@@ -274,6 +277,22 @@ def _made_client(_process: int, emulator: str) -> storage.Client:
         for scheme in ("https://", "http://"):
             made._http.mount(scheme, adapter)
         return made
+
+
+def _check_environment(emulator: str) -> None:
+    """Tell of an emulator that stands for Cloud Storage, and refuse settings that every request would stumble over."""
+    if emulator and not emulator.startswith(("http://", "https://")):
+        raise _refused(f"STORAGE_EMULATOR_HOST={emulator} is no address; write http://HOST:PORT, or unset it")
+    if emulator:
+        print(f"gs:// leads to STORAGE_EMULATOR_HOST={emulator}, not to Cloud Storage", file=sys.stderr, flush=True)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        path = os.environ.get(name)
+        if path and not Path(path).exists():
+            raise _refused(f"{name}={path}: no such file of certificates; unset it, or name one")
+
+
+def _refused(text: str) -> OSError:
+    return OSError(errno.EINVAL, text, "Cloud Storage")
 
 
 def _retry() -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ich_tfrecords import atomic, export, manifest, montage, report, verify
+from ich_tfrecords import atomic, environment, export, manifest, montage, report, verify
 from ich_tfrecords.bucket_path import AnyPath, any_path, local_path
 from ich_tfrecords.manifest import DatasetError, Manifest
 from ich_tfrecords.summary import flat, megabytes, plain, prevalence, total_counts, totals
@@ -31,6 +31,7 @@ class Damaged(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 the data set is damaged, 2 wrong use or input."""
+    environment.settle()
     try:
         arguments = _parser().parse_args(argv)
         arguments.command(arguments)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import pyarrow.compute as pc
 
-from ich_tfrecords import download, zip_directory
+from ich_tfrecords import download, environment, zip_directory
 from ich_tfrecords.bucket_path import local_path
 from ich_tfrecords.download import DownloadError, Lost, NoRoom, Part, Patience, gigabytes
 
@@ -43,6 +43,7 @@ class WrongUse(ValueError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 the download failed, 2 wrong use or input, 130."""
+    environment.settle()
     try:
         arguments = _parser().parse_args(argv)
     except WrongUse as error:
@@ -200,7 +201,7 @@ def token_source() -> str:
         return "KAGGLE_API_TOKEN"
     if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
         return "KAGGLE_USERNAME and KAGGLE_KEY"
-    key_file, home = _config_folder() / "kaggle.json", Path.home() / ".kaggle"
+    key_file, home = _config_folder() / "kaggle.json", environment.expanded("~") / ".kaggle"
     places = (key_file, *(home / name for name in ("access_token", "access_token.txt", "credentials.json")))
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -214,10 +215,10 @@ def token_source() -> str:
 
 def _config_folder() -> Path:
     """Where the client looks for kaggle.json."""
-    chosen, home = os.environ.get("KAGGLE_CONFIG_DIR"), Path.home() / ".kaggle"
+    chosen, home = os.environ.get("KAGGLE_CONFIG_DIR"), environment.expanded("~") / ".kaggle"
     if chosen or home.exists() or not sys.platform.startswith("linux"):
         return Path(chosen or home)
-    there = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
+    there = Path(os.environ.get("XDG_CONFIG_HOME") or environment.expanded("~") / ".config") / "kaggle"
     return there if there.exists() else home
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ich_tfrecords.spec import ShardSpec
 from ich_tfrecords.splits import hash64
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Int64 = npt.NDArray[np.int64]
 
@@ -52,6 +56,8 @@ def assign_shards(
     at most; the shards of a split are numbered across strata by a seeded hash, so that nobody who reads
     them in turn meets the strata in turn.
     """
+    import pandas as pd  # here, for most commands read shards and never assign them
+
     shard, count, row = (np.zeros(len(splits), np.int32) for _ in range(3))
     for split in np.unique(splits):
         in_split = np.flatnonzero(splits == split)

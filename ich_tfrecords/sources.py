@@ -11,6 +11,7 @@ import fnmatch
 import hashlib
 import itertools
 import re
+import sys
 import types
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -183,8 +184,20 @@ def _add_plain(gathered: _Gathered, root: Path, files: Iterator[tuple[str, int, 
     rows = 0
     while chunk := list(itertools.islice(files, BATCH_ROWS)):
         rows += len(chunk)
+        _check_encoding(root, [name for name, *_ in chunk])
         gathered.add(root, listing_rows.plain_batch(chunk))
     return rows
+
+
+def _check_encoding(root: Path, names: Sequence[str]) -> None:
+    """Refuse names that Python does not read as UTF-8, as they are written: they would get others in the listing."""
+    encoding = sys.getfilesystemencoding()
+    foreign = "" if encoding == "utf-8" else next((name for name in names if not name.isascii()), "")
+    if foreign:
+        raise SourceError(
+            f"{root}: Python reads the file name {foreign!r} as {encoding}, by PYTHONUTF8 or the locale; "
+            "set PYTHONUTF8=1"
+        )
 
 
 def _gather_files(gathered: _Gathered, place: Place) -> None:

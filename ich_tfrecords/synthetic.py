@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ich_tfrecords import environment
 from ich_tfrecords.dicom_writer import SliceFields, dicom_bytes
 from ich_tfrecords.phantom import SIDE_PX, Array, Phantom, Textures, draw_textures
 from ich_tfrecords.synthetic_defects import Defect, DefectPlan, plan_defects, plant_files, spoiled
@@ -254,6 +255,7 @@ def generate(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status of the command line: 0 done, 1 the disk failed, 2 wrong use, 130 interrupted."""
+    environment.settle()
     arguments = _parser().parse_args(argv)
     options = {name: value for name, value in vars(arguments).items() if name != "output"}
     try:

@@ -173,5 +173,6 @@ def gcs(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterato
     bucket_server.clear()
     for name, value in bucket_server.environment.items():
         monkeypatch.setenv(name, value)
+    buckets._client()  # it tells of the emulator, once
     yield bucket_server
     bucket_server.clear()

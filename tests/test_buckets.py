@@ -166,6 +166,30 @@ def test_without_a_login_one_error_says_how_to_get_one(monkeypatch, tmp_path, co
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("STORAGE_EMULATOR_HOST", "localhost:1", "is no address; write http://HOST:PORT, or unset it"),
+        ("REQUESTS_CA_BUNDLE", "/nowhere", "no such file of certificates; unset it, or name one"),
+        ("CURL_CA_BUNDLE", "/nowhere", "no such file of certificates; unset it, or name one"),
+    ],
+)
+def test_a_setting_that_no_request_survives_is_named(name, value, words, monkeypatch):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv(name, value)
+    buckets._made_client.cache_clear()
+    with pytest.raises(OSError, match=re.escape(f"{name}={value}")) as caught:
+        buckets.read("some-bucket", "k")
+    assert words in caught.value.strerror
+
+
+def test_an_emulator_is_told_once(gcs, bucket, capsys):
+    buckets._made_client.cache_clear()
+    buckets.write_many([(bucket, "a", b"x")])
+    assert buckets.read(bucket, "a") == b"x"
+    assert capsys.readouterr().err == f"gs:// leads to STORAGE_EMULATOR_HOST={gcs.url}, not to Cloud Storage\n"
+
+
 def test_pages_and_folders(gcs, bucket):
     buckets.write_many([(bucket, f"f/{number:04d}", b"") for number in range(1005)])
     buckets.write_many([(bucket, f"f/in/{name}", b"") for name in "ab"])

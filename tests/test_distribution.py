@@ -24,6 +24,7 @@ SETTINGS = {
 CLIPPED = {"clip_norm": 0.2}
 TWO_DEVICES = {"strategy": "mirrored", "replicas": 2}
 NO_GPU = {"CUDA_VISIBLE_DEVICES": "-1"}
+PROXY = {"http_proxy": "http://192.0.2.1:3128", "no_proxy": ""}  # TEST-NET-1 (RFC 5737): nobody answers
 LOST = "train: another worker is gone ({}); start all workers again with the same command to go on\n"
 
 
@@ -78,10 +79,10 @@ def test_parts_of_a_batch_train_as_the_whole(tiny_dataset, one, tmp_path):
 
 
 def pair(data_dir: Path, job_dir: Path, **changes: object) -> list[runs.Run]:
-    """Two workers, the chief first."""
+    """Two workers, the chief first; they reach each other beside the proxy of an institute."""
     line = runs.flags(data_dir, job_dir, {**SETTINGS, **changes})
     return [
-        runs.Run(line, job_dir.parent / f"worker_{index}", **NO_GPU, **environ)
+        runs.Run(line, job_dir.parent / f"worker_{index}", **NO_GPU, **PROXY, **environ)
         for index, environ in enumerate(runs.two_workers())
     ]
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # room -> rooms of ich_tfrecords that it may import
 MAY_IMPORT = {
+    "environment": set(),
     "spec": set(),
     "buckets": set(),
     "bucket_path": {"buckets"},
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     "problems": set(),
     "progress_bar": set(),
     "download": {"atomic", "file_system", "progress_bar"},
-    "kaggle": {"bucket_path", "download", "zip_directory"},
+    "kaggle": {"bucket_path", "download", "environment", "zip_directory"},
     "csv_text": set(),
     "html_page": set(),
     "slice_header": {"problems"},
@@ -101,13 +102,13 @@ MAY_IMPORT = {
     "dicom_writer": set(),
     "synthetic_defects": {"dicom_writer", "synthetic_plan"},
     "synthetic_plan": {"bleeds", "dicom_writer", "phantom"},
-    "synthetic": {"dicom_writer", "phantom", "synthetic_defects", "synthetic_plan"},
+    "synthetic": {"dicom_writer", "environment", "phantom", "synthetic_defects", "synthetic_plan"},
     "summary": {"bucket_path", "manifest"},
     "charts": {"spec", "summary"},
     "montage": {"atomic", "bucket_path", "manifest", "records", "spec"},
     "export": {"atomic", "bucket_path", "manifest", "montage", "records", "spec"},
     "report": {"atomic", "bucket_path", "charts", "html_page", "manifest", "montage", "spec", "summary"},
-    "inspect": {"atomic", "bucket_path", "export", "manifest", "montage", "report", "summary", "verify"},
+    "inspect": {"atomic", "bucket_path", "environment", "export", "manifest", "montage", "report", "summary", "verify"},
 }
 THIRD_PARTY = {
     "spec": {"yaml"},
@@ -141,7 +142,8 @@ THIRD_PARTY = {
 # room of the trainer -> rooms of the trainer, and of ich_tfrecords, that it may import
 TRAINER_MAY_IMPORT = {
     "problems": set(),
-    "quiet": set(),
+    "quiet": {"tf_environment", "environment"},
+    "tf_environment": {"problems", "environment"},
     "pace": set(),
     "display": {"progress_bar"},
     "hparams": {"problems", "sampling", "spec"},
@@ -150,7 +152,7 @@ TRAINER_MAY_IMPORT = {
     "augment": {"problems", "sampling"},
     "cache": {"problems", "atomic", "bucket_path", "buckets", "manifest"},
     "shard_reader": {"dataset", "problems", "records", "spec"},  # dataset for its types only
-    "dataset": {"cache", "problems", "shard_reader", "manifest", "spec", "splits"},
+    "dataset": {"cache", "environment", "problems", "shard_reader", "manifest", "spec", "splits"},
     "shard_stream": {"dataset", "problems", "sampling", "shard_reader", "records"},
     "input_pipeline": {
         "augment",
@@ -162,7 +164,7 @@ TRAINER_MAY_IMPORT = {
         "records",
         "spec",
     },
-    "model_weights": {"problems"},
+    "model_weights": {"problems", "environment"},
     "models": {"model_weights", "problems"},
     "losses": {"problems"},
     "metrics": {"probability", "problems"},
@@ -196,7 +198,7 @@ TRAINER_MAY_IMPORT = {
         "strategy",
     },
     "probability": set(),
-    "command": {"problems"},
+    "command": {"problems", "environment"},
     "progress_line": {"display", "progress_bar"},
     "calibration": {"probability", "problems"},
     "competition": {"probability", "problems", "label_csv", "spec"},
@@ -355,7 +357,18 @@ TRAINER_MAY_IMPORT = {
         "vertex",
         "waiting",
     },
-    "task": {"bucket_path", "command", "dataset", "hparams", "loop", "problems", "quiet", "session", "vertex"},
+    "task": {
+        "bucket_path",
+        "command",
+        "dataset",
+        "environment",
+        "hparams",
+        "loop",
+        "problems",
+        "quiet",
+        "session",
+        "vertex",
+    },
 }
 
 

@@ -27,6 +27,17 @@ def test_no_word_of_the_import_or_the_first_tensor():
     assert (done.returncode, done.stdout, done.stderr) == (0, "3 tensorflow\n", "")
 
 
+def test_keras_reads_no_file_and_its_home_is_as_before(tmp_path):
+    (tmp_path / "keras.py").write_text("import os\nprint(os.environ['KERAS_HOME'])")
+    (tmp_path / "tensorflow.py").write_text("")
+    (tmp_path / "keras.json").write_text('{"floatx": "float16"}')
+    code = "import os; from trainer import quiet; quiet.import_tensorflow(); print(os.environ.get('KERAS_HOME'))"
+    done = python(code, tmp_path, KERAS_HOME=str(tmp_path))
+    assert done.stdout == f"{os.devnull}\n{tmp_path}\n"
+    said = f'{tmp_path}/keras.json is left aside, since numbers would depend on it: floatx "float16"\n'
+    assert (done.returncode, done.stderr) == (0, said)
+
+
 def test_what_an_import_says_is_shown_when_it_fails(tmp_path):
     """Below Python as well, where the C++ of TensorFlow speaks."""
     (tmp_path / "keras.py").write_text("")
@@ -48,12 +59,12 @@ def test_what_a_good_import_says_is_left_out_and_stderr_works_again(tmp_path):
     assert (done.returncode, done.stderr) == (0, "before\nafter\n")
 
 
-def test_settings_of_the_user_stay(tmp_path):
+def test_how_much_is_said_is_up_to_the_user_and_the_backend_is_not(tmp_path):
     (tmp_path / "keras.py").write_text("")
     (tmp_path / "tensorflow.py").write_text("")
     code = f"import os; from trainer import quiet; quiet.import_tensorflow(); print(*map(os.environ.get, {SETTINGS}))"
     given = {"TF_CPP_MIN_LOG_LEVEL": "0", "GRPC_VERBOSITY": "DEBUG", "KERAS_BACKEND": "jax"}
-    assert python(code, tmp_path, **given).stdout == "0 DEBUG jax\n"
+    assert python(code, tmp_path, **given).stdout == "0 DEBUG tensorflow\n"
     level, verbosity, backend = python(code, tmp_path).stdout.split()
     assert level in ("2", "3")
     assert (verbosity, backend) == ("NONE", "tensorflow")

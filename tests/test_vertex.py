@@ -123,6 +123,15 @@ def test_each_task_has_one_rank_and_one_is_the_chief(chief, workers):
     assert {one.workers for one in found} <= {len(tasks)}
 
 
+def test_hosts_stand_once_in_their_order():
+    config = {
+        "cluster": {"chief": ["b:1"], "worker": ["a.net:2", "b:3", "[::1]:4"]},
+        "task": {"type": "chief", "index": 0},
+    }
+    assert vertex.hosts({"TF_CONFIG": json.dumps(config)}) == ["b", "a.net", "::1"]
+    assert vertex.hosts({}) == vertex.hosts({"TF_CONFIG": '{"task": {"type": "chief", "index": 0}}'}) == []
+
+
 def test_ranks_are_those_of_tensorflow():
     util = pytest.importorskip("tensorflow.python.distribute.multi_worker_util")
     for named in (TWO, {"worker": ["b:1", "c:1"]}):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from ich_tfrecords import environment
 from trainer.problems import TrainerError, WrongUse, hint
 
 DATA_DIR = "data/rsna_ich"
@@ -65,6 +66,7 @@ def run(name: str, work: Callable[[], int | None], goes_on: str = "nothing half-
 
     `goes_on`: what an interruption leaves behind, and what to do then.
     """
+    environment.settle()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the work

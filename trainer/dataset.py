@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ich_tfrecords import environment, splits
 from ich_tfrecords import manifest as manifests
-from ich_tfrecords import splits
 from ich_tfrecords.manifest import MANIFEST, SLICES, Manifest
 from ich_tfrecords.spec import UNLABELLED, DatasetSpec
 from trainer import cache
@@ -190,7 +190,7 @@ def open_dataset(place: str, cache_dir: Path | None = None, note: Callable[[str]
     if not place.startswith("gs://"):
         if cache_dir is not None:
             raise WrongUse(f"--cache_dir {cache_dir} is for buckets, and {place} is a folder; leave it out")
-        return _local(Path(place).expanduser())
+        return _local(environment.expanded(place))
     with tempfile.TemporaryDirectory(prefix="ich_metadata_") as name:
         folder = Path(name)
         metadata = {file: cache.fetch(place, file, _how_to_convert(place)) for file in (MANIFEST, SLICES)}
@@ -199,7 +199,7 @@ def open_dataset(place: str, cache_dir: Path | None = None, note: Callable[[str]
         table = _table(metadata[SLICES], done, place)
     if cache_dir is None:
         return Dataset(place, done, False, table, cache.sizes(place))
-    home = cache_dir.expanduser() / f"{done.spec.name}-{done.fingerprint[:16]}"
+    home = environment.expanded(cache_dir) / f"{done.spec.name}-{done.fingerprint[:16]}"
     cache.copy(place, home, done, metadata, note)
     return _local(home)
 

@@ -19,6 +19,7 @@ import h5py
 import keras
 import numpy as np
 
+from ich_tfrecords import environment
 from trainer.problems import WrongUse
 
 SILENCE_S = 60.0
@@ -98,8 +99,8 @@ def imagenet_weights(name: str) -> Path:
 def _keras_folder() -> Path:
     """Keras's own rule for the folder that it keeps downloads in."""
     if os.environ.get("KERAS_HOME"):
-        return Path(os.environ["KERAS_HOME"]).expanduser()
-    home = Path.home()
+        return environment.expanded(os.environ["KERAS_HOME"])
+    home = environment.expanded("~")
     return (home if os.access(home, os.W_OK) else Path(tempfile.gettempdir())) / ".keras"
 
 

@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from ich_tfrecords import environment
+from trainer import tf_environment
 
 
 def import_tensorflow() -> None:
     """Import TensorFlow and Keras; what they print on the way is shown only if that fails.
 
-    Where there is no GPU, their later complaint about that is kept away too.
+    Where there is no GPU, their later complaint about that is kept away too. What the environment and Keras's own
+    file would change about the numbers is left aside, and told on stderr. Raises `WrongUse`.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if list(Path("/dev").glob("nvidia[0-9]*")) else "3")
+    if "tensorflow" in sys.modules:
+        return
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    decided = tf_environment.decide(os.environ, gpus)
+    notes = decided.notes + tf_environment.keras_notes(tf_environment.keras_json(os.environ))
+    for note in notes:
+        print(note, file=sys.stderr)
+    environment.apply(os.environ, decided.changes)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if gpus else "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with _without_keras_json():
+        _import()
+
+
+@contextlib.contextmanager
+def _without_keras_json() -> Iterator[None]:
+    """Give Keras a home that holds no file and takes none while it is imported, which is when it looks."""
+    before = os.environ.get("KERAS_HOME")
+    os.environ["KERAS_HOME"] = os.devnull
+    try:
+        yield
+    finally:
+        environment.apply(os.environ, {"KERAS_HOME": before})
+
+
+def _import() -> None:
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:

@@ -130,7 +130,9 @@ def _tpu() -> Any:
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, OSError, tf.errors.OpError) as error:
         first = str(error).splitlines()[0]
-        raise WrongUse(f"--strategy tpu: no TPU answers ({first}); set TPU_NAME, or choose another strategy") from error
+        named = os.environ.get("TPU_NAME")
+        tpu, way = (f"TPU_NAME={named}", "unset it") if named else ("--strategy tpu", "set TPU_NAME")
+        raise WrongUse(f"{tpu}: no TPU answers ({first}); {way}, or choose another --strategy") from error
     return tf.distribute.TPUStrategy(resolver)
 
 

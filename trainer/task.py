@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ich_tfrecords import environment
 from ich_tfrecords.bucket_path import local_path
 from trainer import command, hparams, quiet, vertex
 from trainer.command import Parser
@@ -125,6 +126,7 @@ def _train(settings: HParams, args: argparse.Namespace) -> int:
     note = Notes(vertex.cluster(os.environ).is_chief)
     place = command.data_place(args.data_dir)
     data = open_dataset(place, args.cache_dir, note)  # before TensorFlow, which takes seconds to import
+    environment.apply(os.environ, environment.without_proxy(os.environ, vertex.hosts(os.environ)))
     quiet.import_tensorflow()
     from trainer import session
 

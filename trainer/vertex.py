@@ -106,6 +106,14 @@ def cluster(environ: Mapping[str, str]) -> Cluster:
     return Cluster(role, index, sum(sizes.values()), rank, addresses)
 
 
+def hosts(environ: Mapping[str, str]) -> list[str]:
+    """Names of the machines that TF_CONFIG names, each once, in its order. Raises `WrongUse` as `cluster` does."""
+    text = environ.get("TF_CONFIG", "").strip()
+    named = _mapping(_parsed(text), "cluster") if text else {}
+    found = (address.rpartition(":")[0].strip("[]") for addresses in named.values() for address in addresses)
+    return list(dict.fromkeys(found))
+
+
 def _fault(text: str) -> WrongUse:
     return WrongUse(f"TF_CONFIG {text}; see README, several machines")
 
