@@ -17,6 +17,7 @@ from ich_tfrecords.slice_header import SliceHeader, UnsupportedSlice
 
 HIGHEST_HU = 3071  # of twelve bits from -1024 on; metal and bone end here in most scanners
 NO_AIR_HU = -500  # a slice of which no cell is darker shows no air
+LOWEST, MANY = -8192, 256  # so many different values below any HU are noise
 CLEARLY = 5  # times smoother: overlays and zero-extended signs measure 8 and more, wide values below 3
 
 Stored = npt.NDArray[np.signedinteger] | npt.NDArray[np.unsignedinteger]
@@ -94,7 +95,7 @@ def stored_values(
         return masked
     overlaid = overlays and CLEARLY * _roughness(masked, contested) <= _roughness(whole, contested)
     counted = np.ones(cells.shape, bool) if padding is None else ~padding
-    extended = signed and len(np.unique(whole[counted & ~contested & (whole < 0)])) > 1
+    extended = signed and _fills_signs(whole[counted], contested[counted])
     if overlaid == extended:
         raise UnsupportedSlice(
             "bits_contradict",
@@ -102,6 +103,12 @@ def stored_values(
             f"{whole[counted].max():,}; which bits are the value cannot be told (PS3.5 8.1.1)",
         )
     return whole if extended else masked
+
+
+def _fills_signs(whole: Stored, contested: Bools) -> bool:
+    """Whether negative values fill the bits above: several do, and they are no noise, which has every value."""
+    negative = np.unique(whole[~contested & (whole < 0)])
+    return len(negative) > 1 and len(np.unique(whole[whole < LOWEST])) < MANY
 
 
 def as_signed(cells: Cells, signed: bool) -> Stored:

@@ -101,6 +101,18 @@ def test_an_overlay_upon_filled_signs_is_refused():
     refused("bits_contradict", cells.stored_values, raw, 12, True)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_rows_of_noise_prove_nothing(signed):
+    """RSNA's ID_b79eed528: below some row every bit is random. What is above it stays as it is."""
+    stored = HU if signed else HU + 1024
+    raw = unsigned(stored)
+    raw[40:] = np.random.default_rng(0).integers(0, 1 << 16, (24, 64))
+    found = cells.stored_values(raw, 12, signed)
+    assert np.array_equal(found[:40], stored[:40])
+    masked = raw[40:].astype(np.int64) & 0xFFF
+    assert np.array_equal(found[40:], np.where(masked >> 11, masked - 4096, masked) if signed else masked)
+
+
 def test_one_negative_value_is_no_proof_of_filled_signs():
     """Padding of 16 bits in cells of 12: the rest has zeros above its signs."""
     raw = unsigned(HU, 12)

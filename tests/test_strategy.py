@@ -105,7 +105,60 @@ def test_refused(sets, words):
     assert "\n" not in str(caught.value)
 
 
-from urllib.error import URLError
+@pytest.mark.parametrize("wanted", ["default", "mirrored", "tpu"])
+def test_a_strategy_that_leaves_the_other_workers_alone_is_refused(wanted):
+    with pytest.raises(WrongUse, match=f"TF_CONFIG names 2 workers, and strategy is {wanted}; use auto or multi_work"):
+        strategy.check_cluster(settings(strategy=wanted), cluster(TWO_WORKERS))
+    for fits in ("auto", "multi_worker"):
+        strategy.check_cluster(settings(strategy=fits), cluster(TWO_WORKERS))
+    strategy.check_cluster(settings(strategy=wanted), cluster(ONE_WORKER))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TimeoutError("timed out"), r"no TPU answers \(timed out\); set TPU_NAME"),
+        (URLError("Name or service not known"), r"no TPU answers \(<urlopen error Name or service not known>\)"),
+    ],
+)
+def test_a_tpu_that_does_not_answer(error, words, monkeypatch):
+    """TensorFlow itself would wait for it without an end, deaf to signals."""
+
+    class Resolver:
+        def master(self) -> str:
+            return "grpc://10.0.0.2:8470"
+
+    asked = []
+
+    def connect(place, timeout):
+        asked.append((place, timeout))
+        raise error
+
+    monkeypatch.setattr(strategy.tf.distribute.cluster_resolver, "TPUClusterResolver", Resolver)
+    monkeypatch.setattr(strategy.socket, "create_connection", connect)
+    with pytest.raises(WrongUse, match=words):
+        strategy.prepare(settings(strategy="tpu"), {})
+    assert asked == [(("10.0.0.2", 8470), strategy.TPU_ANSWERS_S)]
+
+
+@pytest.mark.parametrize("master", ["", "local", "grpc://host"])
+def test_a_tpu_of_this_machine_is_not_asked(master, monkeypatch):
+    monkeypatch.setattr(strategy.socket, "create_connection", None)
+    strategy._require_answer(master)
+
+
+def test_a_tpu_by_name_that_does_not_answer_is_refused(monkeypatch):
+    """TensorFlow asks for it over the network, and said no more than that a name is not known."""
+
+    def ask() -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", ask)
+    monkeypatch.setenv("TPU_NAME", "mine")
+    with pytest.raises(WrongUse) as caught:
+        strategy.prepare(settings(), {"TPU_NAME": "mine"})
+    reason = "<urlopen error Name or service not known>"
+    assert str(caught.value) == f"TPU_NAME=mine: no TPU answers ({reason}); unset it, or choose another --strategy"
 
 
 class Replicas:
