@@ -39,7 +39,7 @@ class Samples(NamedTuple):
 def from_stream(samples: Samples, bits_allocated: int, bits_stored: int, signed: bool) -> Cells:
     """Cells [rows * columns] of decoded samples, unsigned, `bits_allocated` wide, with the sign of the header.
 
-    PS3.5 8.2.1 and 8.2.3 ask that a stream agrees with BitsStored. A signed slice in a stream without sign keeps its
+    PS3.5 8.2 asks that a stream agrees with BitsStored. A signed slice in a stream without sign keeps its
     two's complement of `precision` bits, so the sign is that of the stream's top bit, as most decoders take it. For
     JPEG Lossless they take none, so there it counts only where both numbers agree. Raises `UnsupportedSlice`
     (ambiguous_sign).
@@ -181,7 +181,8 @@ def with_air(hu: Int16, cells: Cells, found: Bools, header: SliceHeader) -> Int1
     `HIGHEST_HU` is padding only outside of the scan: where it reaches a corner of the slice through its like. A
     higher one is padding everywhere. What is darker than air stays.
     """
-    value_hu = as_signed(cells, header.signed) * header.slope + header.intercept
+    with np.errstate(over="ignore"):  # as in `pixels.to_hu`
+        value_hu = as_signed(cells, header.signed) * header.slope + header.intercept
     outside = found & (value_hu > HIGHEST_HU)
     if (found & ~outside).any():
         outside |= _reached_from_corners(found)

@@ -297,6 +297,12 @@ def test_a_slope_turns_padding_around():
     assert np.array_equal(padded_hu(stored, header(slope=-1.0, padding=(-4000, -4000))), expected)
 
 
+def test_a_giant_slope_is_quiet(recwarn):
+    facts = header(slope=1e308, padding=(5, 9))
+    assert padded_hu(np.array([[5, 0], [-1, 9]], np.int16), facts).tolist() == [[-1000, 0], [-32768, -1000]]
+    assert not recwarn.list
+
+
 def reached_slowly(open_: np.ndarray) -> np.ndarray:
     rows, columns = open_.shape
     reached = np.zeros_like(open_)
