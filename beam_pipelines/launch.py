@@ -74,8 +74,12 @@ def _is_dask(runner: str | None) -> bool:
 
 
 def _import_dask() -> str:
-    """The full name of Beam's DaskRunner, its flags made known. Raises `WrongUse` where Dask is not installed."""
-    from apache_beam.runners.dask import dask_runner
+    """The full name of Beam's DaskRunner, its flags made known. Raises `WrongUse` where Dask cannot be used."""
+    try:
+        from apache_beam.runners.dask import dask_runner
+    except ValueError as error:  # Dask reads its own files when it is imported
+        reason = " ".join(str(error).split())[:300]
+        raise WrongUse(f"--runner DaskRunner: {reason}; mend that file, or set DASK_CONFIG to another") from error
 
     if not dask_runner.ddist:
         raise WrongUse("--runner DaskRunner needs Dask; install it with: pip install 'dask[distributed]'")

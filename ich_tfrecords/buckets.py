@@ -285,10 +285,10 @@ def _check_environment(emulator: str) -> None:
         raise _refused(f"STORAGE_EMULATOR_HOST={emulator} is no address; write http://HOST:PORT, or unset it")
     if emulator:
         print(f"gs:// leads to STORAGE_EMULATOR_HOST={emulator}, not to Cloud Storage", file=sys.stderr, flush=True)
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        path = os.environ.get(name)
-        if path and not Path(path).exists():
-            raise _refused(f"{name}={path}: no such file of certificates; unset it, or name one")
+    # requests looks at the second only without the first
+    name = next((name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), "")
+    if name and not Path(os.environ[name]).exists():
+        raise _refused(f"{name}={os.environ[name]}: no such file of certificates; unset it, or name one")
 
 
 def _refused(text: str) -> OSError:

@@ -175,7 +175,8 @@ def test_without_a_login_one_error_says_how_to_get_one(monkeypatch, tmp_path, co
     ],
 )
 def test_a_setting_that_no_request_survives_is_named(name, value, words, monkeypatch):
-    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    for other in ("STORAGE_EMULATOR_HOST", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, value)
     buckets._made_client.cache_clear()
     with pytest.raises(OSError, match=re.escape(f"{name}={value}")) as caught:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,15 @@ def test_shards_that_cannot_be_written_are_told(cluster, synthetic_set, tmp_path
     assert convert(*where, "--output", output, *engine) == 0
     assert convert(*where, "--output", tmp_path / "plain") == 0
     assert files(output) == files(tmp_path / "plain")
+
+
+def test_a_broken_file_of_settings_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("distributed: [")
+    flags = ("--runner", "DaskRunner", "--input", tmp_path, "--labels", "none", "--output", tmp_path / "out")
+    line = [sys.executable, "-m", "beam_pipelines.convert", *map(str, flags)]
+    environ = {**os.environ, "DASK_CONFIG": str(tmp_path)}
+    root = Path(__file__).parent.parent
+    done = subprocess.run(line, cwd=root, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"convert: --runner DaskRunner: A dask config file at '{tmp_path}/mine.yaml' is malf")
+    assert done.stderr.endswith("; mend that file, or set DASK_CONFIG to another\n")

@@ -40,6 +40,9 @@ DOORS = {  # each alone ended or hung a command once
     "GOOGLE_APPLICATION_CREDENTIALS": "/nowhere",
     "STORAGE_EMULATOR_HOST": "nowhere",
     "REQUESTS_CA_BUNDLE": "/nowhere",
+    "API_ENDPOINT_OVERRIDE": "http://192.0.2.1",
+    "PYDICOM_FUTURE": "1",
+    "TZ": "Pacific/Kiritimati",
     "TERM": "dumb",
     "COLUMNS": "junk",
 }
@@ -51,6 +54,7 @@ DOORS = {  # each alone ended or hung a command once
         ({}, {}),
         ({"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "TF_CONFIG": "{}"}, {}),
         ({"MPLBACKEND": "module://ipykernel"}, {"MPLBACKEND": None}),
+        ({"API_ENDPOINT_OVERRIDE": "http://a", "API_KEY": "b"}, {"API_ENDPOINT_OVERRIDE": None}),
         ({"MPLCONFIGDIR": "/x", "XPANDAS_A": "1", "PANDAS_": "1"}, {}),
         ({"PANDAS_FUTURE": "1", "SKLEARN_SEED": "x"}, {"PANDAS_FUTURE": None, "SKLEARN_SEED": None}),
         ({"PYTHONWARNINGS": "default"}, {}),

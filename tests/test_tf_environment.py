@@ -166,7 +166,15 @@ def test_training_and_evaluation_go_by_none_of_them(tiny_dataset, settings, tmp_
     """The bits of a run, and the numbers and figures of its evaluation, with every door open and with none."""
     plain, told = tmp_path / "plain", tmp_path / "told"
     quiet = {"CUDA_VISIBLE_DEVICES": "-1"}
-    hostile = {**DOORS, **DECIDING, **quiet, "HOME": str(home(tmp_path / "home")), "MPLCONFIGDIR": "/proc/nowhere"}
+    meant = {"TF_USE_LEGACY_KERAS": "1", "TF_NUM_INTEROP_THREADS": "1"}  # read, and of no weight
+    hostile = {
+        **DOORS,
+        **DECIDING,
+        **meant,
+        **quiet,
+        "HOME": str(home(tmp_path / "home")),
+        "MPLCONFIGDIR": "/proc/nowhere",
+    }
     runs.finished(runs.flags(tiny_dataset, plain, settings), tmp_path / "a", **quiet)
     run = runs.finished(runs.flags(tiny_dataset, told, settings), tmp_path / "b", **hostile)
     assert_told(run.err, tmp_path / "home")
