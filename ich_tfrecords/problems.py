@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+BY_NATURE = frozenset({"not_dicom", "dicomdir", "localizer", "derived_secondary", "not_ct", "no_pixel_data", "color"})
+"""Reasons of files that are no CT slices by nature, so that nothing of a study is lost with them."""
+
 
 class Problem(Exception):
     """`reason`, a fixed word for counting, and `detail`, the facts for people."""

@@ -38,11 +38,11 @@ MOST_PICTURES, MOST_AT_ONCE = 1000, 4096
 NOT_FINITE = "no_probability"
 EPILOG = """\
 Written to --output: predictions.csv (one row a slice), triage.csv (one row a study,
-most urgent first; below them, without a rank, studies of which no file gave a
-probability), rejects.csv (files without a prediction, and why), run.json, and pictures
-of the most urgent slices. Files that are no CT slice do not stop the work. "file" is
-the name below the folder or archive, and "input" says below which: 1, 2, ... in order
-of their paths.
+most urgent first; "partial" says of which a slice is missing; below them, without a
+rank, studies of which no file gave a probability), rejects.csv (files without a
+prediction, and why), run.json, and pictures of the most urgent slices. Files that are no
+CT slice do not stop the work. "file" is the name below the folder or archive, and
+"input" says below which: 1, 2, ... in order of their paths.
 
 PatientID is never written. Names of files and folders below the input are, and they may
 be names of people.
@@ -128,7 +128,7 @@ def _predict(args: argparse.Namespace) -> int:
     score(np.zeros((1, *about.spec.image.shape), np.uint8))  # compiles, before time is taken
     with output.claimed():
         found, seconds = _score_files(args, about, listing, score, output)
-        pictured = predict_pictures.draw(output, found.to_picture(), about, model, args.map)
+        pictured = predict_pictures.draw(output, found.to_picture(), found.partial(), about, model, args.map)
         facts = _run_facts(args, folder, about, listing, found)
         output.finish({**facts, "pictures": [path.name for path in pictured], "seconds": round(seconds, 3)})
     _tell(about, listing, found, seconds, output, pictured)
@@ -222,6 +222,7 @@ def _run_facts(
         "flags": {"include_given": bool(args.include), **given},
         "slices": found.slices,
         "studies": len(found.studies()),
+        "studies_partial": len(found.partial()),
         "studies_without_slices": len(found.without_slices()),
         "rejects": dict(sorted(found.rejects.items())),
         "versions": {**versions, "tensorflow": tf.__version__, "keras": keras.__version__},
@@ -246,6 +247,12 @@ def _tell(
         print(f"{_counted(listing.ignored, 'file')} with other suffixes left aside")
     if found.rejects:
         print(f"{_counted(found.rejects.total(), 'file')} without a prediction: {_reasons(found)}")
+    if partial := found.partial():
+        studies = _counted(len(partial), "study is", "studies are")
+        print(f"{studies} ranked by a part of the slices ({output.triage.name}: partial); what is missing may be worse")
+    if found.astray:
+        files = _counted(found.astray, "file that tells no study", "files that tell no study")
+        print(f"{files} could not be read; any study may lack them")
     if unread := found.without_slices():
         print(f"{_counted(len(unread), 'study', 'studies')} without any prediction, at the end of {output.triage.name}")
     for path in (output.predictions, output.triage, output.rejects, *pictured[:1]):
@@ -259,6 +266,8 @@ def _tell_studies(about: About, found: Triage) -> None:
     labels, studies = about.spec.labels, found.studies()
     if found.slices == 1:
         print(*triage.sentences(studies[0].driver, labels), sep="\n")
+        if studies[0].partial:
+            print(f"PARTIAL: this is {studies[0].partial}")
     elif studies:
         print("studies, most urgent first, by their greatest probability of any hemorrhage in one slice")
         print(*triage.table(studies, labels, SHOWN_STUDIES, about.calibration.refused), sep="\n")
