@@ -203,7 +203,10 @@ def test_studies_that_cannot_be_read_in_part_or_at_all_are_seen(run, tmp_path, c
     partly, unread = rows(out / "triage.csv")
     assert [partly[name] for name in ("rank", "study_uid", "slices", "rejected")] == ["1", "1.5", "2", "1"]
     assert [unread[name] for name in ("rank", "study_uid", "slices", "rejected")] == ["", "1.6", "0", "2"]
-    assert (partly["partial"], unread["partial"]) == ("2 of 3 slices: 1 truncated", "0 of 2 slices: 2 truncated")
+    assert (partly["partial"], unread["partial"]) == (
+        "2 of 3 slices (missing: 1 truncated)",
+        "0 of 2 slices (missing: 2 truncated)",
+    )
     assert {unread[name] for name in rsna_spec.labels.names} == {""}
     assert "\n1 study without any prediction, at the end of triage.csv\n" in capsys.readouterr().out
     assert facts(out)["studies_without_slices"] == 1
@@ -224,7 +227,7 @@ def test_a_study_of_one_uid_is_ranked_by_one_slice_and_says_so(run, one_uid, cap
     assert code == 0
     assert [row["reason"] for row in rows(out / "rejects.csv")] == ["localizer"] + ["uid_conflict"] * 5
     (study,) = rows(out / "triage.csv")
-    told = "1 of 6 slices: 5 uid_conflict"
+    told = "1 of 6 slices (missing: 5 uid_conflict)"
     assert [study[name] for name in ("slices", "rejected", "partial")] == ["1", "6", told]
     assert facts(out)["studies_partial"] == 1
     lines = capsys.readouterr().out.splitlines()
@@ -238,7 +241,7 @@ def test_partial_studies_stand_out_in_the_table_and_on_their_pictures(run, one_u
     code, out = run(one_uid, pictures=2)
     assert code == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if line.endswith("  PARTIAL: 1 of 6 slices: 5 uid_conflict")]) == 1
+    assert len([line for line in lines if line.endswith("  PARTIAL: 1 of 6 slices (missing: 5 uid_conflict)")]) == 1
     assert "1 file that tells no study could not be read; any study may lack them" in lines
     heights = {}
     for name in facts(out)["pictures"]:

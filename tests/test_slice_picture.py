@@ -91,7 +91,7 @@ def test_nothing_is_drawn_into_the_margin():
         assert same_color(canvas, montage.BACKGROUND)[edge].all()
 
 
-WARNING = "PARTIAL: the study was judged by 1 of 6 slices: 5 uid_conflict"
+WARNING = "PARTIAL: the study was judged by 1 of 6 slices (missing: 5 uid_conflict)"
 
 
 @pytest.mark.parametrize("words", [WARNING, WARNING * 9])

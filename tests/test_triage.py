@@ -170,8 +170,11 @@ def test_rejects_stand_with_their_studies_and_those_without_a_slice_at_the_end()
     made.reject([reject("P"), reject("R")])
     assert made.rejects == {"truncated": 5, "not_ct": 1}
     assert [(study.study_uid, study.rejected) for study in made.studies()] == [("S", 0), ("T", 2)]
-    assert made.without_slices() == [("P", 1, "0 of 1 slices: 1 truncated"), ("R", 2, "0 of 2 slices: 2 truncated")]
-    assert made.partial() == {"T": "1 of 2 slices: 1 truncated"}
+    assert made.without_slices() == [
+        ("P", 1, "0 of 1 slices (missing: 1 truncated)"),
+        ("R", 2, "0 of 2 slices (missing: 2 truncated)"),
+    ]
+    assert made.partial() == {"T": "1 of 2 slices (missing: 1 truncated)"}
     assert made.astray == 1
     rows = [dict(zip(triage.study_head(LABELS), row, strict=True)) for row in triage.study_rows(made, LABELS)]
     assert [(row["rank"], row["study_uid"], row["slices"], row["rejected"]) for row in rows] == [
@@ -180,8 +183,12 @@ def test_rejects_stand_with_their_studies_and_those_without_a_slice_at_the_end()
         ("", "P", 0, 1),
         ("", "R", 0, 2),
     ]
-    assert set(rows[3].values()) == {"", "R", 0, 2, "0 of 2 slices: 2 truncated"}
-    assert [row["partial"] for row in rows[:3]] == ["", "1 of 2 slices: 1 truncated", "0 of 1 slices: 1 truncated"]
+    assert set(rows[3].values()) == {"", "R", 0, 2, "0 of 2 slices (missing: 2 truncated)"}
+    assert [row["partial"] for row in rows[:3]] == [
+        "",
+        "1 of 2 slices (missing: 1 truncated)",
+        "0 of 1 slices (missing: 1 truncated)",
+    ]
 
 
 ODD = ["truncated", "localizer", "duplicate_slice", "bad_bits", "truncated"]
@@ -193,9 +200,9 @@ ODD = ["truncated", "localizer", "duplicate_slice", "bad_bits", "truncated"]
         ([], ""),
         (sorted(BY_NATURE), ""),  # reports and scouts are no slices
         (["duplicate_slice"] * 3, ""),
-        (["uid_conflict"] * 5, "1 of 6 slices: 5 uid_conflict"),
-        (ODD, "1 of 4 slices: 1 bad_bits, 2 truncated"),
-        (["no_probability"] * 1000, "1 of 1,001 slices: 1,000 no_probability"),
+        (["uid_conflict"] * 5, "1 of 6 slices (missing: 5 uid_conflict)"),
+        (ODD, "1 of 4 slices (missing: 2 truncated, 1 bad_bits)"),
+        (["no_probability"] * 1000, "1 of 1,001 slices (missing: 1,000 no_probability)"),
     ],
 )
 def test_a_study_judged_by_a_part_of_its_slices_says_so(reasons, words):

@@ -122,12 +122,12 @@ class Triage:
 
 
 def partial_text(slices: int, rejects: Mapping[str, int]) -> str:
-    """`1 of 6 slices: 5 uid_conflict`, of a study's slices and of its rejects by reason; "" where no slice is lost."""
-    lost = {reason: files for reason, files in sorted(rejects.items()) if reason not in NOT_LOST}
+    """`1 of 6 slices (missing: 5 uid_conflict)`, of its slices and its rejects by reason; "" where none is lost."""
+    lost = sorted((-files, reason) for reason, files in rejects.items() if reason not in NOT_LOST)
     if not lost:
         return ""
-    reasons = ", ".join(f"{files:,} {reason}" for reason, files in lost.items())
-    return f"{slices:,} of {slices + sum(lost.values()):,} slices: {reasons}"
+    missing = ", ".join(f"{-files:,} {reason}" for files, reason in lost)
+    return f"{slices:,} of {slices - sum(files for files, _ in lost):,} slices (missing: {missing})"
 
 
 def rounded(probabilities: Sequence[float] | Probabilities) -> list[str]:
