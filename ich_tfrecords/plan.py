@@ -104,9 +104,25 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     group = usable["group"].to_numpy()
     split = splits.split_of(groups.keys.to_pylist(), spec.split)[group]
     notes += group_notes.one_for_most(usable["study_uid"], group, split, splits.split_names(spec.split))
-    drawn = splits.draw_subset(split, hashed, spec.split)
+    try:
+        drawn = splits.draw_subset(split, hashed, spec.split)
+    except splits.SubsetError as error:
+        raise splits.SubsetError("; ".join((str(error), *notes))) from error
     usable = _filtered(usable.drop_columns("group"), drawn)
-    values, hashed, split = values[drawn], hashed[drawn], split[drawn]
+    planned = _placed(usable, values[drawn], hashed[drawn], split[drawn], spec)
+    seated, unseated = _seated(copies, planned)
+    rejects = pa.concat_tables([rejects, unseated])
+    return Plan(planned, rejects, int((~drawn).sum()), labels_unused, seated, several, [*notes, *label_notes])
+
+
+def _placed(
+    usable: pa.Table,
+    values: npt.NDArray[np.int8],
+    hashed: npt.NDArray[np.uint64],
+    split: npt.NDArray[np.int8],
+    spec: DatasetSpec,
+) -> pa.Table:
+    """`Plan.slices`: the drawn slices with their labels `values`, each in its place."""
     stratum = stratum_indices(values, spec.labels)
     seats = shards.assign_shards(split, stratum, hashed, records.slice_bytes(spec), spec.shards)
     order = np.lexsort((seats["row"], seats["shard"], split))
@@ -114,10 +130,7 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     planned = usable.append_column("labels", _label_lists(values))
     for name, column in columns.items():
         planned = planned.append_column(name, pa.array(column))
-    planned = planned.take(pa.array(order))
-    seated, unseated = _seated(copies, planned)
-    rejects = pa.concat_tables([rejects, unseated])
-    return Plan(planned, rejects, int((~drawn).sum()), labels_unused, seated, several, [*notes, *label_notes])
+    return planned.take(pa.array(order))
 
 
 def planned_shards(plan: Plan, spec: DatasetSpec) -> Iterator[PlannedShard]:

@@ -232,8 +232,8 @@ TRAINER_MAY_IMPORT = {
     "serving": {"calibration", "records", "spec"},
     "saved_model": {"model_file", "serving"},
     "model_card": {"model_file", "thresholds"},
-    "slice_stream": {"dicom", "pixels", "sources", "problems", "spec"},
-    "triage": {"slice_stream", "montage", "spec"},
+    "slice_stream": {"dicom", "pixels", "repeats", "sources", "problems", "spec"},
+    "triage": {"slice_stream", "montage", "problems", "repeats", "spec"},
     "predict_folder": {"folder_lock", "problems", "atomic", "csv_text"},
     "ending": {
         "assembly",

@@ -401,6 +401,16 @@ def test_one_patient_id_for_all_is_told_with_a_way_out(rsna_spec):
     assert note.startswith("40 of 41 slices (8 of 9 studies) are of one PatientID")
 
 
+def test_a_subset_that_one_patient_id_makes_impossible_says_so(rsna_spec):
+    values = to_dict(rsna_spec)
+    values["split"]["subset"] = {"train": 1, "validation": 1, "test": 1}
+    rows = [row(f"{n}", study_uid=f"u{n}", series_uid=f"e{n}") for n in range(4)]
+    with pytest.raises(
+        splits.SubsetError, match=r"asks for 1 .*; 4 of 4 slices .* are of one PatientID"
+    ):
+        plan.build_plan(index(*rows), None, from_dict(values))
+
+
 @pytest.mark.parametrize("rows", [many(4), [row("a"), row("b")], [row("a"), row("b", patient_key="p2")]])
 def test_a_small_or_a_mixed_set_is_not_told_of_one_patient(rsna_spec, rows):
     assert not any("of one PatientID" in note for note in plan.build_plan(index(*rows), None, rsna_spec).notes)

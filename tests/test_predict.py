@@ -233,9 +233,51 @@ def test_studies_that_cannot_be_read_in_part_or_at_all_are_seen(run, tmp_path, c
     partly, unread = rows(out / "triage.csv")
     assert [partly[name] for name in ("rank", "study_uid", "slices", "rejected")] == ["1", "1.5", "2", "1"]
     assert [unread[name] for name in ("rank", "study_uid", "slices", "rejected")] == ["", "1.6", "0", "2"]
+    assert (partly["partial"], unread["partial"]) == (
+        "2 of 3 slices (missing: 1 truncated)",
+        "0 of 2 slices (missing: 2 truncated)",
+    )
     assert {unread[name] for name in rsna_spec.labels.names} == {""}
     assert "\n1 study without any prediction, at the end of triage.csv\n" in capsys.readouterr().out
     assert facts(out)["studies_without_slices"] == 1
+
+
+@pytest.fixture
+def one_uid(tmp_path) -> Path:
+    """Six slices of a study with one SOP UID, as a bad anonymiser leaves them (dcm2niix#211), and its scout."""
+    for number in range(6):
+        write_slice(tmp_path / "in", f"{number}.dcm", "1.2", number, StudyInstanceUID=b"1.5")
+    kind = b"ORIGINAL\\PRIMARY\\LOCALIZER"
+    write_slice(tmp_path / "in", "scout.dcm", "1.3", ImageType=kind, StudyInstanceUID=b"1.5")
+    return tmp_path / "in"
+
+
+def test_a_study_of_one_uid_is_ranked_by_one_slice_and_says_so(run, one_uid, capsys):
+    code, out = run(one_uid, pictures=1)
+    assert code == 0
+    assert [row["reason"] for row in rows(out / "rejects.csv")] == ["localizer"] + ["uid_conflict"] * 5
+    (study,) = rows(out / "triage.csv")
+    told = "1 of 6 slices (missing: 5 uid_conflict)"
+    assert [study[name] for name in ("slices", "rejected", "partial")] == ["1", "6", told]
+    assert facts(out)["studies_partial"] == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert f"PARTIAL: this is {told}" in lines
+    assert "1 study is ranked by a part of the slices (triage.csv: partial); what is missing may be worse" in lines
+
+
+def test_partial_studies_stand_out_in_the_table_and_on_their_pictures(run, one_uid, capsys):
+    write_slice(one_uid, "whole.dcm", "1.4", StudyInstanceUID=b"1.6")
+    (one_uid / "empty.dcm").write_bytes(b"")
+    code, out = run(one_uid, pictures=2)
+    assert code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.endswith("  PARTIAL: 1 of 6 slices (missing: 5 uid_conflict)")]) == 1
+    assert "1 file that tells no study could not be read; any study may lack them" in lines
+    heights = {}
+    for name in facts(out)["pictures"]:
+        with Image.open(out / "pictures" / name) as picture:
+            heights[name[4:-4]] = picture.height
+    assert heights["1.2"] > heights["1.4"]
 
 
 def test_the_same_slice_converted_and_predicted_gives_the_same_probabilities(
@@ -607,9 +649,9 @@ def explained(monkeypatch) -> list[tuple[np.ndarray, slice_picture.Explanation, 
     """Grows by image, explanation and labels without calibration of every picture that is drawn."""
     drawn, picture = [], slice_picture.picture
 
-    def noting(image, spec, title, names, probabilities, explanation, uncalibrated):
+    def noting(image, spec, title, names, probabilities, explanation, uncalibrated, warning):
         drawn.append((image, explanation, tuple(uncalibrated)))
-        return picture(image, spec, title, names, probabilities, explanation, uncalibrated)
+        return picture(image, spec, title, names, probabilities, explanation, uncalibrated, warning)
 
     monkeypatch.setattr(slice_picture, "picture", noting)
     return drawn

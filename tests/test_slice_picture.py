@@ -91,6 +91,23 @@ def test_nothing_is_drawn_into_the_margin():
         assert same_color(canvas, montage.BACKGROUND)[edge].all()
 
 
+WARNING = "PARTIAL: the study was judged by 1 of 6 slices (missing: 5 uid_conflict)"
+
+
+@pytest.mark.parametrize("words", [WARNING, WARNING * 9])
+def test_a_warning_stands_on_a_bar_and_moves_the_rest_down(words):
+    plain, warned = drawn(cam=blob()), drawn(cam=blob(), warning=words)
+    added = len(warned) - len(plain)
+    top = montage.MARGIN_PX + slice_picture.TITLE_PX
+    np.testing.assert_array_equal(warned[top + added :], plain[top:])
+    np.testing.assert_array_equal(warned[:top], plain[:top])
+    bar = same_color(warned[top : top + added], montage.ACCENT)
+    rows, columns = np.nonzero(bar)
+    assert np.ptp(rows) + 1 == slice_picture.WARNING_PX < added
+    assert np.ptp(columns) + 1 == plain.shape[1] - 2 * montage.MARGIN_PX
+    assert 0.5 < bar[bar.any(1)].mean() < 0.99  # with words on it
+
+
 def test_one_label_and_a_map_fit():
     canvas = drawn(names=("any",), probabilities=np.array([0.5]), cam=blob(), label="any", uncalibrated=["any"])
     assert same_color(canvas, montage.BACKGROUND)[-8:].all()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ich_tfrecords import dicom, pixels, sources
 from ich_tfrecords.spec import ImageSpec, Window
 from trainer import slice_stream
-from trainer.slice_stream import AHEAD, SeenUids
+from trainer.slice_stream import AHEAD, SeenSlices
 
 IMAGE = ImageSpec(8, -1000, (Window("brain", 40, 80), Window("bone", 40, 380)))
 
@@ -59,7 +59,7 @@ def test_every_slice_comes_once_in_order_with_its_image(tmp_path, batch_size):
 def test_the_ids_are_those_of_the_header_without_the_patient(tmp_path):
     changes = {"StudyInstanceUID": b"1.5", "SeriesInstanceUID": b"1.6", "PatientID": b"SECRET"}
     write(tmp_path, "a.dcm", "1.2", **changes)
-    ((found,), _, _) = stream(listing(tmp_path), 4)[0]
+    ((found,), *_) = stream(listing(tmp_path), 4)[0]
     assert found[1:] == (1, "1.2", "1.5", "1.6", 37.5)
     assert found.ref.name == "a.dcm"
     assert "SECRET" not in repr(found)
@@ -92,16 +92,17 @@ def test_a_batch_of_rejects_alone_is_empty(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 10])
 def test_of_files_with_one_sop_uid_the_first_counts(tmp_path, batch_size):
-    for name, seed in (("a.dcm", 0), ("b.dcm", 1), ("c.dcm", 2), ("d.dcm", 3)):
+    for name, seed in (("a.dcm", 0), ("b.dcm", 1), ("c.dcm", 0), ("d.dcm", 3)):
         write(tmp_path, name, "1.2" if name in "a.dcm c.dcm d.dcm" else "1.3", seed)
     batches = stream(listing(tmp_path), batch_size)
     assert [found.ref.name for batch in batches for found in batch.slices] == ["a.dcm", "b.dcm"]
     rejects = [reject for batch in batches for reject in batch.rejects]
     assert [reject[:4] for reject in rejects] == [
         (1, "c.dcm", "ID_study", "duplicate_slice"),
-        (1, "d.dcm", "ID_study", "duplicate_slice"),
+        (1, "d.dcm", "ID_study", "uid_conflict"),
     ]
-    assert rejects[0].detail == "SOPInstanceUID 1.2 stands in an earlier file too"
+    told = "SOPInstanceUID 1.2 stands in an earlier file too"
+    assert [reject.detail for reject in rejects] == [told, f"{told}, which is another slice and was used"]
     hu = dicom.read_slice((tmp_path / "b.dcm").read_bytes()).hu
     images = np.concatenate([batch.images for batch in batches])
     np.testing.assert_array_equal(images[1], pixels.window_slice(hu, IMAGE))
@@ -236,16 +237,49 @@ def test_a_consumer_that_fails_leaves_no_thread_behind(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.text(max_size=3), max_size=60))
-def test_seen_uids_are_a_set(uids):
-    seen, known = SeenUids(len(uids)), set()
-    for uid in uids:
-        assert seen.is_new(uid) == (uid not in known)
-        known.add(uid)
+@given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 2**64 - 1)), max_size=60))
+def test_seen_slices_are_a_dict(slices):
+    seen, known = SeenSlices(len(slices)), {}
+    for uid, content in slices:
+        assert seen.earlier(uid, content) == known.get(uid)
+        known.setdefault(uid, content)
 
 
-def test_seen_uids_take_few_bytes_each():
-    seen = SeenUids(1000)
-    assert all(seen.is_new(str(number)) for number in range(1000))
-    assert not any(seen.is_new(str(number)) for number in range(1000))
-    assert len(seen._slots) * seen._slots.itemsize <= 32 * 1000
+def test_seen_slices_take_few_bytes_each():
+    seen = SeenSlices(1000)
+    assert all(seen.earlier(str(number), number) is None for number in range(1000))
+    assert all(seen.earlier(str(number), 0) == number for number in range(1000))
+    assert sum(len(part) * part.itemsize for part in (seen._slots, seen._contents)) <= 64 * 1000
+
+
+SAME = {"PatientID": b"other", "WindowCenter": b"1"}
+OTHER = [
+    {"StudyInstanceUID": b"9"},
+    {"SeriesInstanceUID": b"9"},
+    {"ImagePositionPatient": b"-125\\-120\\37.6"},
+    {"RescaleSlope": b"2"},
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), [(SAME, "duplicate_slice"), *((one, "uid_conflict") for one in OTHER)])
+def test_the_header_tells_another_slice_under_one_uid(tmp_path, changes, reason):
+    write(tmp_path, "a.dcm", "1.2")
+    write(tmp_path, "b.dcm", "1.2", **changes)
+    assert [(one.file, one.reason) for one in rejected(tmp_path)] == [("b.dcm", reason)]
+
+
+@pytest.mark.parametrize("level", [-500, 40, 2000])
+def test_one_pixel_tells_another_slice_whether_a_window_shows_it_or_not(tmp_path, level):
+    for number in range(2):
+        stored = head_slice()
+        stored[9, 9] = level + 1024 + number
+        elements = slice_elements(stored, SOPInstanceUID=b"1.2")
+        (tmp_path / f"{number}.dcm").write_bytes(dicom_file(elements))
+    assert [one.reason for one in rejected(tmp_path)] == ["uid_conflict"]
+
+
+def test_the_same_hu_stored_otherwise_are_a_copy(tmp_path):
+    write(tmp_path, "a.dcm", "1.2")
+    elements = slice_elements(head_slice() + np.int16(24), SOPInstanceUID=b"1.2", RescaleIntercept=b"-1048")
+    (tmp_path / "b.dcm").write_bytes(dicom_file(elements))
+    assert [one.reason for one in rejected(tmp_path)] == ["duplicate_slice"]

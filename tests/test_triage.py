@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ich_tfrecords.problems import BY_NATURE
 from ich_tfrecords.slice_reader import SliceRef
 from ich_tfrecords.spec import LabelSpec
 from trainer import triage
@@ -107,6 +108,7 @@ def test_rows_of_the_files():
         "study_uid": "S",
         "slices": 1,
         "rejected": 0,
+        "partial": "",
         **dict(zip(LABELS.names, probabilities)),
         "driven_by": "a",
         "input": 2,
@@ -168,7 +170,12 @@ def test_rejects_stand_with_their_studies_and_those_without_a_slice_at_the_end()
     made.reject([reject("P"), reject("R")])
     assert made.rejects == {"truncated": 5, "not_ct": 1}
     assert [(study.study_uid, study.rejected) for study in made.studies()] == [("S", 0), ("T", 2)]
-    assert made.without_slices() == [("P", 1), ("R", 2)]
+    assert made.without_slices() == [
+        ("P", 1, "0 of 1 slices (missing: 1 truncated)"),
+        ("R", 2, "0 of 2 slices (missing: 2 truncated)"),
+    ]
+    assert made.partial() == {"T": "1 of 2 slices (missing: 1 truncated)"}
+    assert made.astray == 1
     rows = [dict(zip(triage.study_head(LABELS), row, strict=True)) for row in triage.study_rows(made, LABELS)]
     assert [(row["rank"], row["study_uid"], row["slices"], row["rejected"]) for row in rows] == [
         (1, "S", 1, 0),
@@ -176,7 +183,43 @@ def test_rejects_stand_with_their_studies_and_those_without_a_slice_at_the_end()
         ("", "P", 0, 1),
         ("", "R", 0, 2),
     ]
-    assert set(rows[3].values()) == {"", "R", 0, 2}
+    assert set(rows[3].values()) == {"", "R", 0, 2, "0 of 2 slices (missing: 2 truncated)"}
+    assert [row["partial"] for row in rows[:3]] == [
+        "",
+        "1 of 2 slices (missing: 1 truncated)",
+        "0 of 1 slices (missing: 1 truncated)",
+    ]
+
+
+ODD = ["truncated", "localizer", "duplicate_slice", "bad_bits", "truncated"]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "words"),
+    [
+        ([], ""),
+        (sorted(BY_NATURE), ""),  # reports and scouts are no slices
+        (["duplicate_slice"] * 3, ""),
+        (["uid_conflict"] * 5, "1 of 6 slices (missing: 5 uid_conflict)"),
+        (ODD, "1 of 4 slices (missing: 2 truncated, 1 bad_bits)"),
+        (["no_probability"] * 1000, "1 of 1,001 slices (missing: 1,000 no_probability)"),
+    ],
+)
+def test_a_study_judged_by_a_part_of_its_slices_says_so(reasons, words):
+    made = gathered([("a", "S", (0.5, 0, 0)), ("b", "T", (0.1, 0, 0))])
+    made.reject([reject("S", reason) for reason in reasons])
+    study, other = made.studies()
+    assert (study.partial, study.rejected, other.partial) == (words, len(reasons), "")
+    assert made.partial() == ({"S": words} if words else {})
+    lines = triage.table(made.studies(), LABELS, 10)
+    assert [line.partition("  PARTIAL: ")[2] for line in lines] == ["", words, ""]
+
+
+def test_files_that_tell_no_study_count_unless_they_are_no_slices():
+    made = gathered([])
+    made.reject([reject("", reason) for reason in ("empty_file", "not_dicom", "unreadable_file")])
+    made.reject([reject("S")])
+    assert made.astray == 2
 
 
 def test_a_study_whose_readable_slice_comes_after_its_rejects():

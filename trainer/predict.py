@@ -26,7 +26,6 @@ import numpy.typing as npt
 from ich_tfrecords import NOT_A_DEVICE, __version__, atomic, packed, sources
 from ich_tfrecords.csv_text import csv_text
 from ich_tfrecords.montage import shortened
-from ich_tfrecords.problems import is_by_nature
 from trainer import command, model_file, predict_pictures, progress_line, quiet, slice_stream, triage
 from trainer.display import count
 from trainer.model_file import About
@@ -40,11 +39,11 @@ MOST_PICTURES, MOST_AT_ONCE = 1000, 4096
 NOT_FINITE = "no_probability"
 EPILOG = """\
 Written to --output: predictions.csv (one row a slice), triage.csv (one row a study,
-most urgent first; below them, without a rank, studies of which no file gave a
-probability), rejects.csv (files without a prediction, and why), run.json, and pictures
-of the most urgent slices. Files that are no CT slice do not stop the work. "file" is
-the name below the folder or archive, and "input" says below which: 1, 2, ... in order
-of their paths.
+most urgent first; "partial" says of which a slice is missing; below them, without a
+rank, studies of which no file gave a probability), rejects.csv (files without a
+prediction, and why), run.json, and pictures of the most urgent slices. Files that are no
+CT slice do not stop the work. "file" is the name below the folder or archive, and
+"input" says below which: 1, 2, ... in order of their paths.
 
 PatientID is never written. Names of files and folders below the input are, and they may
 be names of people.
@@ -129,11 +128,11 @@ def _predict(args: argparse.Namespace) -> int:
     score = model_file.scorer(model, args.flip)
     score(np.zeros((1, *about.spec.image.shape), np.uint8))  # compiles, before time is taken
     with output.claimed():
-        found, never, seconds = _score_files(args, about, listing, score, output)
-        pictured = predict_pictures.draw(output, found.to_picture(), about, model, args.map)
+        found, seconds = _score_files(args, about, listing, score, output)
+        pictured = predict_pictures.draw(output, found.to_picture(), found.partial(), about, model, args.map)
         facts = _run_facts(args, folder, about, listing, found)
         output.finish({**facts, "pictures": [path.name for path in pictured], "seconds": round(seconds, 3)})
-    _tell(about, listing, found, never, seconds, output, pictured)
+    _tell(about, listing, found, seconds, output, pictured)
     return _exit_code(found, output)
 
 
@@ -152,10 +151,10 @@ def _quiet_pydicom() -> None:
 
 def _score_files(
     args: argparse.Namespace, about: About, listing: sources.Listing, score: Score, output: PredictFolder
-) -> tuple[Triage, Counter[str], float]:
-    """What was found, rejects by reason that never were slices, and seconds; the CSV files are written on the way."""
+) -> tuple[Triage, float]:
+    """What was found, and seconds; the CSV files are written on the way."""
     labels, files = about.spec.labels, listing.table.num_rows
-    found, never, begin = Triage(labels, args.pictures), Counter[str](), time.perf_counter()
+    found, begin = Triage(labels, args.pictures), time.perf_counter()
     with (
         csv_file(output.predictions, triage.slice_head(labels)) as write_slices,
         csv_file(output.rejects, Reject._fields) as write_rejects,
@@ -166,7 +165,6 @@ def _score_files(
             slices, probabilities, rejects = _scored(batch, about, score)
             found.add(slices, probabilities)
             found.reject(rejects)
-            never.update(one.reason for one in rejects if is_by_nature(one.reason, one.file))
             write_slices(map(triage.slice_row, slices, probabilities))
             write_rejects(rejects)
             tell(found.slices + found.rejects.total(), files)
@@ -174,7 +172,7 @@ def _score_files(
     seconds = time.perf_counter() - begin
     text = csv_text(triage.study_head(labels), triage.study_rows(found, labels))
     atomic.write_bytes(output.triage, text.encode(errors="backslashreplace"))
-    return found, never, seconds
+    return found, seconds
 
 
 def _scored(
@@ -225,6 +223,7 @@ def _run_facts(
         "flags": {"include_given": bool(args.include), **given},
         "slices": found.slices,
         "studies": len(found.studies()),
+        "studies_partial": len(found.partial()),
         "studies_without_slices": len(found.without_slices()),
         "rejects": dict(sorted(found.rejects.items())),
         "versions": {**versions, "tensorflow": tf.__version__, "keras": keras.__version__},
@@ -235,7 +234,6 @@ def _tell(
     about: About,
     listing: sources.Listing,
     found: Triage,
-    never: Counter[str],
     seconds: float,
     output: PredictFolder,
     pictured: Sequence[Path],
@@ -251,10 +249,16 @@ def _tell(
         print(f"{files} with other suffixes left aside: {packed.counted(listing.ignored)}")
     if archives := packed.unread(listing.ignored):
         print(archives)
-    if never:
-        print(f"{_counted(never.total(), 'file')} of other kinds than axial CT slices: {_reasons(never)}")
-    if lost := found.rejects - never:
+    if never := found.never.total():
+        print(f"{_counted(never, 'file')} of other kinds than axial CT slices: {_reasons(found.never)}")
+    if lost := found.rejects - found.never:
         print(f"{_counted(lost.total(), 'file')} without a prediction: {_reasons(lost)}")
+    if partial := found.partial():
+        studies = _counted(len(partial), "study is", "studies are")
+        print(f"{studies} ranked by a part of the slices ({output.triage.name}: partial); what is missing may be worse")
+    if found.astray:
+        files = _counted(found.astray, "file that tells no study", "files that tell no study")
+        print(f"{files} could not be read; any study may lack them")
     if unread := found.without_slices():
         print(f"{_counted(len(unread), 'study', 'studies')} without any prediction, at the end of {output.triage.name}")
     for path in (output.predictions, output.triage, output.rejects, *pictured[:1]):
@@ -268,6 +272,8 @@ def _tell_studies(about: About, found: Triage) -> None:
     labels, studies = about.spec.labels, found.studies()
     if found.slices == 1:
         print(*triage.sentences(studies[0].driver, labels), sep="\n")
+        if studies[0].partial:
+            print(f"PARTIAL: this is {studies[0].partial}")
     elif studies:
         print("studies, most urgent first, by their greatest probability of any hemorrhage in one slice")
         print(*triage.table(studies, labels, SHOWN_STUDIES, about.calibration.refused), sep="\n")

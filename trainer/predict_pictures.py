@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,18 @@ DEFAULT = "hirescam"
 Maps = Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.float32]]
 
 
-def draw(output: PredictFolder, chosen: Sequence[ScoredSlice], about: About, model: Any, method: str) -> list[Path]:
-    """Paths of the pictures of `chosen` slices, which are read again; one that changed meanwhile is told."""
+def draw(
+    output: PredictFolder,
+    chosen: Sequence[ScoredSlice],
+    partial: Mapping[str, str],
+    about: About,
+    model: Any,
+    method: str,
+) -> list[Path]:
+    """Paths of the pictures of `chosen` slices, which are read again; one that changed meanwhile is told.
+
+    `partial`: `Triage.partial`.
+    """
     from trainer import explain
 
     paths: list[Path] = []
@@ -43,12 +53,15 @@ def draw(output: PredictFolder, chosen: Sequence[ScoredSlice], about: About, mod
             except Problem as problem:
                 print(f"predict: no picture of {shortened(scored.found.ref.name, 70)}: {problem}", file=sys.stderr)
                 continue
-            atomic.write_bytes(output.pictures / name, _picture(image, scored, about, maps, METHODS[method]))
+            warning = partial.get(scored.found.study_uid, "")
+            atomic.write_bytes(output.pictures / name, _picture(image, scored, warning, about, maps, METHODS[method]))
             paths.append(output.pictures / name)
     return paths
 
 
-def _picture(image: npt.NDArray[np.uint8], scored: ScoredSlice, about: About, maps: Maps, method: str) -> bytes:
+def _picture(
+    image: npt.NDArray[np.uint8], scored: ScoredSlice, partial: str, about: About, maps: Maps, method: str
+) -> bytes:
     """PNG of a slice, its probabilities, and where the model finds what speaks for the leading label."""
     from trainer import slice_picture
 
@@ -57,4 +70,6 @@ def _picture(image: npt.NDArray[np.uint8], scored: ScoredSlice, about: About, ma
     (cam,) = maps(image[None], leading)
     explanation = slice_picture.Explanation(cam, names[leading], method)
     title = f"slice {shortened(scored.found.sop_uid, 30)}, study {shortened(scored.found.study_uid, 30)}"
-    return png_bytes(slice_picture.picture(image, about.spec, title, names, scored.probabilities, explanation, refused))
+    warning = f"PARTIAL: the study was judged by {partial}" if partial else ""
+    shown = (names, scored.probabilities, explanation, refused, warning)
+    return png_bytes(slice_picture.picture(image, about.spec, title, *shown))

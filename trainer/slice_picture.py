@@ -24,7 +24,7 @@ Color = tuple[int, int, int] | str
 PANEL_PX, LARGE_PANEL_PX = 288, 440
 LEAST_WIDTH_PX = 2 * LARGE_PANEL_PX + GAP_PX
 LEAST_BARS_PX, MOST_BARS_PX = 560, 1200
-ROW_PX, BAR_PX, SCALE_PX, SCALE_BLOCK_PX = 32, 18, 14, 104
+ROW_PX, BAR_PX, SCALE_PX, SCALE_BLOCK_PX, WARNING_PX = 32, 18, 14, 104, 34
 TITLE_PX, HEAD_PX, TEXT_PX, SMALL_PX = 32, 19, 19, 15
 VALUE_PX, NOTE_PX = 84, 108  # columns of numbers and of notes
 TRACK, MID_GREY = (38, 43, 51), 110
@@ -53,15 +53,17 @@ def picture(
     probabilities: npt.NDArray[np.float64],
     explanation: Explanation | None,
     uncalibrated: Collection[str] = (),
+    warning: str = "",
 ) -> Image.Image:
     """RGB picture of a slice, uint8 [size, size, windows], with its `probabilities` [L] of the labels `names`.
 
     `explanation` is laid over the first window; None leaves that panel out. Labels in `uncalibrated` are marked.
+    A `warning` stands on a bar of its own below the title.
     """
     panels, heads = _panels(image, spec, explanation)
     panel_px, strip_px = panels[0].width, montage.strip_width_px(len(panels), panels[0].width)
     width = max(strip_px, LEAST_WIDTH_PX)
-    top = MARGIN_PX + TITLE_PX + 22
+    top = MARGIN_PX + TITLE_PX + 22 + (WARNING_PX + 14 if warning else 0)
     under = top + HEAD_PX + 12 + panel_px + 20
     beside_px = strip_px - panel_px - MARGIN_PX  # what the scale, under the last panel, leaves to the bars
     bars_top, bars_px = under, width
@@ -73,6 +75,8 @@ def picture(
     canvas = Image.new("RGB", (width + 2 * MARGIN_PX, height), BACKGROUND)
     pen = _Pen(canvas)
     pen.title((MARGIN_PX, MARGIN_PX + TITLE_PX // 2), title, width)
+    if warning:
+        pen.warning((MARGIN_PX, MARGIN_PX + TITLE_PX + 14), warning, width)
     for number, (panel, head) in enumerate(zip(panels, heads, strict=True)):
         left = MARGIN_PX + number * (panel_px + GAP_PX)
         pen.write((left, top + HEAD_PX // 2), head, HEAD_PX, DIM, panel_px)
@@ -183,6 +187,12 @@ class _Pen:
             lengths, width_px, key=lambda most: self.length(montage.shortened(text, most), TITLE_PX)
         )
         self.write(at, montage.shortened(text, lengths[max(0, fitting - 1)]), TITLE_PX, BRIGHT, width_px)
+
+    def warning(self, at: tuple[int, int], text: str, width_px: int) -> None:
+        """Dark words on a bright bar; `at` is its upper left corner."""
+        left, top = at
+        self._draw.rectangle((left, top, left + width_px - 1, top + WARNING_PX - 1), fill=ACCENT)
+        self.write((left + 10, top + WARNING_PX // 2), text, TEXT_PX, BACKGROUND, width_px - 20)
 
     def bar(self, at: tuple[float, float], width_px: float, part: float, color: Color) -> None:
         left, middle = at

@@ -1,23 +1,27 @@
 """Which study should be read first: one row a study, the slice that drives it, and the words for people.
 
-A study is as urgent as its slice with the greatest probability of the label "any" (`LabelSpec.any`).
+A study is as urgent as its slice with the greatest probability of the label "any" (`LabelSpec.any`). One that was
+judged by a part of its slices says so wherever it is shown: what was not seen may be worse.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ich_tfrecords import repeats
 from ich_tfrecords.montage import shortened
+from ich_tfrecords.problems import BY_NATURE, is_by_nature
 from ich_tfrecords.spec import LabelSpec
 from trainer.slice_stream import FoundSlice, Reject
 
 DIGITS = 6  # significant ones of a probability in a CSV file
+NOT_LOST = BY_NATURE | {repeats.COPY}  # reasons of files that take no slice away from their study
 CLEAR = 0.5  # of the probability of "any": a kind with less does not explain why a slice is urgent
 
 Probabilities = npt.NDArray[np.float64]
@@ -34,7 +38,7 @@ class Study(NamedTuple):
     """A study: its number of slices, each label's greatest probability over them, and the slice that drives it.
 
     `driver`: the slice with the greatest probability of "any", the first of equal ones. `rejected`: how many of its
-    files gave no probability.
+    files gave no probability. `partial`: which of its slices are among those, in words; "" where none is.
     """
 
     study_uid: str
@@ -42,12 +46,14 @@ class Study(NamedTuple):
     probabilities: Probabilities
     driver: ScoredSlice
     rejected: int = 0
+    partial: str = ""
 
 
 class Triage:
     """Gathers scored slices into studies. Memory: one driving slice a study, and the `pictured` most urgent slices.
 
-    `slices`: how many there are; `rejects`: how many files gave none, by reason.
+    `slices`: how many there are; `rejects`: how many files gave none, by reason; `never`: those of them that never
+    were slices; `astray`: how many of the others are of no known study.
     """
 
     def __init__(self, labels: LabelSpec, pictured: int) -> None:
@@ -55,9 +61,10 @@ class Triage:
         self._pictured = pictured
         self._studies: dict[str, Study] = {}
         self._top: list[tuple[float, int, ScoredSlice]] = []  # a heap, the least urgent first
-        self._rejected: Counter[str] = Counter()
-        self.slices = 0
+        self._rejected: dict[str, Counter[str]] = defaultdict(Counter)
+        self.slices = self.astray = 0
         self.rejects: Counter[str] = Counter()
+        self.never: Counter[str] = Counter()
 
     def add(self, slices: Sequence[FoundSlice], probabilities: Probabilities) -> None:
         """Count `slices` with their `probabilities` float64 [k, L]."""
@@ -73,7 +80,13 @@ class Triage:
     def reject(self, rejects: Sequence[Reject]) -> None:
         """Count files without a prediction, by reason, and by study where that is known."""
         self.rejects.update(one.reason for one in rejects)
-        self._rejected.update(one.study_uid for one in rejects if one.study_uid)
+        for one in rejects:
+            never = is_by_nature(one.reason, one.file)
+            self.never[one.reason] += never
+            if one.study_uid:
+                self._rejected[one.study_uid][one.reason] += 1
+            else:
+                self.astray += not never and one.reason != repeats.COPY
 
     def _add_to_study(self, scored: ScoredSlice) -> None:
         uid, values = scored.found.study_uid, scored.probabilities
@@ -87,12 +100,21 @@ class Triage:
 
     def studies(self) -> list[Study]:
         """Every study, most urgent first; equal ones in order of their UIDs."""
-        studies = [study._replace(rejected=self._rejected[uid]) for uid, study in self._studies.items()]
+        studies = [self._with_rejects(study) for study in self._studies.values()]
         return sorted(studies, key=lambda study: (-study.probabilities[self._any], study.study_uid))
 
-    def without_slices(self) -> list[tuple[str, int]]:
-        """UID and number of files of each study of which no file gave a probability, in order of the UIDs."""
-        return sorted((uid, files) for uid, files in self._rejected.items() if uid not in self._studies)
+    def _with_rejects(self, study: Study) -> Study:
+        reasons = self._rejected.get(study.study_uid, Counter())
+        return study._replace(rejected=reasons.total(), partial=partial_text(study.slices, reasons))
+
+    def without_slices(self) -> list[tuple[str, int, str]]:
+        """UID, number of files, and `partial_text` of each study of which no file gave a probability, by UID."""
+        unread = [(uid, reasons) for uid, reasons in self._rejected.items() if uid not in self._studies]
+        return sorted((uid, reasons.total(), partial_text(0, reasons)) for uid, reasons in unread)
+
+    def partial(self) -> dict[str, str]:
+        """What is said of each study that was judged by a part of its slices, by UID."""
+        return {study.study_uid: study.partial for study in self.studies() if study.partial}
 
     def to_picture(self) -> list[ScoredSlice]:
         """The slices worth a picture: the driving ones of the most urgent studies, then the most urgent others."""
@@ -100,6 +122,15 @@ class Triage:
         uids = {scored.found.sop_uid for scored in driving}
         others = [scored for *_, scored in sorted(self._top, key=lambda entry: entry[:2], reverse=True)]
         return [*driving, *(scored for scored in others if scored.found.sop_uid not in uids)][: self._pictured]
+
+
+def partial_text(slices: int, rejects: Mapping[str, int]) -> str:
+    """`1 of 6 slices (missing: 5 uid_conflict)`, of its slices and its rejects by reason; "" where none is lost."""
+    lost = sorted((-files, reason) for reason, files in rejects.items() if reason not in NOT_LOST)
+    if not lost:
+        return ""
+    missing = ", ".join(f"{-files:,} {reason}" for files, reason in lost)
+    return f"{slices:,} of {slices - sum(files for files, _ in lost):,} slices (missing: {missing})"
 
 
 def rounded(probabilities: Sequence[float] | Probabilities) -> list[str]:
@@ -120,7 +151,8 @@ def slice_row(found: FoundSlice, probabilities: Probabilities) -> list[object]:
 
 def study_head(labels: LabelSpec) -> list[str]:
     """Columns of triage.csv."""
-    return ["rank", "study_uid", "slices", "rejected", *labels.names, "driven_by", "input", "file", "position_mm"]
+    known = ["rank", "study_uid", "slices", "rejected", "partial"]
+    return [*known, *labels.names, "driven_by", "input", "file", "position_mm"]
 
 
 def study_rows(found: Triage, labels: LabelSpec) -> Iterator[list[object]]:
@@ -128,9 +160,10 @@ def study_rows(found: Triage, labels: LabelSpec) -> Iterator[list[object]]:
     for rank, study in enumerate(found.studies(), 1):
         driver = study.driver.found
         place = [driver.sop_uid, driver.input, driver.ref.name, round(driver.position_mm, 3)]
-        yield [rank, study.study_uid, study.slices, study.rejected, *rounded(study.probabilities), *place]
-    for uid, files in found.without_slices():
-        known: list[object] = ["", uid, 0, files]
+        known: list[object] = [rank, study.study_uid, study.slices, study.rejected, study.partial]
+        yield [*known, *rounded(study.probabilities), *place]
+    for uid, files, partial in found.without_slices():
+        known = ["", uid, 0, files, partial]
         yield known + [""] * (len(study_head(labels)) - len(known))
 
 
@@ -177,9 +210,9 @@ def sentences(scored: ScoredSlice, labels: LabelSpec) -> list[str]:
 def table(studies: Sequence[Study], labels: LabelSpec, most: int, refused: Collection[str] = ()) -> list[str]:
     """The first `most` studies (most urgent first) as lines of text in columns, below a head.
 
-    `refused`: labels that could not be calibrated.
+    `refused`: labels that could not be calibrated. The last column stands where one of the studies is partial.
     """
-    head = ("rank", "study", "slices", labels.any, "most likely", "driven by slice")
+    head = ("rank", "study", "slices", labels.any, "most likely", "driven by slice", "")
     rows = [head, *(_table_row(rank, study, labels, refused) for rank, study in enumerate(studies[:most], 1))]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(map(_padded, row, widths, _IS_NUMBER)).rstrip() for row in rows]
@@ -187,7 +220,7 @@ def table(studies: Sequence[Study], labels: LabelSpec, most: int, refused: Colle
     return [*lines, f"... and {more:,} more"] if more > 0 else lines
 
 
-_IS_NUMBER = (True, False, True, True, False, False)
+_IS_NUMBER = (True, False, True, True, False, False, False)
 
 
 def _table_row(rank: int, study: Study, labels: LabelSpec, refused: Collection[str]) -> tuple[str, ...]:
@@ -200,6 +233,7 @@ def _table_row(rank: int, study: Study, labels: LabelSpec, refused: Collection[s
         shown[labels.names.index(labels.any)],
         f"{shown[kind]} {labels.names[kind]}",
         shortened(study.driver.found.sop_uid),
+        f"PARTIAL: {study.partial}" if study.partial else "",
     )
 
 
