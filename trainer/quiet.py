@@ -16,6 +16,7 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if list(Path("/dev").glob("nvidia[0-9]*")) else "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")  # weights are read only, and many shares have no locks
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
