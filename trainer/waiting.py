@@ -79,7 +79,7 @@ def no_longer_than(minutes: float, line: str) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     command = [sys.executable, "-ISc", _SAY, line]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as speaker:
-        if minutes:
+        if minutes and speaker.stdin:
             faulthandler.dump_traceback_later(60 * minutes, exit=True, file=speaker.stdin)
         try:
             yield
