@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -125,6 +126,83 @@ def test_a_label_without_positives(damaged, tmp_path, capsys):
     line = one_line(capsys)
     assert "no slice of split train is positive for epidural" in line
     assert line.endswith("--set absent_labels=true")
+
+
+def test_a_label_without_negatives(damaged, tmp_path, capsys):
+    rewritten(damaged, of_split("train", any=1))
+    assert train(damaged, tmp_path / "run") == 2
+    line = one_line(capsys)
+    assert "no slice of split train is negative for any" in line
+    assert line.endswith("--set absent_labels=true")
+
+
+def of_split(split: str, **values: int):
+    """A change that gives every slice of a split these labels."""
+
+    def change(columns):
+        for label, value in values.items():
+            columns[label] = [
+                value if its == split else old for its, old in zip(columns["split"], columns[label], strict=True)
+            ]
+
+    return change
+
+
+UNKNOWN = dict.fromkeys(("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any"), -1)
+NEVER = [  # change of the labels, monitor, what validation holds, the setting that goes on
+    ({"epidural": 0}, "auc_epidural", "0 positive and 66 negative slices of epidural", "monitor=log_loss"),
+    ({"any": 1}, "auc_any", "66 positive and 0 negative slices of any", "monitor=log_loss"),
+    ({"subdural": -1}, "accuracy_subdural", "no slice where subdural is known", "monitor=log_loss"),
+    (UNKNOWN, "log_loss", "no slice with a known label", "validation_split="),
+    (UNKNOWN, "auc", "no label that is positive in some slices and negative in others", "validation_split="),
+]
+
+
+@pytest.mark.parametrize(("labels", "monitor", "holds", "goes_on"), NEVER, ids=[one[1] for one in NEVER])
+def test_a_monitor_that_never_has_a_value(labels, monitor, holds, goes_on, damaged, tmp_path, capsys):
+    rewritten(damaged, of_split("validation", **labels))
+    more = {"epochs": 6, "patience": 2, "steps_per_epoch": 1}
+    assert train(damaged, tmp_path / "run", monitor=monitor, **more) == 2
+    line = one_line(capsys)
+    assert f"monitor is {monitor}, and split validation holds {holds}, so it never has a value" in line
+    assert line.endswith(f"go on with --set {goes_on}")
+    assert not (tmp_path / "run").exists()
+    key, _, value = goes_on.partition("=")
+    more |= {"patience": 0} if key == "validation_split" else {}
+    assert train(damaged, tmp_path / "run", **{"monitor": monitor, **more, key: value}) == 0
+
+
+def test_a_monitor_that_a_fold_lacks(damaged, tmp_path, capsys):
+    rewritten(damaged, lambda columns: columns.update(subdural=first_only(columns)))
+    folds = {"folds": 4, "absent_labels": True, "monitor": "auc_subdural"}
+    told = [train(damaged, tmp_path / f"run{fold}", fold=fold, **folds) for fold in range(4)]
+    assert sorted(told) == [0, 2, 2, 2]
+    err = capsys.readouterr().err
+    assert err.count("auc_subdural, and split fold ") == 3
+    assert "of 4 holds 0 positive and " in err
+
+
+def first_only(columns) -> list[int]:
+    """Positive for one patient of the train split alone."""
+    chosen = min(key for key, split in zip(columns["patient_key"], columns["split"], strict=True) if split == "train")
+    slices = zip(columns["patient_key"], columns["slice_index"], strict=True)
+    return [int(key == chosen and index % 2 == 0) for key, index in slices]
+
+
+def test_a_test_split_without_labels(damaged, tmp_path, capsys):
+    rewritten(damaged, lambda columns: unlabelled(columns, "test"))
+    assert train(damaged, tmp_path / "run") == 2
+    line = one_line(capsys)
+    assert "no slice of split test has labels, so nothing can be scored there" in line
+    assert line.endswith("--set test_split=")
+    assert train(damaged, tmp_path / "run", test_split="") == 0
+
+
+def unlabelled(columns, split: str) -> None:
+    of_split(split, **UNKNOWN)(columns)
+    columns["stratum"] = [
+        "unlabelled" if its == split else old for its, old in zip(columns["split"], columns["stratum"], strict=True)
+    ]
 
 
 def test_a_split_without_labels(damaged, tmp_path, capsys):
@@ -327,6 +405,22 @@ def test_a_flipped_byte_in_the_middle_of_training(damaged, tmp_path, capsys):
     assert train(damaged, reference, **settings) == 0
     for part in ("history.csv", "result.json"):
         assert (run / part).read_bytes() == (reference / part).read_bytes()
+
+
+def test_a_share_without_fsync_and_locks(tiny_dataset, trained, tmp_path, incapable, capsys):
+    incapable(flock=errno.ENOLCK, sync_file=errno.EINVAL, sync_folder=errno.EINVAL)
+    assert train(tiny_dataset, tmp_path / "run") == 0
+    no_sync, no_locks = sorted(capsys.readouterr().err.splitlines())
+    assert "is on a file system that cannot bring files to the disk when asked" in no_sync
+    assert "is on a file system without locks" in no_locks
+    assert (tmp_path / "run" / "history.csv").read_bytes() == (trained / "history.csv").read_bytes()
+    assert_whole(tmp_path / "run")
+
+
+def test_a_share_that_fails_is_told(tiny_dataset, run, incapable, capsys):
+    incapable(sync_folder=errno.EIO)
+    assert train(tiny_dataset, run, epochs=3) == 1
+    assert "cannot be written, Input/output error" in one_line(capsys)
 
 
 @pytest.fixture

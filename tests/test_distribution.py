@@ -6,12 +6,14 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import training_runs as runs
 
+from trainer import vertex, waiting
 from trainer.run_dir import RunDir
 
 STEPS = 20
@@ -132,24 +134,47 @@ def test_a_worker_that_never_comes(tiny_dataset, tmp_path):
     waits = {"limit": {"wait_minutes": 0.02}, "term": {}, "int": {}}
     clusters = {name: runs.two_workers() for name in waits}
     lines = {name: runs.flags(tiny_dataset, tmp_path / name, {**SETTINGS, **waits[name]}) for name in waits}
-    waiting = {name: runs.Run(lines[name], tmp_path / f"{name}_0", **NO_GPU, **clusters[name][0]) for name in waits}
+    lonely = {name: runs.Run(lines[name], tmp_path / f"{name}_0", **NO_GPU, **clusters[name][0]) for name in waits}
     worker = runs.Run(lines["limit"], tmp_path / "limit_1", **NO_GPU, **runs.two_workers()[1])
     for name, number in (("term", signal.SIGTERM), ("int", signal.SIGINT)):
-        waiting[name].until(lambda name=name: "waiting for 2 workers" in waiting[name].out)
-        waiting[name].send(number)
-    assert [waiting[name].wait() for name in waits] == [1, 143, 130]
+        lonely[name].until(lambda name=name: "waiting for 2 workers" in lonely[name].out)
+        lonely[name].send(number)
+    assert [lonely[name].wait() for name in waits] == [1, 143, 130]
     assert worker.wait() == 1
     missing = json.loads(clusters["limit"][0]["TF_CONFIG"])["cluster"]["worker"][1]
-    assert waiting["limit"].err.startswith(f"train: {missing} has not come within 0.02 minutes; start every task of TF")
+    assert lonely["limit"].err.startswith(f"train: {missing} has not come within 0.02 minutes; start every task of TF")
     assert " (Connection refused) has not come within 0.02 minutes" in worker.err
     for name, word in (("term", "SIGTERM"), ("int", "SIGINT")):
-        assert waiting[name].err == f"train: stopped by {word}; nothing was done yet; the same command goes on\n"
+        assert lonely[name].err == f"train: stopped by {word}; nothing was done yet; the same command goes on\n"
     for name in waits:
-        assert waiting[name].err.count("\n") == 1
+        assert lonely[name].err.count("\n") == 1
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["checkpoints", "lock"]
         assert list((tmp_path / name / "checkpoints").iterdir()) == []
         with RunDir(tmp_path / name).lock():  # nobody holds it any more
             pass
+
+
+def test_a_worker_that_is_lost_just_before_tensorflow_connects(tiny_dataset, tmp_path):
+    """It came, and is gone when TensorFlow waits for it, which holds Python's lock."""
+    clusters = {name: runs.two_workers() for name in ("limit", "int")}
+    chiefs = {}
+    for name, environs in clusters.items():
+        line = runs.flags(tiny_dataset, tmp_path / name, {**SETTINGS, "wait_minutes": 0.2})
+        chiefs[name] = runs.Run(line, tmp_path / f"{name}_0", **NO_GPU, **environs[0])
+    for name, environs in clusters.items():
+        gone = waiting._Other(vertex.cluster(environs[1]))
+        chiefs[name].until(lambda gone=gone: not gone.missing())
+        gone.close()
+    while chiefs["int"].process.poll() is None:
+        chiefs["int"].send(signal.SIGINT)
+        time.sleep(0.1)
+    assert chiefs["int"].wait() in (130, -signal.SIGINT)
+    assert chiefs["limit"].wait() == 1
+    end = time.monotonic() + runs.TIMEOUT_S
+    while not chiefs["limit"].err and time.monotonic() < end:  # said by a process of its own
+        time.sleep(0.1)
+    assert chiefs["limit"].err.startswith("train: another worker was lost while TensorFlow connected them; start all")
+    assert chiefs["limit"].err.count("\n") == 1
 
 
 def test_replicas_share_their_batch_norm_statistics():

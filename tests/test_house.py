@@ -170,7 +170,7 @@ TRAINER_MAY_IMPORT = {
     "metrics": {"probability", "problems"},
     "optimizers": {"hparams"},
     "waiting": {"problems", "vertex"},
-    "strategy": {"hparams", "input_pipeline", "problems", "vertex"},
+    "strategy": {"waiting", "hparams", "input_pipeline", "problems", "vertex"},
     "steps": {"losses", "metrics", "strategy"},
     "state": {"metrics", "steps"},
     "checkpoints": {"problems", "atomic"},

@@ -40,6 +40,9 @@ def test_precedence_defaults_then_config_then_sets(tmp_path):
         ({"weight_decay": 0.1}, "weight_decay belongs to optimizer: adamw"),
         ({"schedule": "cosine", "decay_per_epoch": 0.9}, "decay_per_epoch belongs to schedule: steps"),
         ({"accumulate": 3}, "no multiple of accumulate 3"),
+        ({"learning_rate": 0}, "learning_rate is 0, so nothing would be learned"),
+        ({"warmup_epochs": 10.5}, "warmup_epochs is 10.5 and epochs is 10, so the rate would never be reached"),
+        ({"wait_minutes": -1}, "wait_minutes is -1.0; use 0"),
         ({"replicas": 2}, "replicas belongs to strategy: mirrored"),
         ({"architecture": 3}, "must be a mapping"),
         ({"validation_split": "", "patience": 2}, "patience needs a validation_split"),
@@ -89,6 +92,12 @@ def test_set_values_are_yaml():
 def test_to_yaml_reads_back():
     settings = resolve("xception", learning_rate=1e-7)
     assert hparams.from_dict(yaml.safe_load(hparams.to_yaml(settings))) == settings
+
+
+def test_a_run_of_before_a_setting_has_its_default():
+    old = dataclasses.asdict(resolve("xception", learning_rate=1e-7))
+    del old["wait_minutes"]
+    assert hparams.of_run(old) == resolve("xception", learning_rate=1e-7)
 
 
 def test_what_may_change_on_resume():

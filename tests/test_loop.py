@@ -111,7 +111,7 @@ def scored(monkeypatch, values: list[dict[str, float]]) -> None:
 
 
 def test_patience_and_the_best_epoch(tiny_dataset, tmp_path, monkeypatch, capsys):
-    scored(monkeypatch, [{"log_loss": value} for value in (0.5, 0.4, 0.6, float("nan"), 0.3)])
+    scored(monkeypatch, [{"log_loss": value} for value in (0.5, 0.4, 0.6, float("nan"), 0.5)])
     kept = {}
     real = loop.Loop._end_epoch
 
@@ -121,11 +121,14 @@ def test_patience_and_the_best_epoch(tiny_dataset, tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(loop.Loop, "_end_epoch", remember)
     assert train(tiny_dataset, tmp_path, epochs=9, patience=2) == 0
-    assert [row["epoch"] for row in history(tmp_path)] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in history(tmp_path)] == [1, 2, 3, 4, 5]
     assert result_of(tmp_path)["best"] == {"value": 0.4, "epoch": 2, "step": 6}
-    assert "best epoch 2: val_log_loss 0.4000" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "best epoch 2: val_log_loss 0.4000" in out
+    assert "val_log_loss has no value in epoch 4, which counts neither as the best nor for patience" in out
+    assert "stops early: val_log_loss was not better for 2 epochs (patience)" in out
     exported = keras.models.load_model(tmp_path / "export" / "model.keras")
-    for value, best, last in zip(exported.variables, kept[2], kept[4]):
+    for value, best, last in zip(exported.variables, kept[2], kept[5]):
         np.testing.assert_array_equal(value.numpy(), best)
         assert not np.array_equal(best, last)
     assert steps_saved(tmp_path)[0] == "best-000000006.npz"

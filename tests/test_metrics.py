@@ -51,6 +51,36 @@ def arrays(low: int, elements=LOGITS):
 
 
 @settings(max_examples=100, deadline=None)
+@given(arrays(low=-1))
+def test_what_lacks_a_value_is_known_from_the_labels(batch):
+    labels, logits = batch
+    found = metrics.Scores()
+    found.add(labels, logits, np.ones(len(labels)), np.arange(len(labels)))
+    for name, value in found.result(NAMES, WEIGHTS, NO_SHIFT).items():
+        assert bool(metrics.lacking(name, NAMES, labels)) == math.isnan(value), name
+
+
+@pytest.mark.parametrize(
+    ("name", "any_labels", "words"),
+    [
+        ("auc_any", [0, 0, -1], "0 positive and 2 negative slices of any"),
+        ("auc_any", [1, 1, -1], "2 positive and 0 negative slices of any"),
+        ("auc_any", [-1, -1, -1], "0 positive and 0 negative slices of any"),
+        ("auc", [1, 1, -1], "no label that is positive in some slices and negative in others"),
+        ("accuracy_any", [-1, -1, -1], "no slice where any is known"),
+        ("accuracy", [-1, -1, -1], "no slice with a known label"),
+        ("log_loss", [-1, -1, -1], "no slice with a known label"),
+        ("log_loss", [0, -1, -1], ""),
+        ("auc", [0, 1, -1], ""),
+    ],
+)
+def test_what_lacks_is_told_in_counts(name, any_labels, words):
+    labels = np.full((3, 6), -1)
+    labels[:, 5] = any_labels
+    assert metrics.lacking(name, NAMES, labels) == words
+
+
+@settings(max_examples=100, deadline=None)
 @given(arrays(low=0))
 def test_log_loss_is_the_competitions(batch):
     labels, logits = batch

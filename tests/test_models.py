@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import socket
 import zipfile
 from pathlib import Path
 
@@ -312,6 +313,18 @@ def test_a_failed_download_is_one_line_with_the_ways_out(cache, monkeypatch, get
         for part in ("--weights none", "--weights PATH", str(cache), "small_notop.h5", "file://"):
             assert part in line
         assert sorted(cache.iterdir()) == left
+
+
+def test_a_server_that_falls_silent_is_given_up(cache, monkeypatch):
+    monkeypatch.setattr(model_weights, "SILENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes the connection, and never answers
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/small_notop.h5"
+        silent = dataclasses.replace(model_weights.APPLICATIONS["densenet121"], weights_url=url)
+        monkeypatch.setitem(model_weights.APPLICATIONS, "densenet121", silent)
+        with pytest.raises(WrongUse, match=r"nor can it be downloaded .*timed out"):
+            model_weights.imagenet_weights("densenet121")
+    assert list(cache.iterdir()) == []
+    assert socket.getdefaulttimeout() is None
 
 
 def test_a_source_that_is_not_there(cache, monkeypatch):

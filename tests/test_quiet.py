@@ -38,6 +38,29 @@ def test_keras_reads_no_file_and_its_home_is_as_before(tmp_path):
     assert (done.returncode, done.stderr) == (0, said)
 
 
+def test_weights_can_be_read_where_nothing_can_be_locked(tmp_path):
+    """To HDF5 a lock that another one holds is what a share without locks is: the file does not open."""
+    code = f"""
+import fcntl, sys
+if sys.argv[1:]:
+    from trainer import quiet; quiet.import_tensorflow()
+import h5py
+path = {str(tmp_path / "weights.h5")!r}
+with open(path, "ab") as held:
+    h5py.File(path, "w").close()
+    fcntl.flock(held, fcntl.LOCK_EX)
+    print(len(h5py.File(path, "r")))
+"""
+    plain = {key: value for key, value in os.environ.items() if key != "HDF5_USE_FILE_LOCKING"}
+    plain["PYTHONPATH"] = str(ROOT)
+    without, here = (
+        subprocess.run([sys.executable, "-c", code, *more], capture_output=True, text=True, env=plain, check=False)
+        for more in ((), ("ours",))
+    )
+    assert "unable to lock file" in without.stderr
+    assert (here.stdout, here.stderr) == ("0\n", "")
+
+
 def test_what_an_import_says_is_shown_when_it_fails(tmp_path):
     """Below Python as well, where the C++ of TensorFlow speaks."""
     (tmp_path / "keras.py").write_text("")

@@ -45,9 +45,9 @@ def test_an_epoch_ends_and_the_next_begins_at_nothing():
         ("log_loss", [0.5, 0.4, 0.4, 0.6], 2, 2),  # as good is not better
         ("auc", [0.5, 0.4, 0.6], 3, 0),
         ("accuracy_any", [0.9], 1, 0),
-        ("auc", [NAN, NAN], None, 2),  # a split in which no label has both values
-        ("auc", [NAN, 0.1, NAN], 2, 1),
-        ("log_loss", [None, None], None, 2),  # no validation split
+        ("auc", [NAN, NAN], None, 0),  # without a value nothing is waited for
+        ("auc", [NAN, 0.1, NAN, 0.1], 2, 1),
+        ("log_loss", [None, None], None, 0),  # no validation split
     ],
 )
 def test_the_best_epoch_and_how_long_ago_it_was(monitor, values, best_epoch, waited):

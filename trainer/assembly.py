@@ -29,6 +29,13 @@ def splits(data: Dataset, settings: HParams) -> dict[str, Slices]:
     labels = data.manifest.spec.labels.names
     metrics.better(settings.monitor, labels)
     _check_labels(slices[settings.train_split], labels, settings)
+    if settings.validation_split:
+        _check_monitor(slices[settings.validation_split], settings)
+    if settings.test_split and not slices[settings.test_split].labelled.any():
+        raise WrongUse(
+            f"no slice of split {settings.test_split} has labels, so nothing can be scored there; name another "
+            "test_split, or go on without one with --set test_split="
+        )
     return slices
 
 
@@ -54,11 +61,24 @@ def _ways_on(settings: HParams) -> dict[str, str]:
 def _check_labels(train: Slices, labels: tuple[str, ...], settings: HParams) -> None:
     if not train.labelled.any():
         raise WrongUse(f"no slice of split {settings.train_split} has labels, so there is nothing to learn")
-    absent = [name for i, name in enumerate(labels) if not (train.labels[:, i] == 1).any()]
-    if absent and not settings.absent_labels:
+    for value, word in ((1, "positive"), (0, "negative")):
+        absent = [name for i, name in enumerate(labels) if not (train.labels[:, i] == value).any()]
+        if absent and not settings.absent_labels:
+            raise WrongUse(
+                f"no slice of split {settings.train_split} is {word} for {', '.join(absent)}, so no model can learn "
+                "it; take more data, or go on all the same with --set absent_labels=true"
+            )
+
+
+def _check_monitor(validation: Slices, settings: HParams) -> None:
+    """Refuse a metric that has no value on these slices: no epoch would be the best, and patience would run out."""
+    names = validation.spec.labels.names
+    lack = {name: metrics.lacking(name, names, validation.labels) for name in metrics.metric_names(names)}
+    if lack[settings.monitor]:
+        other = next((f"monitor={name}" for name in lack if not lack[name]), "validation_split=")
         raise WrongUse(
-            f"no slice of split {settings.train_split} is positive for {', '.join(absent)}, so no model can learn it; "
-            "take more data, or go on all the same with --set absent_labels=true"
+            f"monitor is {settings.monitor}, and split {validation.split} holds {lack[settings.monitor]}, so it never "
+            f"has a value; take other slices, or go on with --set {other}"
         )
 
 

@@ -89,7 +89,7 @@ def _slices(about: About, data: Dataset, name: str) -> Slices:
     from trainer import assembly
 
     own = about.fingerprint == data.manifest.fingerprint
-    slices = assembly.split(data, hparams.from_dict(about.settings), name) if own else data.split(name)
+    slices = assembly.split(data, hparams.of_run(about.settings), name) if own else data.split(name)
     if not slices.labelled.any():
         raise WrongUse(
             f"no slice of split {name} in {data.place} has a known label, so there is nothing to compare with; "
@@ -117,7 +117,7 @@ def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, 
     from trainer.probability import sigmoid
 
     score = model_file.scorer(model_file.load_model(folder, about), args.flip)
-    batch_size = hparams.from_dict(about.settings).eval_batch_size
+    batch_size = hparams.of_run(about.settings).eval_batch_size
     began = time.monotonic()
     with progress_line.shown(f"split {slices.split}", "slices", sys.stdout) as tell:
         found = scoring.predict_split(score, about, slices, batch_size, tell)

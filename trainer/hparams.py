@@ -135,6 +135,12 @@ def _check_pairs(hparams: HParams) -> None:
         not (hparams.jit_compile and hparams.deterministic),
         "jit_compile has no deterministic gradient of max-pooling, which every model has; set deterministic to false",
     )
+    _require(hparams.learning_rate > 0, "learning_rate is 0, so nothing would be learned; use more than 0")
+    _require(
+        hparams.warmup_epochs <= hparams.epochs,
+        f"warmup_epochs is {hparams.warmup_epochs:g} and epochs is {hparams.epochs}, so the rate would never be "
+        "reached; lower the one or raise the other",
+    )
     _require(hparams.train_split != "", "train_split is empty")
     _require(
         hparams.validation_split != "" or hparams.patience == 0,
@@ -218,6 +224,11 @@ def from_dict(values: Mapping[str, Any]) -> HParams:
     missing = [key for key in kinds if key not in values]
     _require(not missing, f"missing setting {', '.join(missing)}")
     return HParams(**{key: _typed(key, values[key], kinds[key]) for key in kinds})
+
+
+def of_run(values: Mapping[str, Any]) -> HParams:
+    """`HParams` of an earlier run; a setting that is younger than the run is as its model's config has it."""
+    return from_dict({**defaults(values["model"]), **values})
 
 
 def to_yaml(hparams: HParams) -> str:

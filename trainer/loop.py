@@ -22,7 +22,7 @@ from trainer.problems import Stopped, TrainingFailed, WrongUse
 from trainer.run_dir import RunDir
 from trainer.saver import Saver
 from trainer.scalars import Scalars
-from trainer.state import State, means
+from trainer.state import State, has_value, means
 from trainer.steps import Objective
 from trainer.strategy import Devices
 
@@ -84,6 +84,10 @@ class Loop:
         while not self.ended():
             self._train_epoch()
             self._end_epoch()
+            if self.ended() and self.state.epoch < self.settings.epochs:
+                self.doors.display.note(
+                    f"stops early: val_{self.settings.monitor} was not better for {self.state.waited} epochs (patience)"
+                )
         return self.state
 
     def ended(self) -> bool:
@@ -223,6 +227,11 @@ class Loop:
             raise
         self._save()
         self._report_epoch(row)
+        if self.data.validation is not None and not has_value(row, self.settings.monitor):
+            self.doors.display.note(
+                f"val_{self.settings.monitor} has no value in epoch {self.state.epoch}, which counts neither as the "
+                "best nor for patience"
+            )
 
     def _save(self) -> None:
         self.saver.save(self.state)

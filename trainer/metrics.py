@@ -144,6 +144,25 @@ def metric_names(labels: Sequence[str]) -> list[str]:
     return [*_BETTER, *(f"{metric}_{label}" for metric in _PER_LABEL for label in labels)]
 
 
+def lacking(name: str, names: Sequence[str], labels: Any) -> str:
+    """Why the metric `name` has no value on slices with these labels: what they hold, in words; "" where it has one.
+
+    `labels`: integers [n, L] of the labels `names`, 1, 0 or -1 for unknown.
+    """
+    labels = np.asarray(labels)
+    known, ones = (labels >= 0).sum(axis=0), (labels == 1).sum(axis=0)
+    both = (ones > 0) & (ones < known)
+    if name.startswith("auc_"):
+        at = names.index(name.removeprefix("auc_"))
+        return "" if both[at] else f"{ones[at]:,} positive and {known[at] - ones[at]:,} negative slices of {names[at]}"
+    if name.startswith("accuracy_"):
+        at = names.index(name.removeprefix("accuracy_"))
+        return "" if known[at] else f"no slice where {names[at]} is known"
+    if name == "auc":
+        return "" if both.any() else "no label that is positive in some slices and negative in others"
+    return "" if known.any() else "no slice with a known label"
+
+
 def better(name: str, labels: Sequence[str] | None = None) -> int:
     """+1 where a higher value of the metric `name` is better (AUC, accuracy), -1 where a lower one is (log loss).
 

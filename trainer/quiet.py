@@ -29,6 +29,7 @@ def import_tensorflow() -> None:
     environment.apply(os.environ, decided.changes)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if gpus else "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")  # weights are read only, and many shares have no locks
     with _without_keras_json():
         _import()
 

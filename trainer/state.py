@@ -19,7 +19,7 @@ class State:
     """Steps done, sums of the epoch under way (float64, in the order of `SUMS`), rows of the finished epochs.
 
     `step` counts over the whole run, `step_in_epoch` within `epoch`, which counts finished epochs. `best`:
-    value, epoch and step of the best epoch so far, or empty. `waited`: epochs since.
+    value, epoch and step of the best epoch so far, or empty. `waited`: epochs since that had a value.
     """
 
     step: int = 0
@@ -38,14 +38,18 @@ class State:
         self.step_in_epoch += len(sums)
 
     def close_epoch(self, row: dict[str, float], monitor: str) -> bool:
-        """Count the epoch as finished with its `row`; returns whether `monitor` is the best so far."""
+        """Count the epoch as finished with its `row`; returns whether `monitor` is the best so far.
+
+        An epoch in which `monitor` has no value does not count as waiting for a better one.
+        """
         self.rows.append(row)
         self.epoch, self.step_in_epoch, self.sums = self.epoch + 1, 0, np.zeros(len(SUMS))
         if is_better(row.get(f"val_{monitor}"), self.best.get("value"), monitor):
             self.best = {"value": row[f"val_{monitor}"], "epoch": self.epoch, "step": self.step}
             self.waited = 0
             return True
-        self.waited += 1
+        if has_value(row, monitor):
+            self.waited += 1
         return False
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,6 +61,11 @@ class State:
         """State of `to_dict`'s values."""
         fields = {field.name: values[field.name] for field in dataclasses.fields(State)}
         return State(**{**fields, "sums": np.asarray(values["sums"], np.float64)})
+
+
+def has_value(row: Mapping[str, float], monitor: str) -> bool:
+    """Whether the metric is a number in the row of an epoch."""
+    return not math.isnan(row.get(f"val_{monitor}", math.nan))
 
 
 def is_better(value: float | None, best: float | None, monitor: str) -> bool:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import keras
 import tensorflow as tf
 
+from trainer import waiting
 from trainer.hparams import HParams
 from trainer.input_pipeline import Share
 from trainer.problems import WrongUse
@@ -103,7 +104,7 @@ def _strategy(kind: str, hparams: HParams) -> Any:
     if kind == "mirrored":
         return tf.distribute.MirroredStrategy(_mirrored_devices(hparams.replicas))
     if kind == "multi_worker":
-        return _multi_worker()
+        return _multi_worker(hparams.wait_minutes)
     return _tpu()
 
 
@@ -116,10 +117,17 @@ def _mirrored_devices(replicas: int) -> list[str]:
     return [device.name for device in devices[:wanted]]
 
 
-def _multi_worker() -> Any:
+def _multi_worker(wait_minutes: float) -> Any:
     if not os.environ.get("TF_CONFIG"):
         raise WrongUse("--strategy multi_worker needs TF_CONFIG, which names the workers; see README, several machines")
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    with waiting.no_longer_than(wait_minutes, _LOST):
+        return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+_LOST = (
+    "train: another worker was lost while TensorFlow connected them; start all workers again with the same command to "
+    "go on"
+)
 
 
 def _tpu() -> Any:

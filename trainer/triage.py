@@ -82,7 +82,7 @@ class Triage:
         self.rejects.update(one.reason for one in rejects)
         for one in rejects:
             never = is_by_nature(one.reason, one.file)
-            self.never[one.reason] += never
+            self.never.update([one.reason] * never)
             if one.study_uid:
                 self._rejected[one.study_uid][one.reason] += 1
             else:

@@ -8,13 +8,17 @@ that they may begin; then it leaves the port to TensorFlow.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import math
 import re
 import select
 import selectors
+import signal
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from trainer.problems import TrainingFailed, WrongUse
@@ -63,6 +67,28 @@ def _gives_up(place: Cluster, missing: Sequence[str], minutes: float) -> str:
 def _named(missing: Sequence[str]) -> str:
     more = len(missing) - _NAMED
     return ", ".join(missing[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+@contextlib.contextmanager
+def no_longer_than(minutes: float, line: str) -> Iterator[None]:
+    """End the process, exit code 1 and `line`, where the block takes longer (0: it may); Ctrl-C ends it at once.
+
+    For what holds Python's lock, so that no thread and no handler of ours can run: the watchdog of faulthandler needs
+    no lock, but knows no words except a traceback, so a small process hears of it and says the line.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    command = [sys.executable, "-ISc", _SAY, line]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as speaker:
+        if minutes and speaker.stdin:
+            faulthandler.dump_traceback_later(60 * minutes, exit=True, file=speaker.stdin)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            signal.signal(signal.SIGINT, before)
+
+
+_SAY = "import sys; sys.stdin.buffer.read(1) and print(sys.argv[1], file=sys.stderr)"
 
 
 class _Chief:
