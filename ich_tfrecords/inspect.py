@@ -153,8 +153,8 @@ def _show(arguments: argparse.Namespace) -> None:
     if not groups:
         filled = [name for name, entry in done.splits.items() if entry["slices"]]
         raise WrongUse(
-            f"{arguments.directory} holds no slice in {', '.join(splits)}, so there is nothing to draw; the splits with "
-            f"slices are {', '.join(filled) or 'none'}: name one with --split"
+            f"{arguments.directory} holds no slice in {', '.join(splits)}, so there is nothing to draw; the splits "
+            f"with slices are {', '.join(filled) or 'none'}: name one with --split"
         )
     subtitle = f"{', '.join(splits)}; seed {arguments.seed}; fingerprint {done.fingerprint[:16]}"
     picture = montage.montage(done, groups, subtitle)

@@ -345,8 +345,8 @@ WIDE_HEADER = "filename,any,epidural,intraparenchymal,intraventricular,subarachn
         (
             "ID,Label\nx_any,0\nx_subdural,0\n",
             (
-                "labels.csv: no row for label 'epidural' (a spec may ask for other labels); each image needs any, epidural, "
-                "intraparenchymal, intraventricular, subarachnoid, subdural"
+                "labels.csv: no row for label 'epidural' (a spec may ask for other labels); each image needs any, "
+                "epidural, intraparenchymal, intraventricular, subarachnoid, subdural"
             ),
         ),
         (
