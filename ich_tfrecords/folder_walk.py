@@ -241,7 +241,12 @@ def _archive_kind(path: Path) -> str:
 
 
 def _refuse_packed(path: Path) -> None:
-    raise SourceError(packed.advice(path, path.name, packed.packing(path.name, _head(path))))
+    raise SourceError(packed.advice(str(path), packing(path)))
+
+
+def packing(path: Path) -> str:
+    """How a file is packed (`packed.packing`)."""
+    return packed.packing(path.name, _head(path))
 
 
 def _head(path: Path) -> bytes:

@@ -147,7 +147,7 @@ def test_a_packed_input_is_one_line_that_says_how_to_go_on(tmp_path, convert, ca
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     command = "gunzip -k" if name == "one.dcm.gz" else "tar xf"
-    assert err.endswith(f"unpack it and give the folder: {command} {name}\n")
+    assert err.endswith(f"unpack it and give the folder: {command} {path}\n")
     assert not (tmp_path / "out").exists()
 
 
