@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_pipelines.launch import WrongUse
-from ich_tfrecords import conversion, label_join, labels, plan, sources, spec
+from ich_tfrecords import conversion, folder_walk, label_join, labels, plan, sources, spec
 from ich_tfrecords import patient_key as patient_keys
 from ich_tfrecords.bucket_path import AnyPath, any_path, is_bucket
 from ich_tfrecords.patient_key import PatientKey
@@ -100,9 +100,10 @@ def read_labels(
     """
     if name == "none":
         return None, None
-    if not is_bucket(name) and Path(name).exists():
-        table = labels.read_labels(name, label_spec)
-        with Path(name).open("rb") as file:
+    path = folder_walk.as_written(Path(name))
+    if not is_bucket(name) and path.exists():
+        table = labels.read_labels(path, label_spec)
+        with path.open("rb") as file:
             return table, {"sha256": _sha256(file)}
     data, shown = (_object_bytes(name), name) if is_bucket(name) else _zipped_labels(name, listing)
     return labels.read_labels(io.BytesIO(data), label_spec, shown), {"sha256": _sha256(io.BytesIO(data))}
@@ -149,7 +150,7 @@ def check_stems(listing: sources.Listing, table: labels.LabelTable | None, limit
     if len(lacking) * len(slices) <= limit * len(known) * looked_at:
         return
     first = int(slices[0])
-    name, why = listing.table["name"][first].as_py(), label_join.no_row([stems[first].as_py()], table.ids)
+    name, why = listing.table["name"][first].as_py(), label_join.no_row([stems[first].as_py()], table.ids.to_pylist())
     raise WrongUse(
         f"{len(lacking):,} of {len(known):,} files have no label in {table.name} (first: {name!r}; {why}); choose the "
         f"labelled ones with --include, such as --include '*/stage_2_train/*', or raise --max_reject_fraction"

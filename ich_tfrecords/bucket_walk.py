@@ -119,5 +119,5 @@ def _is_zip(path: BucketPath, text: str) -> bool:
     if zip_directory.is_zip(path.name, head):
         return True
     if kind := packed.packing(path.name, head):
-        raise SourceError(packed.advice(text, path.name, kind))
+        raise SourceError(packed.advice(text, kind))
     return False

@@ -45,7 +45,7 @@ def places(text: str) -> list[Place]:
     if "://" in text:
         raise SourceError(f"{text}: only gs:// and local paths are read; copy the data to one of these")
     try:
-        return _local_places(text, _as_written(Path(text)))
+        return _local_places(text, as_written(Path(text)))
     except OSError as error:
         raise SourceError(f"{error.filename or text}: cannot be read ({error.strerror}); check its rights") from error
 
@@ -141,13 +141,13 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def _as_written(path: Path) -> Path:
+def as_written(path: Path) -> Path:
     """The path in the Unicode form that its parts have on the disk, where that is all in which they differ."""
     if str(path).isascii() or path.exists():
         return path
     found = Path(path.anchor)
     for part in path.parts[len(found.parts) :]:
-        if not (found / part).exists() and found.is_dir():
+        if not part.isascii() and not (found / part).exists() and found.is_dir():
             part = next((entry.name for entry in _scan(found) if composed(entry.name) == composed(part)), part)
         found /= part
     return found
@@ -241,7 +241,12 @@ def _archive_kind(path: Path) -> str:
 
 
 def _refuse_packed(path: Path) -> None:
-    raise SourceError(packed.advice(path, path.name, packed.packing(path.name, _head(path))))
+    raise SourceError(packed.advice(str(path), packing(path)))
+
+
+def packing(path: Path) -> str:
+    """How a file is packed (`packed.packing`)."""
+    return packed.packing(path.name, _head(path))
 
 
 def _head(path: Path) -> bytes:

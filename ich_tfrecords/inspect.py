@@ -152,7 +152,11 @@ def _show(arguments: argparse.Namespace) -> None:
         heading = f"{stratum}: {drawn.num_rows:,} of {count:,} slices"
         groups.append((heading, montage.read_pictures(arguments.directory, drawn, done.spec)))
     if not groups:
-        raise WrongUse(f"{arguments.directory} holds no slice in {', '.join(splits)}; there is nothing to draw")
+        filled = [name for name, entry in done.splits.items() if entry["slices"]]
+        raise WrongUse(
+            f"{arguments.directory} holds no slice in {', '.join(splits)}, so there is nothing to draw; the splits "
+            f"with slices are {', '.join(filled) or 'none'}: name one with --split"
+        )
     subtitle = f"{', '.join(splits)}; seed {arguments.seed}; fingerprint {done.fingerprint[:16]}"
     picture = montage.montage(done, groups, subtitle)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ def known_ids(ids: pa.ChunkedArray, labels: LabelTable) -> npt.NDArray[np.bool_]
     return known
 
 
-def no_row(own: Sequence[str], ids: pa.Array) -> str:
+def no_row(own: Sequence[str], ids: Sequence[str]) -> str:
     """The words for a slice called one of `own` that none of `ids` (ascending) fits: the two that begin most alike."""
     pairs = [(wanted, text) for wanted in own for text in _around(wanted, ids)]
     if not pairs:
@@ -82,10 +82,10 @@ def _alike(one: str, other: str) -> int:
     return sum(itertools.takewhile(bool, map(operator.eq, one, other)))
 
 
-def _around(wanted: str, ids: pa.Array) -> list[str]:
+def _around(wanted: str, ids: Sequence[str]) -> Sequence[str]:
     """The ids in front of the place of `wanted` and behind it."""
-    at = bisect.bisect_left(range(len(ids)), wanted, key=lambda index: ids[index].as_py())
-    return [ids[index].as_py() for index in (at - 1, at) if 0 <= index < len(ids)]
+    at = bisect.bisect_left(ids, wanted)
+    return ids[max(at - 1, 0) : at + 1]
 
 
 def _named(labels: LabelTable) -> pa.Array:
@@ -153,13 +153,14 @@ def _refused(
 ) -> tuple[list[str], list[str]]:
     """Reasons and details of the slices without a label of their own, from the row and `_slices_of_row` of each."""
     reasons, details = [], []
+    trusted = labels.ids.to_pylist() if (row < 0).any() else []
     ids = _named(labels).take(pa.array(row, mask=row < 0)).to_pylist()
     texts = _ids_of(lacking, labels)
     own = zip(*(column.to_pylist() for column in texts[1:] or texts), strict=True)
     for image, slices, called in zip(ids, fits.tolist(), own, strict=True):
         if image is None:
             reasons.append(NO_LABEL)
-            details.append(no_row(called, labels.ids))
+            details.append(no_row(called, trusted))
         elif slices > 1:
             reasons.append("ambiguous_label")
             details.append(f"{slices:,} files fit the label of {image}; write file names with their folders there")

@@ -33,6 +33,7 @@ _DROP_COUNTS = ("conflicting_images", "incomplete_images", "any_contradictions")
 _LONG_COLUMNS = ("ID", "Label")
 _FILE_NAME = "filename"
 _WIDE_ID_COLUMNS = ("sop_uid", _FILE_NAME)
+_OTHERS = "(a spec may ask for other labels)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _label_of_rows(file: CsvFile, keys: pa.Array, names: Sequence[str]) -> np.nd
         raise file.error_at(row, f"ID {shorten(key)} ends in no label, {shorten(label)}; {_nearest(label, names)}")
     absent = [name for index, name in enumerate(names) if not (found == index).any()]
     if absent:
-        raise LabelError(f"{file.name}: no row for label {absent[0]!r}; each image needs {', '.join(names)}")
+        raise LabelError(f"{file.name}: no row for label {absent[0]!r} {_OTHERS}; each image needs {', '.join(names)}")
     return found
 
 
@@ -179,7 +180,7 @@ def _read_wide(file: CsvFile, id_column: str, labels: LabelSpec) -> LabelTable:
     wanted = (id_column, *labels.names)
     for name in labels.names:
         if name not in file.header:
-            raise LabelError(f"{file.name}: no column for label {name!r}; {_nearest(name, file.header)}")
+            raise LabelError(f"{file.name}: no column for label {name!r} {_OTHERS}; {_nearest(name, file.header)}")
     names, positive = file.columns(id_column, labels.names)
     ids, (images,) = _encode([name_forms.bare(names) if id_column == _FILE_NAME else names])
     nameless = pc.index(pc.match_substring_regex(ids, r"(^|/)$"), True).as_py()

@@ -17,7 +17,7 @@ OTHER = "other"
 _KNOWN = re.compile(
     r"((\.(tar|dcm|dicom|ima|nii|csv))?\.(gz|bz2|xz|zst)|\.(tar|tgz|tbz2?|txz|7z|rar|iso|zip|txt|md|csv|tsv|xls|xlsx|doc"
     r"|docx|pdf|rtf|png|jpg|jpeg|bmp|gif|tif|tiff|svg|ico|nii|nrrd|mha|mhd|raw|mat|npy|h5|xml|json|yaml|html?|js|css"
-    r"|exe|dll|bat|sh|py|inf|ini|cfg|log|db|dat|bin|tmp))$",
+    r"|exe|dll|bat|sh|py|inf|ini|cfg|log|db|dat|bin|tmp))\Z",
     re.IGNORECASE,
 )
 _PACKED = re.compile(r"(\.(tar|dcm|dicom|ima))?\.(gz|bz2|xz|zst)|\.(tar|tgz|tbz2?|txz|7z|rar|iso)", re.IGNORECASE)
@@ -62,14 +62,16 @@ def packing(name: str, head: bytes) -> str:
     return next((packed for mark, packed in _MARKS.items() if head.startswith(mark)), "")
 
 
-def advice(place: object, name: str, kind: str) -> str:
-    """The line about an input that is packed: what it is, and the command that unpacks it."""
+def advice(place: str, kind: str) -> str:
+    """The line about an input that is packed: what it is, and the command that unpacks it here."""
     is_tar = kind.startswith((".tar", ".tgz", ".tbz", ".txz"))
-    by_suffix = _UNPACKERS.get(kind[kind.rfind(".") :]) if suffix(name).lower() == kind else None
-    command = "tar xf" if is_tar else by_suffix or "7z x"
-    return f"{place}: is packed ({kind}), which is not read in place; unpack it and give the folder: {command} " + (
-        shlex.quote(name)
-    )
+    by_suffix = _UNPACKERS.get(kind[kind.rfind(".") :]) if suffix(place).lower() == kind else None
+    unpack, file = "tar xf" if is_tar else by_suffix or "7z x", place
+    if place.startswith("gs://"):
+        file = place.rpartition("/")[2]
+        unpack = f"gcloud storage cp {shlex.quote(place)} . && {unpack}"
+    step = f"unpack it and give the folder: {unpack} {shlex.quote(file)}"
+    return f"{place}: is packed ({kind}), which is not read in place; {step}"
 
 
 def counted(ignored: Mapping[str, int]) -> str:

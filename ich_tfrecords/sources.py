@@ -205,7 +205,7 @@ def _gather_files(gathered: _Gathered, place: Place) -> None:
 
 
 def _gather_packed(gathered: _Gathered, place: Place) -> None:
-    gathered.walk.ignored[packed.suffix(place.path.name)] += 1
+    gathered.walk.ignored[folder_walk.packing(place.path)] += 1
 
 
 def _gather_zip(gathered: _Gathered, place: Place) -> None:

@@ -163,6 +163,9 @@ def draw_subset(splits: npt.NDArray[np.int8], order: npt.NDArray[np.uint64], spl
         members = np.flatnonzero(splits == index)
         wanted = split.subset[name]
         if wanted > len(members):
-            raise SubsetError(f"the subset asks for {wanted:,} {name} slices; that split holds {len(members):,}")
+            raise SubsetError(
+                f"the subset asks for {wanted:,} {name} slices; that split holds {len(members):,}, so go on with "
+                f"--subset {name}={len(members)}, or with more data"
+            )
         kept[members[np.argsort(order[members], kind="stable")[wanted:]]] = False
     return kept

@@ -147,7 +147,7 @@ def test_a_packed_input_is_one_line_that_says_how_to_go_on(tmp_path, convert, ca
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     command = "gunzip -k" if name == "one.dcm.gz" else "tar xf"
-    assert err.endswith(f"unpack it and give the folder: {command} {name}\n")
+    assert err.endswith(f"unpack it and give the folder: {command} {path}\n")
     assert not (tmp_path / "out").exists()
 
 
@@ -172,8 +172,9 @@ def test_archives_beside_slices_are_told_in_a_line_of_their_own(tmp_path, conver
 
 def test_names_in_another_unicode_form_than_the_list(tmp_path, convert):
     put(tmp_path / NFD, {f"{NFD}/{name}.dcm": ct(f"1.2.{at}") for at, name in enumerate(["b0", f"{NFD}1"])})
-    labels = label_file(tmp_path / "l.csv", f"{NFC}/b0.dcm", f"{NFC}/{NFC}1.dcm", column="filename")
-    assert run(convert, tmp_path / NFC, labels, "--include", f"{NFC}/*") == 0  # the folder is typed composed too
+    labels = label_file(tmp_path / f"{NFD}.csv", f"{NFC}/b0.dcm", f"{NFC}/{NFC}1.dcm", column="filename")
+    typed = labels.with_name(f"{NFC}.csv")
+    assert run(convert, tmp_path / NFC, typed, "--include", f"{NFC}/*") == 0
     assert manifest.read(tmp_path / "out").slices == 2
     assert rejects(tmp_path / "out") == {}
 

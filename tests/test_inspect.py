@@ -101,7 +101,7 @@ class TestShow:
     @pytest.mark.parametrize(
         ("flags", "said"),
         [
-            (["--split", "spare"], "no slice in spare"),
+            (["--split", "spare"], "no slice in spare, so there is nothing to draw; the splits with slices are "),
             (["--split", "training"], "the data set has spare, test, train"),
             (["--per_stratum", "0"], "use 1 to 50"),
             (["--per_stratum", "many"], "invalid int value"),

@@ -345,8 +345,8 @@ WIDE_HEADER = "filename,any,epidural,intraparenchymal,intraventricular,subarachn
         (
             "ID,Label\nx_any,0\nx_subdural,0\n",
             (
-                "labels.csv: no row for label 'epidural'; each image needs any, epidural, intraparenchymal, "
-                "intraventricular, subarachnoid, subdural"
+                "labels.csv: no row for label 'epidural' (a spec may ask for other labels); each image needs any, "
+                "epidural, intraparenchymal, intraventricular, subarachnoid, subdural"
             ),
         ),
         (
@@ -359,11 +359,11 @@ WIDE_HEADER = "filename,any,epidural,intraparenchymal,intraventricular,subarachn
         ),
         (
             "filename,any\nx,0\n",
-            "labels.csv: no column for label 'epidural'; known are filename, any",
+            "labels.csv: no column for label 'epidural' (a spec may ask for other labels); known are filename, any",
         ),
         (
             WIDE.replace("subdural", "subdurl"),
-            "labels.csv: no column for label 'subdural'; did you mean 'subdurl'?",
+            "labels.csv: no column for label 'subdural' (a spec may ask for other labels); did you mean 'subdurl'?",
         ),
         (WIDE + "png/.png,0,0,0,0,0,0\n", "labels.csv, line 4: filename is 'png/.png', which names no image"),
         (WIDE.encode("utf-16"), "labels.csv: is UTF-16 text; save it as UTF-8 CSV"),

@@ -74,6 +74,7 @@ def test_packing(name, data, packing):
         ("Jane.Doe", "other"),  # names of people are not told
         ("report of Dr. Roe", "other"),
         ("zip", "other"),
+        ("a.zip\n", "other"),
     ],
 )
 def test_only_known_suffixes_are_told(name, suffix):
@@ -86,17 +87,23 @@ def test_the_command_of_the_advice_unpacks(tmp_path, name):
     packers = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".tar": bytes}
     content = whole if ".tar" in name else DICOM
     (tmp_path / name).write_bytes(packers[name[name.rindex(".") :]](content))
-    line = packed.advice(tmp_path / name, name, packed.suffix(name))
+    line = packed.advice(str(tmp_path / name), packed.suffix(name))
     assert "\n" not in line
-    subprocess.run(shlex.split(line.rpartition("folder: ")[2]), cwd=tmp_path, check=True)
+    (tmp_path / "here").mkdir()
+    subprocess.run(shlex.split(line.rpartition("folder: ")[2]), cwd=tmp_path / "here", check=True)
     fresh = [path for path in tmp_path.rglob("*.dcm") if path.is_file()]
     assert [path.read_bytes() for path in fresh] == [DICOM]
 
 
 def test_what_has_another_name_is_left_to_7z():
-    assert packed.advice("in/download", "download", ".gz").endswith("folder: 7z x download")
-    assert packed.advice("in/download", "download", ".tar").endswith("folder: tar xf download")
-    assert packed.advice("in/a.rar", "a.rar", ".rar").endswith("folder: 7z x a.rar")
+    assert packed.advice("in/download", ".gz").endswith("folder: 7z x in/download")
+    assert packed.advice("in/download", ".tar").endswith("folder: tar xf in/download")
+    assert packed.advice("in/a.rar", ".rar").endswith("folder: 7z x in/a.rar")
+
+
+def test_an_object_is_fetched_first():
+    line = packed.advice("gs://b/p q/t.tar.gz", ".tar.gz")
+    assert line.endswith("folder: gcloud storage cp 'gs://b/p q/t.tar.gz' . && tar xf t.tar.gz")
 
 
 def test_archives_left_aside_get_a_line_of_their_own():

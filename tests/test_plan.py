@@ -253,7 +253,10 @@ def test_the_subset_draws_its_numbers_and_counts_the_rest(rsna_spec):
     assert (counts[names.index("train")], counts[names.index("test")]) == (50, 10)
     assert drawn.not_drawn == whole.slices.num_rows - drawn.slices.num_rows
     values["split"]["subset"] = {"train": 5000}
-    with pytest.raises(splits.SubsetError, match="asks for 5,000 train slices"):
+    with pytest.raises(
+        splits.SubsetError,
+        match=r"asks for 5,000 train slices; that split holds \d+, so go on with --subset train=\d+,",
+    ):
         plan.build_plan(index(*many(300)), None, from_dict(values))
 
 

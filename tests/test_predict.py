@@ -203,7 +203,7 @@ def test_a_packed_input_is_one_line_that_says_how_to_go_on(run, tmp_path, capsys
     code, out = run(tmp_path / "scans.tar.gz")
     assert code == 2
     err = capsys.readouterr().err
-    assert err.endswith("unpack it and give the folder: tar xf scans.tar.gz\n")
+    assert err.endswith(f"unpack it and give the folder: tar xf {tmp_path / 'scans.tar.gz'}\n")
     assert err.count("\n") == 1
     assert not out.exists()
 
