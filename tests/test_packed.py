@@ -57,6 +57,7 @@ def tar(mode: str) -> bytes:
         ("IM1", b"", ""),
         ("notes.txt", b"BZhello", ""),
     ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",  # packing writes the time
 )
 def test_packing(name, data, packing):
     assert packed.packing(name, data[: packed.HEAD_BYTES]) == packing
