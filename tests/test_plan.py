@@ -414,9 +414,7 @@ def test_a_subset_that_one_patient_id_makes_impossible_says_so(rsna_spec):
     values = to_dict(rsna_spec)
     values["split"]["subset"] = {"train": 1, "validation": 1, "test": 1}
     rows = [row(f"{n}", study_uid=f"u{n}", series_uid=f"e{n}") for n in range(4)]
-    with pytest.raises(
-        splits.SubsetError, match=r"asks for 1 .*; 4 of 4 slices .* are of one PatientID"
-    ):
+    with pytest.raises(splits.SubsetError, match=r"asks for 1 .*; 4 of 4 slices .* are of one PatientID"):
         plan.build_plan(index(*rows), None, from_dict(values))
 
 
