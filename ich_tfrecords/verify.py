@@ -240,7 +240,7 @@ def _text(value: bytes) -> str:
 
 def _group_notes(done: Manifest) -> list[str]:
     ids = sum(map(len, done.groups))
-    told = f"{len(done.groups):,} groups of patient ids ({ids:,} in all) share a study or series, each in one split"
+    told = f"patient ids that share a study or series stand in one split: {ids:,} of them, groups: {len(done.groups):,}"
     return [told] if done.groups else []
 
 

@@ -168,7 +168,7 @@ def test_patients_that_share_a_study_stand_in_one_split(merged):
     assert {"test", "train"} <= {row["split"] for row in rows}
     assert [splits.split_names(done.spec.split)[split] for split in own] != [row["split"] for row in rows]
     assert verify(merged).problems == []
-    assert "8 groups of patient ids (16 in all) share a study or series, each in one split" in verify(merged).notes
+    assert "patient ids that share a study or series stand in one split: 16 of them, groups: 8" in verify(merged).notes
 
 
 def test_a_torn_study_is_damage_in_a_set_of_an_older_version(merged):
