@@ -217,9 +217,10 @@ def test_a_study_judged_by_a_part_of_its_slices_says_so(reasons, words):
 
 def test_files_that_tell_no_study_count_unless_they_are_no_slices():
     made = gathered([])
-    made.reject([reject("", reason) for reason in ("empty_file", "not_dicom", "unreadable_file")])
-    made.reject([reject("S")])
-    assert made.astray == 2
+    made.reject([reject("", reason) for reason in ("empty_file", "not_dicom", "unreadable_file")])  # called like slices
+    made.reject([reject("", "not_dicom")._replace(file="LICENSE"), reject("S")])
+    assert made.astray == 3
+    assert made.never == {"not_dicom": 1}
 
 
 def test_a_study_whose_readable_slice_comes_after_its_rejects():
