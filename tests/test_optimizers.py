@@ -38,15 +38,24 @@ def test_schedule_survives_serialization():
 
 
 def test_kinds_and_options():
-    assert type(optimizers.make(settings(), 5, float16=False)) is keras.optimizers.Adam
-    adamw = optimizers.make(settings(optimizer="adamw", weight_decay=0.1, ema=0.9, clip_norm=2), 5, float16=False)
-    assert (adamw.weight_decay, adamw.use_ema, adamw.ema_momentum, adamw.global_clipnorm) == (0.1, True, 0.9, 2)
-    scaled = optimizers.make(settings(optimizer="sgd"), 5, float16=True)
+    assert type(optimizers.make(settings(), float16=False)) is keras.optimizers.Adam
+    adamw = optimizers.make(settings(optimizer="adamw", weight_decay=0.1, clip_norm=2), float16=False)
+    assert (adamw.weight_decay, adamw.global_clipnorm) == (0.1, 2)
+    scaled = optimizers.make(settings(optimizer="sgd"), float16=True)
     assert isinstance(scaled, keras.optimizers.LossScaleOptimizer)
     assert scaled.inner_optimizer.momentum == 0.9
     scaled.build([keras.Variable(np.ones(2, "float32"))])
     assert optimizers.loss_scale(scaled) == 2.0**15
     assert optimizers.loss_scale(adamw) == 1.0
+
+
+@pytest.mark.parametrize("float16", [False, True])
+def test_a_checkpoint_holds_all_but_the_learning_rate(float16):
+    optimizer = optimizers.make(settings(), float16)
+    optimizer.build([keras.Variable(np.ones(2, "float32"), name="w")])
+    kept = [variable.path.rpartition("/")[2] for variable in optimizers.state(optimizer)]
+    assert kept[-3:] == ["iteration", "w_momentum", "w_velocity"]
+    assert kept.count("dynamic_scale") == int(float16)
 
 
 def test_the_optimizer_inside():

@@ -58,27 +58,31 @@ def schedule(hparams: HParams, steps_per_epoch: int) -> Schedule:
     )
 
 
-def make(hparams: HParams, steps_per_epoch: int, float16: bool) -> keras.optimizers.Optimizer:
-    """The optimizer, wrapped in dynamic loss scaling for float16.
+def make(hparams: HParams, float16: bool) -> keras.optimizers.Optimizer:
+    """The optimizer, wrapped in dynamic loss scaling for float16; each step sets its learning rate (`schedule`).
 
     It expects gradients that are summed over the replicas already, so that clipping and the test for
     overflow see the whole gradient; Keras would sum them itself, after clipping.
     """
     kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}
     common: dict[str, Any] = {"global_clipnorm": hparams.clip_norm or None}
-    if hparams.ema:
-        common |= {"use_ema": True, "ema_momentum": hparams.ema}
     if hparams.optimizer == "adamw":
         common["weight_decay"] = hparams.weight_decay
     if hparams.optimizer == "sgd":
         common["momentum"] = 0.9
-    optimizer = kinds[hparams.optimizer](schedule(hparams, steps_per_epoch), **common)
+    optimizer = kinds[hparams.optimizer](hparams.learning_rate, **common)
     if hparams.optimizer == "adamw":
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer._all_reduce_sum_gradients = list  # decision 0009: they arrive summed
     if float16:
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def state(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """The variables that a checkpoint holds: all but the learning rate, which follows from the step."""
+    rate = inner(optimizer).learning_rate
+    return [variable for variable in optimizer.variables if variable is not rate]
 
 
 def loss_scale(optimizer: keras.optimizers.Optimizer) -> float:
