@@ -32,11 +32,6 @@ def test_warm_up_rises_and_cosine_ends_at_zero():
     assert found[40] == pytest.approx(0, abs=1e-8)
 
 
-def test_schedule_survives_serialization():
-    made = optimizers.schedule(settings(decay_per_epoch=0.9), 5)
-    assert float(optimizers.Schedule(**made.get_config())(12)) == float(made(12))
-
-
 def test_kinds_and_options():
     assert type(optimizers.make(settings(), float16=False)) is keras.optimizers.Adam
     adamw = optimizers.make(settings(optimizer="adamw", weight_decay=0.1, clip_norm=2), float16=False)
@@ -54,8 +49,9 @@ def test_a_checkpoint_holds_all_but_the_learning_rate(float16):
     optimizer = optimizers.make(settings(), float16)
     optimizer.build([keras.Variable(np.ones(2, "float32"), name="w")])
     kept = [variable.path.rpartition("/")[2] for variable in optimizers.state(optimizer)]
-    assert kept[-3:] == ["iteration", "w_momentum", "w_velocity"]
+    assert kept[-3:] == ["iteration", "w_momentum", "w_velocity"]  # as checkpoints had it when the rate was Keras's
     assert kept.count("dynamic_scale") == int(float16)
+    assert len(kept) == len(optimizer.variables) - 1
 
 
 def test_the_optimizer_inside():

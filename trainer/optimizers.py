@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,20 +11,20 @@ import keras
 from trainer.hparams import HParams
 
 
-@keras.saving.register_keras_serializable("ich_trainer")
-class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+@dataclasses.dataclass(frozen=True)
+class Schedule:
     """Learning rate of a step: a linear rise over the warm-up, then lower each epoch or along a cosine.
 
     `shape` steps: rate * decay_per_epoch ** epoch. `shape` cosine: half a cosine from the end of the warm-up
     to 0 at the last step (Loshchilov and Hutter 2017, without restarts).
     """
 
-    def __init__(
-        self, rate: float, shape: str, steps_per_epoch: int, epochs: int, warmup_steps: int, decay_per_epoch: float
-    ) -> None:
-        super().__init__()
-        self.rate, self.shape, self.decay_per_epoch = rate, shape, decay_per_epoch
-        self.steps_per_epoch, self.epochs, self.warmup_steps = steps_per_epoch, epochs, warmup_steps
+    rate: float
+    shape: str
+    steps_per_epoch: int
+    epochs: int
+    warmup_steps: int
+    decay_per_epoch: float
 
     def __call__(self, step: Any) -> Any:
         """float32 scalar; `step` counts from 0."""
@@ -38,11 +39,6 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         length = max(1, self.steps_per_epoch * self.epochs - self.warmup_steps)
         part = keras.ops.clip((step - self.warmup_steps) / length, 0.0, 1.0)
         return 0.5 * (1.0 + keras.ops.cos(math.pi * part))
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments, for Keras's serialization."""
-        names = ("rate", "shape", "steps_per_epoch", "epochs", "warmup_steps", "decay_per_epoch")
-        return {name: getattr(self, name) for name in names}
 
 
 def schedule(hparams: HParams, steps_per_epoch: int) -> Schedule:
