@@ -111,7 +111,7 @@ def float32_policy():
     keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_the_averages_are_those_by_hand(precision):
     """Of the weights after each step, and of the batches' own means and variances; momentum 0.5."""
     run = Run(precision=precision, ema=0.5)

@@ -20,7 +20,7 @@ STEPS = 20
 SETTINGS = {
     "epochs": 1, "steps_per_epoch": STEPS, "steps_per_call": 1, "batch_size": 16, "eval_batch_size": 20,
     "architecture.filters": [4, 8], "architecture.dense": [16], "optimizer": "sgd", "learning_rate": 0.05,
-    "flip": True, "shift": 0.1, "checkpoint_minutes": 0,
+    "flip": True, "shift": 0.1, "checkpoint_minutes": 0, "ema": 0.9,
 }  # fmt: skip
 CLIPPED = {"clip_norm": 0.2}
 TWO_DEVICES = {"strategy": "mirrored", "replicas": 2}
