@@ -82,7 +82,7 @@ def make_loop(folder: Path, settings: hparams.HParams) -> TimedLoop:
     network = assembly.network(settings, data, devices, fed.plan.steps)
     run_dir = RunDir(folder / "run")
     run_dir.create()
-    saver = Saver(run_dir.checkpoints, network.model.variables, network.optimizer.variables, {}, 3, True)
+    saver = Saver(run_dir.checkpoints, network.model.variables, network.update.state, {}, 3, True)
     display = Display(io.StringIO(), settings.epochs, fed.plan.steps, settings.batch_size)
     doors = Doors(run_dir, Scalars(run_dir.tensorboard), display, lambda: False)
     return TimedLoop(settings, fed, network, devices, saver, doors)
@@ -97,10 +97,10 @@ def ways(folder: Path, count: int) -> dict[str, Callable[[], None]]:
         "labels": tf.constant(np.random.default_rng(1).integers(0, 2, (32, 6))),
     }
     step = bare_step(loop.network)
-    own = dataclasses.replace(loop.network, optimizer=optimizers.make(loop.settings, count, float16=False))
-    own.optimizer.build(own.model.trainable_variables)
-    variables = own.model.trainable_variables
-    program = steps.train_steps(own.model, own.optimizer, variables, own.objective, loop.devices, jit_compile=False)
+    own, variables = loop.network, loop.network.model.trainable_variables
+    update = dataclasses.replace(own.update, optimizer=optimizers.make(loop.settings, float16=False))
+    update.optimizer.build(variables)
+    program = steps.train_steps(own.model, update, variables, own.objective, loop.devices, jit_compile=False)
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
 
     def bare() -> None:
@@ -109,7 +109,7 @@ def ways(folder: Path, count: int) -> dict[str, Callable[[], None]]:
         float(loss)
 
     def compiled() -> None:
-        program(iterator, np.array(count, np.int32), np.zeros(2, np.float32))[0].numpy()
+        program(iterator, np.array(0, np.int32), np.array(count, np.int32), np.zeros(2, np.float32))[0].numpy()
 
     return {"bare step": bare, "compiled steps": compiled, "whole loop": loop.train_epoch}
 

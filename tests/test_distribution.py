@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ STEPS = 20
 SETTINGS = {
     "epochs": 1, "steps_per_epoch": STEPS, "steps_per_call": 1, "batch_size": 16, "eval_batch_size": 20,
     "architecture.filters": [4, 8], "architecture.dense": [16], "optimizer": "sgd", "learning_rate": 0.05,
-    "flip": True, "shift": 0.1, "checkpoint_minutes": 0,
+    "flip": True, "shift": 0.1, "checkpoint_minutes": 0, "ema": 0.9,
 }  # fmt: skip
 CLIPPED = {"clip_norm": 0.2}
 TWO_DEVICES = {"strategy": "mirrored", "replicas": 2}
@@ -177,35 +178,64 @@ def test_a_worker_that_is_lost_just_before_tensorflow_connects(tiny_dataset, tmp
     assert chiefs["limit"].err.count("\n") == 1
 
 
-def test_replicas_share_their_batch_norm_statistics():
-    """Keras lets each replica keep statistics of its own; what is saved and scored must be those of all."""
-    code = """
-import numpy as np, tensorflow as tf, keras
-from trainer import steps, strategy, optimizers, hparams
-settings = hparams.resolve("cnn", None, {"strategy": "mirrored", "replicas": 2, "batch_size": 8})
-devices = strategy.prepare(settings, {})
-with devices.strategy.scope():
-    layers = [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.BatchNormalization(), keras.layers.Dense(6)]
-    model = keras.Sequential(layers)
-    optimizer = optimizers.make(settings, 1, False)
-    optimizer.build(model.trainable_variables)
-objective = steps.Objective(np.ones(6, np.float32), 0.0, 0.0, 1, 8)
-run = steps.train_steps(model, optimizer, model.trainable_variables, objective, devices, False)
-rng = np.random.default_rng(0)
-batch = {"image": rng.normal(size=(4, 4, 8, 8, 3)).astype("float32"), "labels": rng.integers(0, 2, (4, 4, 6))}
-batches = steps.distribute(devices, tf.data.Dataset.from_tensor_slices(batch))
-run(batches, np.array(2, np.int32), np.zeros(2, np.float32))
-moving = [variable for variable in model.non_trainable_variables if "moving" in variable.path]
-for variable in moving:
-    first, second = (copy.numpy() for copy in devices.strategy.experimental_local_results(variable.value))
-    np.testing.assert_array_equal(first, second)
-expected = np.zeros(192)
-for step in range(2):
-    expected = 0.99 * expected + 0.01 * batch["image"].reshape(2, 8, 192)[step].mean(0)
-np.testing.assert_allclose(moving[0].value.numpy(), expected, atol=1e-6)
-print("shared", len(moving))
-"""
+def test_replicas_and_parts_agree_on_batch_norm_and_averages():
+    """Two replicas, two parts on one device, and two parts on each of two replicas against four parts on one.
+
+    Keras lets each replica keep statistics of its own, and each part move them; what is saved and scored must
+    be those of all. Every part is normalised by itself, so the same parts must train to the same weights.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.endswith("shared 2\n"), done.stderr[-2000:]
+        [sys.executable, "-c", BATCH_NORM], cwd=Path(__file__).parent.parent, env={**os.environ, **NO_GPU},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.endswith("agree 3\n"), done.stderr[-2000:]
+
+
+BATCH_NORM = """
+import numpy as np, tensorflow as tf, keras
+from trainer import averages, hparams, optimizers, steps, strategy
+
+rng = np.random.default_rng(0)
+images, labels = rng.normal(size=(5, 8, 4, 4, 3)).astype("float32"), rng.integers(0, 2, (5, 8, 6))
+
+def trained(replicas, parts):
+    sets = {"batch_size": 8, "accumulate": parts, "deterministic": False}
+    sets |= {"strategy": "mirrored", "replicas": 2} if replicas == 2 else {"strategy": "default"}
+    settings = hparams.resolve("cnn", None, {"optimizer": "sgd", "learning_rate": 0.1, **sets})
+    devices = strategy.prepare(settings, {})
+    with devices.strategy.scope():
+        first, second = keras.layers.BatchNormalization(momentum=0.9), keras.layers.BatchNormalization()
+        layers = [keras.Input((4, 4, 3)), first, keras.layers.Conv2D(4, 3), second, keras.layers.Flatten()]
+        model = keras.Sequential([*layers, keras.layers.Dense(6)])
+        optimizer = optimizers.make(settings, False)
+        optimizer.build(model.trainable_variables)
+        kept = averages.Averages(model, 0.9)
+    update = steps.Update(optimizer, optimizers.schedule(settings, 5), kept)
+    objective = steps.Objective(np.ones(6, np.float32), 0.0, 0.0, parts, 8)
+    run = steps.train_steps(model, update, model.trainable_variables, objective, devices, False)
+    batches = {"image": images, "labels": labels}
+    if replicas == 2:
+        batches = {name: value.reshape(10, 4, *value.shape[2:]) for name, value in batches.items()}
+    iterator = steps.distribute(devices, tf.data.Dataset.from_tensor_slices(batches))
+    run(iterator, np.int32(0), np.int32(5), np.zeros(2, "f4"))
+    for variable in [*(one.value for one in model.variables), *update.averages.variables]:
+        copies = [copy.numpy() for copy in devices.strategy.experimental_local_results(variable)]
+        assert len(copies) == replicas
+        for copy in copies[1:]:
+            np.testing.assert_array_equal(copies[0], copy)
+    raw = [one.value.numpy() for one in model.variables]
+    with update.shown():
+        return raw + [one.value.numpy() for one in model.variables]
+
+agree = 0
+for one, other in (((2, 1), (1, 2)), ((2, 2), (1, 4))):
+    found, wanted = trained(*one), trained(*other)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6, err_msg=str((one, other)))
+    agree += 1
+whole = trained(1, 1)
+differ = lambda some, others: max(np.abs(a - b).max() for a, b in zip(some, others, strict=True))
+assert differ(whole, wanted) > 1e-3  # parts are normalised by themselves
+assert differ(whole[:12], whole[12:]) > 1e-3  # averages are not the weights
+print("agree", agree + 1)
+"""

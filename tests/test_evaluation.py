@@ -1,8 +1,7 @@
-"""Scores of a pass over batches, and the averaged weights around it."""
+"""Scores of a pass over batches."""
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -64,35 +63,3 @@ def test_every_batch_size_gives_the_scores_of_the_whole(batch_size, tiny_dataset
     weights = np.array([2, 1, 1, 1, 1, 1])
     result = found.result(slices.spec.labels.names, weights, np.zeros(6))
     assert result["log_loss"] == pytest.approx(metrics.log_loss(slices.labels, logits, weights), rel=1e-5)
-
-
-# averaged weights
-
-
-@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "loss scaling"])
-def test_averaged_weights_come_and_go(scaled):
-    """Momentum 0.5 against the average by hand; after the block the trained weights are there to the bit."""
-    variable = keras.Variable(np.float32([1, -1]))
-    optimizer = keras.optimizers.SGD(0.25, use_ema=True, ema_momentum=0.5)
-    wrapped = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0) if scaled else optimizer
-    wrapped.build([variable])
-    average = variable.numpy().astype(np.float64)
-    for step in range(4):
-        wrapped.apply([tf.constant([1.0, 2.0 + step])], [variable])
-        average = variable.numpy() if step == 0 else 0.5 * average + 0.5 * variable.numpy()
-    trained = variable.numpy()
-    with evaluation.averaged_weights(wrapped):
-        np.testing.assert_allclose(variable.numpy(), average, rtol=1e-6)
-        assert not np.array_equal(variable.numpy(), trained)
-    np.testing.assert_array_equal(variable.numpy(), trained)
-    with pytest.raises(ZeroDivisionError), evaluation.averaged_weights(wrapped):
-        _ = 1 / 0
-    np.testing.assert_array_equal(variable.numpy(), trained)
-
-
-def test_without_averaging_nothing_changes():
-    variable = keras.Variable([1.0])
-    optimizer = keras.optimizers.Adam()
-    optimizer.build([variable])
-    with evaluation.averaged_weights(optimizer):
-        assert float(variable.value[0]) == 1.0

@@ -12,7 +12,18 @@ import pytest
 import tensorflow as tf
 from small_runs import log_of, one_line, result_of, steps_saved, train
 
-from trainer import assembly, checkpoints, dataset, ending, evaluation, input_pipeline, loop, losses, model_weights
+from trainer import (
+    assembly,
+    checkpoints,
+    dataset,
+    ending,
+    input_pipeline,
+    loop,
+    losses,
+    metrics,
+    model_file,
+    model_weights,
+)
 from trainer.augment import Augmentation
 from trainer.input_pipeline import EpochPlan, Share
 from trainer.run_dir import RunDir
@@ -216,19 +227,46 @@ def test_averaged_weights_are_evaluated_and_exported_and_training_goes_on_with_t
         np.testing.assert_array_equal(variable.numpy(), evaluated)
 
 
-def test_the_average_is_the_average(monkeypatch):
-    """Momentum 0.5, three steps of SGD on one weight: 0.5 a + 0.5 w after each, begun at the first weight."""
-    variable = keras.Variable([1.0])
-    optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
-    optimizer.build([variable])
-    seen = []
-    for _ in range(3):
-        optimizer.apply([tf.constant([1.0])], [variable])
-        seen.append(float(variable.value[0]))
-    with evaluation.averaged_weights(optimizer):
-        average = float(variable.value[0])
-    assert float(variable.value[0]) == seen[-1]
-    assert min(seen) < average < 1
+def test_batch_norm_is_averaged_resumed_to_the_bit_and_exported_as_it_was_scored(tiny_dataset, tmp_path, monkeypatch):
+    application = dataclasses.replace(model_weights.APPLICATIONS["densenet121"], make=small_application)
+    monkeypatch.setitem(model_weights.APPLICATIONS, "densenet121", application)
+    settings = {"weights": "none", "ema": 0.99, "freeze_epochs": 1, "learning_rate": 0.05, "architecture__dropout": 0.3}
+    settings |= {"accumulate": 2, "epochs": 3, "steps_per_call": 2}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train(tiny_dataset, whole, model="densenet121", **settings) == 0
+    stopped = {**settings, "epochs": 2, "steps_per_call": 1}
+    assert train(tiny_dataset, parts, model="densenet121", **stopped) == 0
+    assert train(tiny_dataset, parts, model="densenet121", **settings) == 0
+    for name in ("step-000000009", steps_saved(whole)[0].removesuffix(".npz")):
+        assert {key: value.tobytes() for key, value in weights(parts, name).items()} == {
+            key: value.tobytes() for key, value in weights(whole, name).items()
+        }
+    assert result_of(parts) == result_of(whole)
+    trained, best = (weights(whole, name) for name in ("step-000000009", steps_saved(whole)[0].removesuffix(".npz")))
+    moving = [name for name in best if "moving" in name]
+    assert len(moving) == 2
+    exported = {variable.path: variable.numpy() for variable in model_of(whole).variables}
+    for name in moving:
+        assert not np.array_equal(best[name], trained[name])
+        np.testing.assert_array_equal(exported[name], best[name])
+    assert log_loss_of(whole, tiny_dataset, "test") == pytest.approx(result_of(whole)["test"]["log_loss"], rel=1e-5)
+    value = result_of(whole)["best"]["value"]
+    assert log_loss_of(whole, tiny_dataset, "validation") == pytest.approx(value, rel=1e-5)
+
+
+def model_of(job_dir: Path) -> keras.Model:
+    return keras.models.load_model(job_dir / "export" / "model.keras")
+
+
+def log_loss_of(job_dir: Path, data: Path, split: str) -> float:
+    """Of the exported model, computed beside the loop, with the shift of the sampling undone."""
+    slices, shift = (
+        dataset.open_dataset(str(data)).split(split),
+        model_file.read_about(job_dir / "export").calibration.shift,
+    )
+    images = next(iter(input_pipeline.evaluation_batches(slices, len(slices), Share.whole())))["image"]
+    logits = model_of(job_dir)(images, training=False).numpy() - shift
+    return metrics.log_loss(slices.labels, logits, np.array([2, 1, 1, 1, 1, 1]))
 
 
 # how long an epoch is
@@ -294,8 +332,9 @@ def test_xla(tiny_dataset, tmp_path):
     from tensorflow.python.util import _pywrap_determinism
 
     _pywrap_determinism.enable(False)  # what other runs in this process have asked for
-    short = {"epochs": 1, "deterministic": False}
+    short = {"epochs": 1, "deterministic": False, "ema": 0.9}
     assert train(tiny_dataset, tmp_path / "xla", jit_compile=True, **short) == 0
     assert train(tiny_dataset, tmp_path / "plain", **short) == 0
     [with_xla], [without] = history(tmp_path / "xla"), history(tmp_path / "plain")
-    assert with_xla["loss"] == pytest.approx(without["loss"], rel=1e-4)
+    for name in ("loss", "val_log_loss"):
+        assert with_xla[name] == pytest.approx(without[name], rel=1e-4), name

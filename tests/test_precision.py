@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import tensorflow as tf
 import training_runs as runs
 
-from trainer import checkpoints, dataset, input_pipeline, losses, model_file, models, task
+from trainer import checkpoints, dataset, input_pipeline, loop, losses, model_file, models, optimizers, task
 from trainer.input_pipeline import Share
 from trainer.metrics import Scores
 from trainer.run_dir import RunDir
@@ -115,3 +116,26 @@ def test_the_loss_scale_of_float16_moves_and_is_restored(tiny_dataset, tmp_path)
     every = [call["loss_scale"] for call in runs.calls(job_dir)]
     assert every[: len(first)] == first
     assert every[len(first)] in (first[-1], first[-1] / 2)  # it could grow after 2,000 good steps only
+
+
+@pytest.mark.usefixtures("own_process_state")
+def test_the_learning_rate_shown_is_the_one_applied_also_after_an_overflow(tiny_dataset, tmp_path, monkeypatch):
+    """A step whose gradient overflows counts for the schedule, as it does for resume, and not for Adam's correction."""
+    applied: list[tuple[float, int]] = []
+    real = loop.Loop._report_call
+
+    def remember(self, sums):
+        optimizer = optimizers.inner(self.network.update.optimizer)
+        applied.append((float(optimizer.learning_rate.numpy()), int(optimizer.iterations.numpy())))
+        real(self, sums)
+
+    monkeypatch.setattr(loop.Loop, "_report_call", remember)
+    changes = {"precision": "mixed_float16", "learning_rate": 0.3, "steps_per_call": 1, "ema": 0.9}
+    changes |= {"epochs": 1, "schedule": "cosine"}  # which differs from step to step
+    job_dir = trained(tiny_dataset, tmp_path / "run", **changes)
+    told = runs.calls(job_dir)
+    assert min(call["loss_scale"] for call in told) < START_SCALE
+    assert applied[-1][1] < len(told) == SETTINGS["steps_per_epoch"]
+    expected = [0.3 * 0.5 * (1 + math.cos(math.pi * step / len(told))) for step in range(len(told))]
+    np.testing.assert_allclose([rate for rate, _ in applied], expected, rtol=1e-5)
+    np.testing.assert_allclose([call["learning_rate"] for call in told], expected, rtol=1e-5)

@@ -46,11 +46,11 @@ def told(saver: Saver) -> tuple[State | None, list[str]]:
 def test_it_resumes_with_variables_and_state(tmp_path):
     made(tmp_path).save(at(7))
     saver = made(tmp_path)
-    for variable in (*saver.model, *saver.optimizer):
+    for variable in (*saver.model, *saver.update):
         variable.assign(variable * 0)
     state, lines = told(saver)
     assert state.to_dict() == at(7).to_dict()
-    assert [float(one[0]) for one in (*saver.model, *saver.optimizer)] == [1, 2, 3]
+    assert [float(one[0]) for one in (*saver.model, *saver.update)] == [1, 2, 3]
     assert lines == [f"goes on from step 7 (epoch 1), saved in {tmp_path}/checkpoints/step-000000007.npz"]
 
 
@@ -148,3 +148,16 @@ def test_a_broken_newest_is_left_aside_and_only_broken_ones_are_refused(tmp_path
     (tmp_path / "checkpoints/step-000000003.npz").write_bytes(b"")
     with pytest.raises(WrongUse, match=r"none of the 2 checkpoints in .* can be read; restore one, or delete them"):
         told(saver)
+
+
+def test_averages_that_an_earlier_version_kept_are_refused(tmp_path):
+    """Keras named them so; they can neither be put right nor be left out without a word."""
+    kept = keras.Variable(np.ones(2, np.float32), name="logits_kernel_average")
+    earlier = dataclasses.replace(made(tmp_path), update=[*variables(3), kept])
+    earlier.save(at(7))
+    with pytest.raises(WrongUse) as raised:
+        made(tmp_path).resume(lambda line: None)
+    assert str(raised.value) == (
+        f"{tmp_path}/checkpoints/step-000000007.npz: its averaged weights (ema) are of an earlier version, which "
+        "averaged them wrongly; train anew in another --job_dir; what that run has exported can still be used"
+    )

@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from trainer import input_pipeline, losses, metrics, model_weights, models, optimizers, sampling
 from trainer.augment import Augmentation
+from trainer.averages import Averages
 from trainer.dataset import Dataset, Slices
 from trainer.hparams import HParams
 from trainer.input_pipeline import EpochPlan
 from trainer.loop import Data, Network
 from trainer.problems import WrongUse
-from trainer.steps import Objective
+from trainer.steps import Objective, Update
 from trainer.strategy import Devices
 
 
@@ -137,12 +138,13 @@ def _shift(train: Slices, shares: Mapping[str, float]) -> npt.NDArray[np.float64
 
 
 def network(settings: HParams, data: Dataset, devices: Devices, steps_per_epoch: int) -> Network:
-    """The model, its optimizer with all variables, and the objective, on the devices. Raises `WrongUse`."""
+    """The model, what changes it at each step, and the objective, on the devices. Raises `WrongUse`."""
     spec = data.manifest.spec
     with devices.strategy.scope():
         model = build_model(settings, data, settings.weights)
-        optimizer = optimizers.make(settings, steps_per_epoch, devices.precision == "mixed_float16")
+        optimizer = optimizers.make(settings, devices.precision == "mixed_float16")
         optimizer.build(model.trainable_variables)
+        averages = Averages(model, settings.ema) if settings.ema else None
     backbone = model_weights.backbone(model)
     if settings.freeze_epochs and backbone is None:
         raise WrongUse(
@@ -155,7 +157,8 @@ def network(settings: HParams, data: Dataset, devices: Devices, steps_per_epoch:
         settings.accumulate,
         settings.batch_size,
     )
-    return Network(model, backbone, optimizer, objective)
+    update = Update(optimizer, optimizers.schedule(settings, steps_per_epoch), averages)
+    return Network(model, backbone, update, objective)
 
 
 def fetch_weights(settings: HParams) -> None:

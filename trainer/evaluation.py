@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import keras
-
-from trainer import checkpoints, optimizers
 from trainer.metrics import Scores
 
 
@@ -20,19 +16,3 @@ def scores(run: Callable[[Any], Any], iterator: Any, batches: int, after_batch: 
         collected.add(labels, logits, weight, row)
         after_batch(done, batches)
     return collected
-
-
-@contextmanager
-def averaged_weights(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """The model with its averaged weights, where the optimizer keeps them; after that the trained ones again."""
-    if not optimizers.inner(optimizer).use_ema:
-        yield
-        return
-    averaged = optimizers.inner(optimizer)._trainable_variables
-    trained = checkpoints.values(averaged)
-    optimizers.inner(optimizer).finalize_variable_values(averaged)
-    try:
-        yield
-    finally:
-        for variable, value in zip(averaged, trained):
-            variable.value.assign(value)

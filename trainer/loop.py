@@ -23,7 +23,7 @@ from trainer.run_dir import RunDir
 from trainer.saver import Saver
 from trainer.scalars import Scalars
 from trainer.state import State, has_value, means
-from trainer.steps import Objective
+from trainer.steps import Objective, Update
 from trainer.strategy import Devices
 
 NAMED_SLICES = 64
@@ -45,11 +45,11 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The model, its pretrained part (or None), its optimizer, and what is minimised."""
+    """The model, its pretrained part (or None), what a step changes it with, and what is minimised."""
 
     model: keras.Model
     backbone: keras.Model | None
-    optimizer: keras.optimizers.Optimizer
+    update: Update
     objective: Objective
 
 
@@ -73,7 +73,6 @@ class Loop:
         self.devices, self.saver, self.doors = devices, saver, doors
         self.state = State()
         self._pace = Pace(settings.steps_per_call)
-        self._rate = optimizers.schedule(settings, data.plan.steps)
         self._evaluate = steps.evaluation_step(network.model, devices)
         self._train: dict[bool, Callable[..., Any]] = {}
         self._saved_at = self._logged_at = time.monotonic()
@@ -158,8 +157,9 @@ class Loop:
         """Take some steps; returns whether any worker wants to stop."""
         votes = np.array([self.doors.stopping(), self._pace.seconds_a_step], np.float32)
         begin = time.monotonic()
+        step = np.array(self.state.step, np.int32)
         count = np.array(self._pace.steps(plan.steps - self.state.step_in_epoch), np.int32)
-        sums, votes = (value.numpy() for value in run(iterator, count, votes))
+        sums, votes = (value.numpy() for value in run(iterator, step, count, votes))
         self._pace.took(len(sums), time.monotonic() - begin, float(votes[1]) / self.devices.share.replicas)
         if not np.isfinite(sums[-1, 0]):
             raise TrainingFailed(self._infinite(f"the loss is {sums[-1, 0]} at", len(sums), plan))
@@ -174,13 +174,13 @@ class Loop:
             network.backbone.trainable = not frozen  # read while the step is traced, at its first call
         if frozen not in self._train:
             self._train[frozen] = steps.train_steps(
-                network.model, network.optimizer, self._trained(frozen), network.objective, self.devices,
+                network.model, network.update, self._trained(frozen), network.objective, self.devices,
                 self.settings.jit_compile,
             )  # fmt: skip
         return self._train[frozen]
 
     def _trained(self, frozen: bool) -> list[Any]:
-        every = optimizers.inner(self.network.optimizer)._trainable_variables
+        every = optimizers.inner(self.network.update.optimizer)._trainable_variables
         kept = (
             {id(variable) for variable in self.network.backbone.variables} if frozen and self.network.backbone else ()
         )
@@ -188,7 +188,7 @@ class Loop:
 
     def learning_rate(self, step: int) -> float:
         """Of a step, counted from 1; to the seven digits that float32 has."""
-        return float(f"{float(self._rate(max(0, step - 1))):.7g}")
+        return float(f"{float(self.network.update.rate(max(0, step - 1))):.7g}")
 
     def _refuse_infinite_weights(self, plan: EpochPlan) -> None:
         """A loss is of the weights before its step; these would be saved, and no step could come back from them."""
@@ -215,7 +215,7 @@ class Loop:
         row: dict[str, float] = {"epoch": self.state.epoch + 1, "step": self.state.step}
         row |= {"learning_rate": self.learning_rate(self.state.step), **means(self.state.sums)}
         try:
-            with evaluation.averaged_weights(self.network.optimizer):
+            with self.network.update.shown():
                 if self.data.validation is not None:
                     found = self.evaluate(self.data.validation)
                     row |= {f"val_{name}": value for name, value in self.result(found).items()}
@@ -265,7 +265,7 @@ class Loop:
         seconds = self._pace.seconds_a_step
         entry = {"step": self.state.step, "epoch": self.state.epoch + 1, "loss": loss}
         entry |= {"learning_rate": self.learning_rate(self.state.step)}
-        entry |= {"loss_scale": optimizers.loss_scale(self.network.optimizer)}
+        entry |= {"loss_scale": optimizers.loss_scale(self.network.update.optimizer)}
         entry |= {"images_per_s": self.settings.batch_size / seconds} if seconds else {}
         self._log(entry)
         self.doors.scalars.write(self.state.step, {f"step/{key}": entry[key] for key in entry if key not in _PLACE})

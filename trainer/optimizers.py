@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,20 +11,20 @@ import keras
 from trainer.hparams import HParams
 
 
-@keras.saving.register_keras_serializable("ich_trainer")
-class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+@dataclasses.dataclass(frozen=True)
+class Schedule:
     """Learning rate of a step: a linear rise over the warm-up, then lower each epoch or along a cosine.
 
     `shape` steps: rate * decay_per_epoch ** epoch. `shape` cosine: half a cosine from the end of the warm-up
     to 0 at the last step (Loshchilov and Hutter 2017, without restarts).
     """
 
-    def __init__(
-        self, rate: float, shape: str, steps_per_epoch: int, epochs: int, warmup_steps: int, decay_per_epoch: float
-    ) -> None:
-        super().__init__()
-        self.rate, self.shape, self.decay_per_epoch = rate, shape, decay_per_epoch
-        self.steps_per_epoch, self.epochs, self.warmup_steps = steps_per_epoch, epochs, warmup_steps
+    rate: float
+    shape: str
+    steps_per_epoch: int
+    epochs: int
+    warmup_steps: int
+    decay_per_epoch: float
 
     def __call__(self, step: Any) -> Any:
         """float32 scalar; `step` counts from 0."""
@@ -39,11 +40,6 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         part = keras.ops.clip((step - self.warmup_steps) / length, 0.0, 1.0)
         return 0.5 * (1.0 + keras.ops.cos(math.pi * part))
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments, for Keras's serialization."""
-        names = ("rate", "shape", "steps_per_epoch", "epochs", "warmup_steps", "decay_per_epoch")
-        return {name: getattr(self, name) for name in names}
-
 
 def schedule(hparams: HParams, steps_per_epoch: int) -> Schedule:
     """The learning rate of each step of a run."""
@@ -58,27 +54,31 @@ def schedule(hparams: HParams, steps_per_epoch: int) -> Schedule:
     )
 
 
-def make(hparams: HParams, steps_per_epoch: int, float16: bool) -> keras.optimizers.Optimizer:
-    """The optimizer, wrapped in dynamic loss scaling for float16.
+def make(hparams: HParams, float16: bool) -> keras.optimizers.Optimizer:
+    """The optimizer, wrapped in dynamic loss scaling for float16; each step sets its learning rate (`schedule`).
 
     It expects gradients that are summed over the replicas already, so that clipping and the test for
     overflow see the whole gradient; Keras would sum them itself, after clipping.
     """
     kinds = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}
     common: dict[str, Any] = {"global_clipnorm": hparams.clip_norm or None}
-    if hparams.ema:
-        common |= {"use_ema": True, "ema_momentum": hparams.ema}
     if hparams.optimizer == "adamw":
         common["weight_decay"] = hparams.weight_decay
     if hparams.optimizer == "sgd":
         common["momentum"] = 0.9
-    optimizer = kinds[hparams.optimizer](schedule(hparams, steps_per_epoch), **common)
+    optimizer = kinds[hparams.optimizer](hparams.learning_rate, **common)
     if hparams.optimizer == "adamw":
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer._all_reduce_sum_gradients = list  # decision 0009: they arrive summed
     if float16:
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def state(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """The variables that a checkpoint holds: all but the learning rate, which follows from the step."""
+    rate = inner(optimizer).learning_rate
+    return [variable for variable in optimizer.variables if variable is not rate]
 
 
 def loss_scale(optimizer: keras.optimizers.Optimizer) -> float:

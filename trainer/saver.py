@@ -16,13 +16,13 @@ from trainer.state import State
 class Saver:
     """Writes and reads the checkpoints of a run.
 
-    `model`, `optimizer`: their Keras variables. `identity`: the settings and the fingerprint of the data set,
-    which a run must not change on its way. Only the chief writes.
+    `model`: its variables. `update`: those of what changes it (`steps.Update.state`). `identity`: the settings and
+    the fingerprint of the data set, which a run must not change on its way. Only the chief writes.
     """
 
     folder: Path
     model: Sequence[Any]
-    optimizer: Sequence[Any]
+    update: Sequence[Any]
     identity: Mapping[str, Any]
     keep: int
     chief: bool
@@ -31,7 +31,7 @@ class Saver:
         """A checkpoint of everything; older ones than the newest `keep` and the best go."""
         if self.chief:
             values = {"run": state.to_dict(), "identity": dict(self.identity)}
-            self._write(checkpoints.step_name(state.step), [*self.model, *self.optimizer], values)
+            self._write(checkpoints.step_name(state.step), [*self.model, *self.update], values)
             checkpoints.prune(self.folder, self.keep, [best_name(state), checkpoints.step_name(state.step)])
 
     def save_best(self, state: State) -> None:
@@ -52,7 +52,8 @@ class Saver:
             self._refuse_if_all_broken()
             return None
         self._refuse_difference(found.state["identity"])
-        checkpoints.assign([*self.model, *self.optimizer], found)
+        _refuse_earlier_averages(found)
+        checkpoints.assign([*self.model, *self.update], found)
         state = State.from_dict(found.state["run"])
         if state.best and not (self.folder / f"{best_name(state)}.npz").is_file():
             note(f"the best weights so far, {best_name(state)}, are gone; the next epoch counts as the best")
@@ -81,6 +82,15 @@ class Saver:
     def load_best(self, state: State) -> None:
         """Put the best weights into the model."""
         checkpoints.assign(self.model, checkpoints.load(self.folder / f"{best_name(state)}.npz"))
+
+
+def _refuse_earlier_averages(found: checkpoints.Checkpoint) -> None:
+    """Refuse averages that Keras kept: the first step never left them, and batch norm was not averaged with them."""
+    if any(name.endswith("_average") for name in found.names):
+        raise WrongUse(
+            f"{found.path}: its averaged weights (ema) are of an earlier version, which averaged them wrongly; "
+            "train anew in another --job_dir; what that run has exported can still be used"
+        )
 
 
 def best_name(state: State) -> str:

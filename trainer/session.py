@@ -102,7 +102,7 @@ def _train(
     _note_left_out(fed, settings, note)
     identity = {"settings": dataclasses.asdict(settings), "fingerprint": data.manifest.fingerprint}
     saver = Saver(
-        folder.checkpoints, network.model.variables, network.optimizer.variables, identity, settings.keep, devices.chief
+        folder.checkpoints, network.model.variables, network.update.state, identity, settings.keep, devices.chief
     )
     stream = sys.stdout if devices.chief else open(os.devnull, "w")  # noqa: SIM115 - lives as long as the run
     display = Display(stream, settings.epochs, fed.plan.steps, settings.batch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import losses, metrics
+from trainer import losses, metrics, optimizers
+from trainer.averages import Averages, Statistics
+from trainer.optimizers import Schedule
 from trainer.strategy import Devices
 
 SUMS = ("loss", "loss_weight", "log_loss", "log_loss_weight", "correct", "known")
@@ -28,32 +31,53 @@ class Objective:
     batch_size: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """How a step changes a model: the optimizer, its learning rate at each step, and the averages kept, or None."""
+
+    optimizer: keras.optimizers.Optimizer
+    rate: Schedule
+    averages: Averages | None
+
+    @property
+    def state(self) -> list[Any]:
+        """The variables that a checkpoint holds beside those of the model."""
+        return [*optimizers.state(self.optimizer), *(self.averages.variables if self.averages else ())]
+
+    def shown(self) -> contextlib.AbstractContextManager[None]:
+        """The model with its averages where they are kept; after that as it was."""
+        return self.averages.shown() if self.averages else contextlib.nullcontext()
+
+
 def train_steps(
     model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
+    update: Update,
     variables: Sequence[Any],
     objective: Objective,
     devices: Devices,
     jit_compile: bool,
 ) -> Callable[..., Any]:
-    """A function (iterator, count, votes float32 [2]) -> (sums float64 [steps, 6], votes float32 [2]).
+    """A function (iterator, step, count, votes float32 [2]) -> (sums float64 [steps, 6], votes float32 [2]).
 
-    It takes `count` steps, or fewer when the loss of one is not finite: that is then the last row. `sums` is
-    in the order of `SUMS`, over all replicas. `votes` come back added over all replicas, so that workers
-    agree when one of them wants to stop.
+    It takes `count` steps from `step` on, which counts over the whole run from 0, or fewer when the loss of one
+    is not finite: that is then the last row. `sums` is in the order of `SUMS`, over all replicas. `votes` come
+    back added over all replicas, so that workers agree when one of them wants to stop.
     """
     strategy = devices.strategy
-    replica_step = _replica_step(model, optimizer, variables, objective)
+    learning_rate = optimizers.inner(update.optimizer).learning_rate
+    replica_step = _replica_step(model, update, variables, objective)
     if jit_compile:
         replica_step = tf.function(replica_step, jit_compile=True)
 
     @tf.function
-    def run(iterator: Any, count: Any, votes: Any) -> Any:
+    def run(iterator: Any, step: Any, count: Any, votes: Any) -> Any:
         rows = tf.TensorArray(tf.float32, size=0, dynamic_size=True, element_shape=(len(SUMS),))
         added = tf.zeros_like(votes)
         done, finite = tf.constant(0), tf.constant(True)
         while done < count and finite:
-            both = strategy.run(replica_step, args=(next(iterator), votes))
+            # of the step and not of the optimizer's iterations: a step whose gradient overflows is none of those
+            learning_rate.assign(update.rate(step + done))
+            both = strategy.run(replica_step, args=(next(iterator), step + done, votes))
             row, added = (strategy.experimental_local_results(value)[0] for value in both)
             rows = rows.write(done, row)
             finite = tf.math.is_finite(row[0])
@@ -63,41 +87,45 @@ def train_steps(
     return run
 
 
-def _replica_step(model: Any, optimizer: Any, variables: Sequence[Any], objective: Objective) -> Callable[..., Any]:
-    """One optimizer step of one replica; gradients and sums are added over the replicas in one exchange."""
+def _replica_step(model: Any, update: Update, variables: Sequence[Any], objective: Objective) -> Callable[..., Any]:
+    """One optimizer step of one replica; all that is added over the replicas goes in one exchange.
+
+    Each part of each replica's batch is normalised by its own statistics. The moving ones move once a step, from
+    where they were to the mean over all parts: Keras would let each replica keep its own, and each part move them.
+    """
+    optimizer, statistics = update.optimizer, Statistics(model)
     weights = tf.constant(objective.label_weights)
     # the gradient of a mean needs the weight over all replicas, known after the exchange only; until then
     # a constant of the same size keeps float16 within its range
     typical = float(objective.label_weights.sum()) * objective.batch_size
 
     def part(images: Any, labels: Any) -> tuple[list[Any], Any]:
+        before = statistics.read()
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
             total, weight = losses.loss_sums(labels, logits, weights, objective.smoothing, objective.gamma)
             scaled = optimizer.scale_loss(total / typical)
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
-        return gradients, tf.concat([[total, weight], metrics.step_sums(labels, logits, weights)], 0)
+        moved = statistics.read() - before
+        if objective.accumulate > 1:
+            statistics.write(before)
+        return gradients, tf.concat([[total, weight], metrics.step_sums(labels, logits, weights), moved], 0)
 
-    def step(batch: dict[str, Any], votes: Any) -> tuple[Any, Any]:
-        gradients, sums = _over_parts(part, batch["image"], batch["labels"], objective.accumulate)
+    def step(batch: dict[str, Any], number: Any, votes: Any) -> tuple[Any, Any]:
         context = tf.distribute.get_replica_context()
+        before, parts = statistics.read(), objective.accumulate * context.num_replicas_in_sync
+        gradients, sums = _over_parts(part, batch["image"], batch["labels"], objective.accumulate)
         *gradients, sums, votes = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, sums, tf.identity(votes)])
+        sums, moved = sums[: len(SUMS)], sums[len(SUMS) :] / parts
         mean = tf.math.divide_no_nan(typical, sums[1])
         optimizer.apply([gradient * mean for gradient in gradients], variables)
-        _share_statistics(model)
+        if parts > 1:
+            statistics.write(before + moved)
+        if update.averages is not None:
+            update.averages.update(number, before + moved / statistics.rates)
         return sums, votes
 
     return step
-
-
-def _share_statistics(model: keras.Model) -> None:
-    """Give all replicas the mean of their batch-norm statistics; Keras lets each keep its own."""
-    context = tf.distribute.get_replica_context()
-    kept = [variable.value for variable in model.non_trainable_variables if variable.dtype.startswith("float")]
-    if kept and context.num_replicas_in_sync > 1:
-        means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.identity(value) for value in kept])
-        for variable, value in zip(kept, means):
-            variable.assign(value)
 
 
 def _over_parts(part: Callable[..., Any], images: Any, labels: Any, parts: int) -> tuple[list[Any], Any]:
