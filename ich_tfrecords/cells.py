@@ -40,27 +40,35 @@ def from_stream(samples: Samples, bits_allocated: int, bits_stored: int, signed:
     """Cells [rows * columns] of decoded samples, unsigned, `bits_allocated` wide, with the sign of the header.
 
     PS3.5 8.2 asks that a stream agrees with BitsStored. A signed slice in a stream without sign keeps its
-    two's complement of `precision` bits, so the sign is that of the stream's top bit, as most decoders take it. For
-    JPEG Lossless they take none, so there it counts only where both numbers agree. Raises `UnsupportedSlice`
-    (ambiguous_sign).
+    two's complement of `precision` bits, so the sign is that of the stream's top bit, as most decoders take it; a
+    stream as wide as the cells holds the cells themselves. Raises `UnsupportedSlice` (ambiguous_sign).
     """
     values, precision = samples.values.astype(np.int64), samples.precision
-    top = 1 << precision - 1
     if signed and not samples.signed:
-        values = (values ^ top) - top
+        values = _extended(values, precision)
     elif samples.signed and not signed:
-        values &= 2 * top - 1
-    agreed = precision == bits_stored or (precision > bits_stored and samples.signed is not None)
-    if (samples.signed or not agreed) and (values != samples.values).any():
+        values &= (1 << precision) - 1
+    holds_cells = precision == bits_allocated and not samples.signed
+    if not holds_cells and (values != samples.values).any():
         _check_sign(values, samples, bits_stored, signed)
     return values.astype(f"u{bits_allocated // 8}").reshape(-1)
 
 
-def _check_sign(values: Stored, samples: Samples, bits_stored: int, signed: bool) -> None:
-    """Refuse `values`, the samples with another sign than the stream's, where that is anybody's guess."""
-    other = samples.values.astype(np.int32)
+def _extended(values: npt.NDArray[np.int64], bits: int) -> npt.NDArray[np.int64]:
+    """Two's complement of the lowest `bits` bits."""
+    top = 1 << bits - 1
+    return ((values & (2 * top - 1)) ^ top) - top
+
+
+def _check_sign(values: npt.NDArray[np.int64], samples: Samples, bits_stored: int, signed: bool) -> None:
+    """Refuse `values`, the samples with another sign than the stream's, where that is anybody's guess.
+
+    Decoders take no sign from a JPEG Lossless stream, so there its top bit must be the one of BitsStored.
+    """
+    other = samples.values.astype(np.int64)
     torn, smooth = _roughness(values, values != other), _roughness(other, values != other)
-    if samples.signed is None or smooth < torn:
+    is_unknown = samples.signed is None and (values != _extended(other, bits_stored)).any()
+    if is_unknown or smooth < torn:
         stream = {True: "signed", False: "unsigned", None: "JPEG Lossless"}[samples.signed]
         header = f"{'signed' if signed else 'unsigned'} values of {bits_stored} bits"
         raise UnsupportedSlice(
@@ -93,7 +101,9 @@ def stored_values(
     contested = whole != masked
     if not contested.any():
         return masked
-    overlaid = overlays and CLEARLY * _roughness(masked, contested) <= _roughness(whole, contested)
+    # negative values in cells that are called unsigned fill the bits above, too
+    torn = min(_roughness(whole, contested), _roughness(as_signed(cells, True), contested))
+    overlaid = overlays and CLEARLY * _roughness(masked, contested) <= torn
     counted = np.ones(cells.shape, bool) if padding is None else ~padding
     extended = signed and _fills_signs(whole[counted], contested[counted])
     if overlaid == extended:
@@ -125,8 +135,10 @@ def check_sign(stored: Stored, header: SliceHeader, padding: Bools | None = None
     if header.slope < 0 or is_wrapped(header.bits_stored, header.signed, header.intercept):
         return
     counted = stored if padding is None else stored[~padding]
-    least = int(counted.min(initial=np.iinfo(stored.dtype).max))
     may_exceed = not header.signed and (1 << header.bits_stored) * header.slope + header.intercept > INT16_MAX
+    if not may_exceed and not _lacks_air(_least(counted[::32]), header):  # most slices show it in a few rows
+        return
+    least = _least(counted)
     greatest = int(counted.max(initial=0)) if may_exceed or _lacks_air(least, header) else 0
     exceeds = greatest * header.slope + header.intercept > INT16_MAX
     if least < 0 or not (exceeds or _lacks_air(least, header)):
@@ -145,7 +157,12 @@ def check_sign(stored: Stored, header: SliceHeader, padding: Bools | None = None
         )
 
 
+def _least(stored: Stored) -> int:
+    return int(stored.min(initial=np.iinfo(stored.dtype).max))
+
+
 def _lacks_air(least: int, header: SliceHeader) -> bool:
+    """Whether neither a negative value nor air is among the stored values from `least` on."""
     return least >= 0 and least * header.slope + header.intercept > NO_AIR_HU
 
 
@@ -161,13 +178,19 @@ def _roughness(values: Stored, contested: Bools) -> int:
 def padding(cells: Cells, header: SliceHeader) -> Bools | None:
     """Which cells [rows, columns] hold a padding value (PS3.3 C.7.5.1.1.2); None where that changes nothing.
 
-    Padding at or below air is dark in every window and stays what it is.
+    Padding at or below air is dark in every window and stays what it is. Raises `UnsupportedSlice` (bad_padding)
+    where the range of padding begins in air and ends in tissue, all of which would be lost.
     """
     if header.padding is None:
         return None
     low, high = header.padding
-    is_dark = max(low * header.slope, high * header.slope) + header.intercept <= AIR_HU
-    if is_dark and header.bits_stored == 8 * cells.itemsize:
+    darkest, brightest = sorted(value * header.slope + header.intercept for value in header.padding)
+    if darkest <= AIR_HU and brightest > NO_AIR_HU:
+        raise UnsupportedSlice(
+            "bad_padding",
+            f"the range of PixelPaddingValue, {low:,} to {high:,}, is air as well as tissue (PS3.3 C.7.5.1.1.2)",
+        )
+    if brightest <= AIR_HU and header.bits_stored == 8 * cells.itemsize:
         return None
     whole = as_signed(cells, header.signed)
     found = (whole >= low) & (whole <= high)
@@ -191,20 +214,25 @@ def with_air(hu: Int16, cells: Cells, found: Bools, header: SliceHeader) -> Int1
 
 def _reached_from_corners(open_: Bools) -> Bools:
     """Cells of `open_` that a corner reaches through others of it, side by side."""
-    reached = np.zeros_like(open_)
-    for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
-        reached[row, column] = open_[row, column]
-    count = -1
-    while count < (count := int(reached.sum())):
-        reached = _along_rows(reached, open_)
-        reached = _along_rows(reached.T, open_.T).T
-    return reached
+    starts = np.ones(open_.shape, bool)
+    starts[:, 1:] = open_[:, 1:] != open_[:, :-1]
+    run = np.cumsum(starts.ravel()).reshape(open_.shape) - 1  # the number of each run of like cells in its row
+    touching = open_[1:] & open_[:-1] & (starts[1:] | starts[:-1])  # once for each two runs
+    root = _joined(int(run[-1, -1]) + 1, run[:-1][touching], run[1:][touching])
+    corners = np.ix_((0, -1), (0, -1))
+    return open_ & np.isin(root, root[run[corners][open_[corners]]])[run]
 
 
-def _along_rows(reached: Bools, open_: Bools) -> Bools:
-    """Cells of every run of `open_` in a row of which one is reached."""
-    breaks = np.ones(open_.shape, bool)
-    breaks[:, 1:] = open_[:, 1:] != open_[:, :-1]
-    run = np.cumsum(breaks.ravel()) - 1
-    hit = np.bincount(run, weights=reached.ravel()) > 0
-    return hit[run].reshape(open_.shape) & open_
+def _joined(count: int, one: npt.NDArray[np.intp], other: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """For each of `count` runs the least of those that the pairs `one`, `other` join to it.
+
+    Trees are joined and flattened in turn: a few rounds, even where padding winds through a whole slice.
+    """
+    root = np.arange(count)
+    while (root[one] != root[other]).any():
+        least = np.minimum(root[one], root[other])
+        np.minimum.at(root, root[one], least)
+        np.minimum.at(root, root[other], least)
+        while (root != (above := root[root])).any():
+            root = above
+    return root

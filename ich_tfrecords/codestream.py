@@ -28,6 +28,7 @@ _BEGIN_2000 = b"\xff\x4f\xff\x51"  # SOC and SIZ
 _SIZ = struct.Struct(">HH8LHBBB")
 _SOT = struct.Struct(">HHHLBB")
 _TILE_PART = 0xFF90
+_LOST_END = (b"", b"\0", b"\xff", b"\xff\0")  # what stands in place of a lost end marker: a half, and even length
 _LSE_SIZE = 4  # kind of LSE segment (T.87 C.2.4.1.4) that overrules the size in the frame header
 _LS_MARKER = re.compile(rb"\xff([\x80-\xff])")  # behind FF the coded bits go on with a zero bit (T.87 A.1)
 _MOST_ZEROS = 4  # bytes that some writers put between the coded bits and the end marker
@@ -134,26 +135,26 @@ def _codestream_2000(data: bytes) -> bytes:
 def _ended_2000(data: bytes) -> bytes:
     """The codestream up to its end marker, which is added where every tile part is there and only it lacks.
 
-    A zero at the very end may fill up to even length in place of a lost byte, so with it nothing can be told.
+    No tile part ends with FF, and a zero there may fill up what was lost, so with these nothing can be told.
     """
-    end, whole = _tile_parts_2000(data)
-    if data[end : end + 2] == _END or (whole and (end < len(data) or data[-1])):
+    end, is_whole, is_told = _tile_parts_2000(data)
+    if is_whole and is_told and data[end:] in _LOST_END and data[end - 1] not in b"\0\xff":
         return data[:end] + _END
-    data = data.rstrip(b"\0")
-    if not data.endswith(_END):
-        raise CutShort(f"the codestream of {len(data):,} bytes has no end marker")
-    return data
+    if not is_whole or data[end : end + 2] != _END:
+        raise CutShort(f"the codestream of {len(data):,} bytes has no end marker behind all of its tile parts")
+    return data[: end + 2]
 
 
-def _tile_parts_2000(data: bytes) -> tuple[int, bool]:
-    """Where the tile parts end by their own lengths (T.800 A.4.2), and whether they are all there."""
+def _tile_parts_2000(data: bytes) -> tuple[int, bool, bool]:
+    """Where the tile parts end by their own lengths (T.800 A.4.2), whether none lacks, and whether each was told of."""
     _, _, right, bottom, _, _, width, height, tiles_left, tiles_top = _SIZ.unpack_from(data, 4)[:10]
     tiles = -(-(right - tiles_left) // width) * -(-(bottom - tiles_top) // height)
     walked = list(_walk_2000(data))
     found = Counter(tile for _, tile, _ in walked)
     told = {tile: parts for _, tile, parts in walked if parts}
     end = walked[-1][0] if walked else 0
-    return end, end <= len(data) and len(found) == tiles and found == told
+    is_whole = len(found) == tiles and end <= len(data) and all(found[tile] >= told[tile] for tile in told)
+    return end, is_whole, found.keys() == told.keys()
 
 
 def _walk_2000(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -162,7 +163,9 @@ def _walk_2000(data: bytes) -> Iterator[tuple[int, int, int]]:
     while at + _SOT.size <= len(data):
         marker, size, tile, part_bytes, _, parts = _SOT.unpack_from(data, at)
         if marker == _TILE_PART:
-            if part_bytes < 14:  # 0: up to the end marker, wherever that is
+            if not part_bytes:  # up to the end marker
+                part_bytes = len(data.rstrip(b"\0")) - len(_END) - at
+            if part_bytes < 14:
                 return
             at += part_bytes
             yield at, tile, parts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import re
 import struct
@@ -239,8 +240,8 @@ def _native(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger
 
 
 def _encoded(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger]:
-    """Cells of encapsulated PixelData (PS3.5 A.4), all its fragments being one frame."""
-    from pydicom.encaps import generate_frames
+    """Cells of encapsulated PixelData (PS3.5 A.4): one frame of all the fragments, whatever the offset table says."""
+    from pydicom.encaps import generate_fragments
 
     decode = codestream.DECODERS.get(header.transfer_syntax)
     if decode is None:
@@ -249,7 +250,7 @@ def _encoded(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedintege
         raise UnsupportedSlice("unsupported_syntax", f"no decoder for transfer syntax {shown}")
     try:
         with _quiet():
-            frame = next(generate_frames(value, number_of_frames=1), b"")
+            frame = b"".join(itertools.islice(generate_fragments(value), 1, None))
             samples = decode(frame, header.rows, header.columns, header.bits_allocated)
     except ImportError as error:
         raise UnsupportedSlice(

@@ -95,6 +95,14 @@ def test_unsigned_values_that_are_called_signed_are_refused():
     assert "BitsStored is 12, but stored values run from 24 to 2,824; which bits are the value cannot" in detail
 
 
+@pytest.mark.parametrize("value", [-2000, -1500, -5])
+def test_negative_values_in_unsigned_cells_are_no_overlay(value):
+    """Padding that no header tells of: with the bits above dropped, -2,000 would be bone, and -5 metal."""
+    stored = HU.astype(np.int32) + 1024
+    stored[:9] = value
+    refused("bits_contradict", cells.stored_values, unsigned(stored), 12, False)
+
+
 def test_an_overlay_upon_filled_signs_is_refused():
     raw = unsigned(HU)
     raw[30:40, 30:40] |= 0x1000
@@ -158,6 +166,28 @@ def test_jpeg_lossless_of_all_bits_stored_has_the_sign_of_the_header():
     assert np.array_equal(raw.view(np.int16), HU.ravel())
     plain = cells.from_stream(Samples(unsigned(HU + 1024), 12, None), 16, 12, False)
     assert np.array_equal(plain, HU.ravel() + 1024)
+
+
+@pytest.mark.parametrize("kind", [False, None])
+def test_a_header_that_calls_a_stream_of_unsigned_values_signed(kind):
+    """Its bits agree with the stream's, but bone above 2,047 would be -2,048 and below."""
+    refused("ambiguous_sign", cells.from_stream, Samples(unsigned(HU + 1024), 12, kind), 16, 12, True)
+
+
+@pytest.mark.parametrize("kind", [False, None])
+def test_a_stream_as_wide_as_the_cells_holds_the_cells(kind):
+    """dcm4che compresses signed cells of 12 bits as they lie in memory."""
+    for bits in (12, 16):
+        raw = unsigned(HU, bits)
+        assert np.array_equal(cells.from_stream(Samples(raw, 16, kind), 16, 12, True), raw.ravel())
+
+
+@pytest.mark.parametrize("precision", [13, 14])
+def test_a_jpeg_lossless_stream_of_more_bits_than_are_stored(precision):
+    raw = cells.from_stream(Samples(unsigned(HU, precision), precision, None), 16, 12, True)
+    assert np.array_equal(raw.view(np.int16), HU.ravel())
+    beyond = Samples(unsigned(3 * HU, precision), precision, None)
+    refused("ambiguous_sign", cells.from_stream, beyond, 16, 12, True)
 
 
 def test_an_unsigned_slice_in_a_signed_stream():
@@ -282,6 +312,13 @@ def test_padding_beyond_bits_stored_is_seen_in_the_whole_cell(signed, value):
     assert np.array_equal(padded_hu(stored, facts), expected)
 
 
+@pytest.mark.parametrize(("intercept", "limits"), [(0.0, (-2000, 0)), (-1024.0, (0, 4095)), (-1024.0, (24, 525))])
+def test_a_range_of_padding_that_holds_air_and_tissue_is_refused(intercept, limits):
+    """A range limit that was never set, or was set to the greatest value: all would be air."""
+    facts = header(intercept=intercept, padding=limits)
+    assert "air as well as tissue" in refused("bad_padding", cells.padding, unsigned(HU), facts)
+
+
 def test_a_slice_of_nothing_but_padding_is_air():
     stored = np.full((6, 9), 63536)
     facts = header(16, False, intercept=-1024.0, padding=(63536, 63536))
@@ -319,4 +356,15 @@ def reached_slowly(open_: np.ndarray) -> np.ndarray:
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32), st.floats(0.3, 1))
 def test_what_corners_reach(rows, columns, seed, share):
     open_ = np.random.default_rng(seed).random((rows, columns)) < share
+    assert np.array_equal(cells._reached_from_corners(open_), reached_slowly(open_))
+
+
+def test_padding_that_winds_through_a_slice_is_found():
+    """A spiral: one corner reaches its middle after as many turns as there are."""
+    open_ = np.zeros((65, 65), bool)
+    for turn in range(0, 32, 2):
+        open_[turn, max(turn - 2, 0) : 65 - turn] = open_[turn : 65 - turn, 64 - turn] = True
+        open_[64 - turn, turn : 65 - turn] = open_[turn + 2 : 65 - turn, turn] = True
+    assert np.array_equal(cells._reached_from_corners(open_), open_)
+    open_[0, 32] = False
     assert np.array_equal(cells._reached_from_corners(open_), reached_slowly(open_))

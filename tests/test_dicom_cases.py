@@ -233,6 +233,7 @@ def tiled(**options) -> bytes:
 def test_tiles_are_read_with_and_without_the_end_marker():
     assert np.array_equal(dicom.read_slice(compressed(J2K_LOSSLESS, tiled())).hu, HU)
     assert np.array_equal(dicom.read_slice(compressed(J2K_LOSSLESS, tiled()[:-2])).hu, HU)
+    assert np.array_equal(dicom.read_slice(compressed(J2K_LOSSLESS, tiled(parts=0))).hu, HU)
 
 
 @pytest.mark.parametrize(
@@ -242,12 +243,20 @@ def test_tiles_are_read_with_and_without_the_end_marker():
         tiled(parts=2)[:-2],  # every tile announces a second part
         tiled(parts=0)[:-2],  # the number of parts is told nowhere
         tiled(kept=4, length=0)[:-2],  # a part that runs to the end marker, which lacks
+        tiled(kept=3),
+        tiled(parts=2),
         tiled()[:-3],
+        tiled()[:-3] + b"\xff\xd9",
+        tiled()[:-2] + bytes(3),
         WHOLE_2000[:-3],
+        WHOLE_2000[:-40] + bytes(40),  # blocks that a crash left unwritten
+        WHOLE_2000[:-40] + b"\xff" * 40,
+        WHOLE_2000[:-40] + b"\xff\xd9",
+        WHOLE_2000[:-300] + WHOLE_2000[-200:],  # a fragment lacks
         WHOLE_2000[: len(WHOLE_2000) // 2],
     ],
 )
-def test_without_the_end_marker_every_tile_part_must_be_there(stream):
+def test_every_tile_part_must_be_there_and_its_end(stream):
     with pytest.raises(dicom.UnreadableSlice, match="truncated"):
         dicom.read_slice(compressed(J2K_LOSSLESS, stream))
 

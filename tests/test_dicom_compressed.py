@@ -77,6 +77,19 @@ def test_a_frame_in_several_fragments(syntax, tmp_path):
     assert np.array_equal(found.hu, stored - 1024)
 
 
+@pytest.mark.parametrize("table", [[0], [0, 108], [7, 999_999], [0, 108, 216, 324, 432]])
+@pytest.mark.parametrize("syntax", [RLE, JPEG_LS])
+def test_an_offset_table_that_takes_each_fragment_for_a_frame(syntax, table, tmp_path):
+    stored, bits_stored = KINDS["signed 16-bit"]
+    data = compressed_file(stored, syntax, bits_stored, tmp_path)
+    stream = stream_of(data)
+    fragments = encapsulated(slice_elements(stored), syntax, stream, fragments=-(-len(stream) // 100))
+    offsets = struct.pack(f"<{len(table)}L", *table)
+    none = b"\xfe\xff\x00\xe0\0\0\0\0"
+    told = fragments.replace(none, none[:4] + struct.pack("<L", len(offsets)) + offsets, 1)
+    assert np.array_equal(dicom.read_slice(told).hu, stored - 1024)
+
+
 @pytest.mark.parametrize("syntax", [RLE, JPEG_LS, J2K_LOSSLESS])
 def test_8_bit_frames(syntax, tmp_path):
     stored = np.arange(1024, dtype=np.uint16).astype(np.uint8).reshape(32, 32)

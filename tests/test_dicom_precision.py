@@ -73,7 +73,8 @@ def independent(data: bytes, syntax: str) -> np.ndarray:
 
 def refusal(syntax: str, precision: int, bits_stored: int, signed: bool, stored: np.ndarray) -> str:
     """The reason that docs/decisions/0025 gives, empty where there is none."""
-    if syntax == JPEG_LOSSLESS_SV1 and signed and precision < bits_stored:
+    fits = -(1 << bits_stored - 1) <= stored.min() and stored.max() < 1 << bits_stored - 1
+    if syntax == JPEG_LOSSLESS_SV1 and signed and (precision < bits_stored or (precision < 16 and not fits)):
         return "ambiguous_sign"
     return "bits_contradict" if not signed and stored.max() >= 1 << bits_stored else ""
 
