@@ -28,12 +28,14 @@ Bools = npt.NDArray[np.bool_]
 class Samples(NamedTuple):
     """Decoded samples [rows, columns] as the codestream means them, and the precision that it declares, in bits.
 
-    `signed` None: this kind of stream has no sign, and decoders do not agree on one (JPEG Lossless).
+    `signed` None: this kind of stream has no sign, and decoders do not agree on one (JPEG Lossless). `near`: how far a
+    sample may be from what was encoded (near-lossless JPEG-LS).
     """
 
     values: Stored
     precision: int
     signed: bool | None
+    near: int = 0
 
 
 def from_stream(samples: Samples, bits_allocated: int, bits_stored: int, signed: bool) -> Cells:
@@ -45,6 +47,7 @@ def from_stream(samples: Samples, bits_allocated: int, bits_stored: int, signed:
     """
     values, precision = samples.values.astype(np.int64), samples.precision
     if signed and not samples.signed:
+        _check_near(values, samples)
         values = _extended(values, precision)
     elif samples.signed and not signed:
         values &= (1 << precision) - 1
@@ -52,6 +55,17 @@ def from_stream(samples: Samples, bits_allocated: int, bits_stored: int, signed:
     if not holds_cells and (values != samples.values).any():
         _check_sign(values, samples, bits_stored, signed)
     return values.astype(f"u{bits_allocated // 8}").reshape(-1)
+
+
+def _check_near(values: npt.NDArray[np.int64], samples: Samples) -> None:
+    """Refuse samples so near to the greatest positive value that the encoder may have turned them to the least."""
+    top = 1 << samples.precision - 1
+    if ((values >= top - samples.near) & (values < top + samples.near)).any():
+        raise UnsupportedSlice(
+            "ambiguous_sign",
+            f"signed values within {samples.near} of {top:,}, where the sign turns, in a near-lossless stream that may "
+            "be off by as much",
+        )
 
 
 def _extended(values: npt.NDArray[np.int64], bits: int) -> npt.NDArray[np.int64]:

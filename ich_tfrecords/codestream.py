@@ -72,10 +72,11 @@ def jpeg_ls(data: bytes, rows: int, columns: int, bits_allocated: int) -> Sample
     if precision > bits_allocated:
         raise BadStream(f"the codestream has {precision} bits a sample, the cells {bits_allocated}")
     marker, scan = segments[-1]
-    if marker != 0xDA:
+    if marker != 0xDA or len(scan) < 6:
         raise CutShort("the JPEG-LS stream has no scan")
     coded, is_ended = _coded_ls(scan)
-    return _samples(_decoded_ls(data[: len(data) - len(scan)], coded, is_ended), precision, False, rows, columns)
+    pixels = _decoded_ls(data[: len(data) - len(scan)], coded, is_ended)
+    return _samples(pixels, precision, False, rows, columns)._replace(near=scan[3])  # NEAR of T.87 C.2.3
 
 
 def _coded_ls(scan: bytes) -> tuple[bytes, bool]:

@@ -17,6 +17,7 @@ from dicom_files import (
     J2K_LOSSLESS,
     JPEG_LOSSLESS_SV1,
     JPEG_LS,
+    JPEG_LS_NEAR,
     UNDEFINED,
     codestream,
     dataset,
@@ -174,6 +175,24 @@ def test_a_file_that_cannot_be_told_has_its_reason(name):
         dicom.read_slice(build())
     assert refused.value.reason == reason
     assert words in refused.value.detail
+
+
+@pytest.mark.parametrize(("greatest", "is_refused"), [(2047, True), (2045, True), (2041, False)])
+def test_near_lossless_values_where_the_sign_turns(greatest, is_refused):
+    """2,047 and an error of 3 is -2,046 in twelve bits (dcm4che#656)."""
+    stored = np.minimum(HU, 1500).astype(np.int16)
+    stored[30:34, 30:34] = greatest
+    import jpeg_ls
+
+    raw = unsigned(stored, 12)
+    stream = bytes(jpeg_ls.encode_buffer(raw.tobytes(), *raw.shape, 1, 12, 3))
+    elements = slice_elements(stored, 12, **ZERO)
+    data = encapsulated(elements, JPEG_LS_NEAR, stream)
+    if is_refused:
+        with pytest.raises(dicom.UnsupportedSlice, match="ambiguous_sign: signed values within 3 of 2,048"):
+            dicom.read_slice(data)
+    else:
+        assert np.abs(dicom.read_slice(data).hu.astype(int) - stored).max() <= 3
 
 
 # --- padding in the header -----------------------------------------------------------------------------------
