@@ -189,7 +189,12 @@ class TestPage:
     def test_hostile_names_stay_text(self, text):
         page = Page(text)
         assert "<script" not in text
-        for place in ("cnn ", "set ", '32, "', "epidural: no positive slice "):  # run, data set, setting, refusal
+        for place in (
+            "cnn ",
+            "set ",
+            '32, "',
+            "epidural are not calibrated, but for the shift: no positive slice ",
+        ):  # run, data set, setting, refusal
             assert f"{place}{SCRIPT}" in page.words
         assert f"study {SCRIPT}p0" in page.words
 

@@ -121,9 +121,16 @@ def test_folds_are_told():
 def test_calibration_and_what_was_refused():
     card = model_card.card(about(), None)
     assert rows(card, "label | shift")[0] == ["any", "0.0000", "0.5000", "0.7500"]
-    assert f"- {LABELS[1]} is not calibrated, but for the shift: no positive slice among the 12" in card
+    assert (
+        f"- probabilities of {LABELS[1]} are not calibrated, but for the shift: no positive slice among the 12" in card
+    )
+    constant = dataclasses.replace(about().calibration, slope=np.array([0.5, 0, 1, 1, 1, 1]))
+    words = (
+        f"- {LABELS[1]} has the same probability in every slice, its prevalence of 0.5: no positive slice among the 12"
+    )
+    assert words in model_card.card(about(calibration=constant), None)
     fitted = dataclasses.replace(about().calibration, refused={})
-    assert "is not calibrated" not in model_card.card(about(calibration=fitted), None)
+    assert "are not calibrated" not in model_card.card(about(calibration=fitted), None)
 
 
 def test_thresholds_of_every_rule():

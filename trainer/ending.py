@@ -18,7 +18,8 @@ from trainer.dataset import Dataset, Slices
 from trainer.hparams import HParams
 from trainer.loop import Loop
 from trainer.model_file import About
-from trainer.predictions import IDS, Predictions
+from trainer.predictions import IDS, Predictions, patients_of
+from trainer.probability import prevalence
 from trainer.state import State
 from trainer.strategy import Devices
 
@@ -57,8 +58,9 @@ def _calibrated(loop: Loop) -> tuple[Calibration, Thresholds, Thresholds]:
         unfitted = calibration.unfitted(names, shift, "the run had no validation split")
         return unfitted, thresholds.unchosen(names), thresholds.unchosen(names)
     rows, labels, logits = loop.evaluate(held).arrays()
-    fitted = calibration.fit(names, labels, logits, shift)
     ids = held.table.select(list(IDS)).take(pa.array(rows))
+    patients = patients_of(ids)
+    fitted = calibration.fit(names, labels, logits, shift, patients, prevalence(loop.data.train.labels))
     found = Predictions(names, held.spec.labels.any, ids, labels, logits, fitted.probabilities(logits))
     of_studies, shown, _ = study_level.studies(found)
     return fitted, _chosen(names, labels, found.probabilities), _chosen(names, of_studies, shown)
@@ -103,5 +105,4 @@ def _result_lines(found: Mapping[str, Any], settings: HParams, test: Slices | No
 
 
 def _calibration_lines(fitted: Calibration) -> Iterator[str]:
-    for name, why in fitted.refused.items():
-        yield f"probabilities of {name} are not calibrated: {why}"
+    yield from fitted.told()

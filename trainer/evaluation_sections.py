@@ -13,7 +13,7 @@ import numpy as np
 
 from ich_tfrecords import html_page
 from ich_tfrecords.html_page import escape, section
-from trainer import curves, figures, plots
+from trainer import calibration, curves, figures, plots
 from trainer.figures import DASH
 from trainer.predictions import Predictions
 from trainer.thresholds import EVEN
@@ -216,7 +216,7 @@ def confusions(measures: Measures) -> str:
     return section("Confusion matrices", picture, note)
 
 
-def reliability(measures: Measures, calibration: Measures) -> str:
+def reliability(measures: Measures, fitted: Measures) -> str:
     """How far probabilities can be relied on, before and after calibration, and the calibration itself."""
     panels: dict[str, plots.Bins | str] = {}
     for name, label in measures["labels"].items():
@@ -232,7 +232,7 @@ def reliability(measures: Measures, calibration: Measures) -> str:
         "root."
     )
     picture = _figure(plots.reliability(panels), f"Reliability of each label: {words}")
-    return section("Reliability", picture + _calibration(measures["labels"], calibration), note)
+    return section("Reliability", picture + _calibration(measures["labels"], fitted), note)
 
 
 def _calibration(every: Mapping[str, Measures], found: Measures) -> str:
@@ -241,9 +241,12 @@ def _calibration(every: Mapping[str, Measures], found: Measures) -> str:
     for at, name in enumerate(found["names"]):
         losses = (_cell(every[name][key]) for key in ("log_loss_before", "log_loss"))
         rows.append([name, *losses, *(f"{found[key][at]:.3f}" for key in ("shift", "slope", "intercept"))])
-    refused = "; ".join(f"{name}: {why}" for name, why in found["refused"].items())
-    told = f" Not fitted, so that only the shift is undone: {refused}." if refused else ""
-    words = f"A probability is sigmoid(slope * (logit - shift) + intercept), fitted on validation.{told}"
+    refused = "; ".join(calibration.from_dict(found).told())
+    told = f" Not fitted: {refused}." if refused else ""
+    words = (
+        "A probability is sigmoid(slope * (logit - shift) + intercept), fitted on validation; slope and intercept stay "
+        f"at 1 and 0 where its patients do not clearly speak against that.{told}"
+    )
     return f'<h3>Calibration</h3><p class="note">{escape(words)}</p>{html_page.table(heads, rows)}'
 
 

@@ -70,7 +70,8 @@ Patients stand in one split only.{tested}
 ## Calibration
 
 probability = sigmoid(slope * (logit - shift) + intercept). The shift is what sampling added to the log odds; slope and
-intercept were fitted on the validation split (Platt scaling).
+intercept were fitted on the validation split (Platt scaling), and are 1 and 0 where its patients do not clearly speak
+against that. A label that could not be fitted has slope 0: it says its prevalence, whatever the logit.
 
 {calibration}
 
@@ -237,8 +238,7 @@ def _calibration(about: About) -> str:
         [name, *(f"{number:.4f}" for number in numbers)]
         for name, *numbers in zip(found.names, found.shift, found.slope, found.intercept)
     ]
-    refused = _list(f"{name} is not calibrated, but for the shift: {why}." for name, why in found.refused.items())
-    return _table(["label", "shift", "slope", "intercept"], rows) + refused
+    return _table(["label", "shift", "slope", "intercept"], rows) + _list(f"{words}." for words in found.told())
 
 
 def _thresholds(about: About) -> str:
