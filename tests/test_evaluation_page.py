@@ -28,8 +28,16 @@ NAMES = ("any", "epidural", "subdural")
 SCRIPT = "<script>alert(1)</script>"
 VOID = {"meta", "img", "br"}
 SECTIONS = [
-    *("Training", "Labels", "ROC", "Precision and recall", "Confusion matrices", "Reliability", "Thresholds"),
-    *("Studies", "Both values of the headline label", "Worst errors", "Made from", "Settings"),
+    *("Training", "Labels", "Against knowing nothing", "ROC", "Precision and recall", "Confusion matrices"),
+    *(
+        "Reliability",
+        "Thresholds",
+        "Studies",
+        "Both values of the headline label",
+        "Worst errors",
+        "Made from",
+        "Settings",
+    ),
 ]
 HISTORY: list[dict[str, float]] = [
     {"epoch": 1, "log_loss": 0.5, "accuracy": 0.8, "val_log_loss": 0.4, "val_accuracy": 0.9, "val_auc": 0.8},
@@ -125,8 +133,8 @@ def result_of(labels: np.ndarray, logits: np.ndarray, chosen: Any = None) -> tup
     fitted = calibration.Calibration(
         NAMES, np.array([1.0, 2, 3]), np.ones(3), np.zeros(3), {"epidural": f"no positive slice {SCRIPT}"}
     )
-    measured = measures.measure(found, before, chosen or own, chosen or own, resamples=100, seed=0)
-    result = {"format": 1, "what": what, "calibration": fitted.to_dict(), "measures": measured}
+    measured = measures.measure(found, before, chosen or own, chosen or own, dict.fromkeys(NAMES, 0.1), 100, 0)
+    result = {"format": 2, "what": what, "calibration": fitted.to_dict(), "measures": measured}
     return json.loads(json_text(result)), found
 
 

@@ -209,11 +209,12 @@ def _evidence(
     mean of the eigenvalues of White's sandwich over the Fisher information, at least 1).
     """
     straight = slope * logits + offset
-    gain = len(logits) * (_mean_loss(logits, positive) - _mean_loss(straight, positive))
+    truth = positive.astype(np.float64)
+    gain = len(logits) * (_mean_loss(logits, truth) - _mean_loss(straight, truth))
     shown = sigmoid(straight)
     design = np.stack([(logits - logits.mean()) / logits.std(), np.ones_like(logits)], axis=1)
     information = (design * (shown * (1 - shown))[:, None]).T @ design
-    scores = np.stack([np.bincount(patients, column * (positive - shown)) for column in design.T], axis=1)
+    scores = np.stack([np.bincount(patients, column * (truth - shown)) for column in design.T], axis=1)
     together = np.linalg.solve(information + _TOLERANCE * len(logits) * np.eye(2), scores.T @ scores)
     return float(2 * gain / max(1.0, np.trace(together) / 2))
 

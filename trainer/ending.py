@@ -78,6 +78,7 @@ def _about(
         "parameters": loop.network.model.count_params(),
         "epoch": int(state.best.get("epoch", state.epoch)),
         "step": state.step,
+        "prevalence": dict(zip(loop.data.labels, prevalence(loop.data.train.labels).tolist())),
         "versions": versions(),
     }
     settings = dataclasses.asdict(loop.settings)

@@ -89,12 +89,42 @@ def labels(measures: Measures, split: str) -> str:
     body = f"<h3>Probabilities</h3>{_table(heads, every, ranked)}<h3>Decisions</h3>{_decisions(every, chosen)}"
     note = (
         f"Slices of the split {split}; in brackets the 95% interval over patients, where enough of them carry the "
-        "label (one without width says that no resample held an error, not that none can occur). AUC: how often a "
-        "positive slice ranks above a negative one, 0.5 for a model that guesses. Average precision: such a model has "
-        "the share of positive slices. Calibration error: resampling makes it greater, so its interval may lie above "
-        "it. Decisions are those at the threshold chosen on validation."
+        "label: the fewer they are, the wider it is beyond what their slices show. AUC: how often a positive slice "
+        "ranks above a negative one, 0.5 for a model that guesses. Average precision: such a model has the share of "
+        "positive slices. Calibration error: noise makes it greater, most with few slices. Decisions are those at the "
+        "threshold chosen on validation."
     )
     return section("Labels", body + _notes(every), note)
+
+
+def skill(measures: Measures) -> str:
+    """Log losses and Brier scores beside those of one who knows nothing but how often each label is positive."""
+    found = measures["skill"]
+    heads = [
+        "label",
+        "prevalence",
+        "log loss",
+        "of the prevalence",
+        "skill",
+        "Brier score",
+        "of the prevalence",
+        "skill",
+    ]
+    keys = ("log_loss", "log_loss_of_prevalence", "skill", "brier", "brier_of_prevalence", "brier_skill")
+    rows = [
+        [name, "" if share is None else f"{share:.3g}", *(_cell(one[key]) for key in keys)]
+        for name, share, one in [
+            ("all labels", None, found["overall"]),
+            *((name, found["prevalence"][name], one) for name, one in found["labels"].items()),
+        ]
+    ]
+    note = (
+        "Beside one who knows nothing of a slice and says of each how often the label is positive where the model was "
+        "trained. Skill: the part of that one's loss that the model saves, 1 for a model that knows, 0 for one that "
+        "knows no more than the prevalence. No skill can be claimed where its interval includes 0. In the log loss of "
+        "all labels the headline label counts twice, as in the competition."
+    )
+    return section("Against knowing nothing", html_page.table(heads, rows), note)
 
 
 def studies(measures: Measures) -> str:
@@ -150,7 +180,7 @@ def roc(measures: Measures, predictions: Predictions) -> str:
 
     note = (
         "How many false alarms each gain in sensitivity costs; the nearer to the upper left corner, the better. "
-        f"Shaded: the 95% interval of {BAND_RESAMPLES} resamples of the patients."
+        f"Shaded: the middle 95% of {BAND_RESAMPLES} resamples of the patients."
     )
     return _curve_section("ROC", note, plots.roc, _curve_panels(measures, predictions, curve))
 
@@ -167,7 +197,7 @@ def precision_recall(measures: Measures, predictions: Predictions) -> str:
 
     note = (
         "How many of the flagged slices are positive (precision) when so many of the positive ones are found (recall); "
-        "the nearer to the upper right corner, the better. AP: average precision. Shaded: the 95% interval of "
+        "the nearer to the upper right corner, the better. AP: average precision. Shaded: the middle 95% of "
         f"{BAND_RESAMPLES} resamples of the patients."
     )
     return _curve_section(

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ich_tfrecords import NOT_A_DEVICE
+from trainer.measures import unskilled
 from trainer.model_file import About
 from trainer.thresholds import RULES
 
@@ -103,12 +104,15 @@ Not evaluated yet. `python -m trainer.evaluate --job_dir RUN`, and then `python 
 put the results here."""
 
 RESULTS = """\
-Split {split}; in brackets {level:.0%} intervals over {resamples:,} resamples of its patients.{mirrored}
+{unskilled}Split {split}; in brackets {level:.0%} intervals from {resamples:,} resamples of its patients.{mirrored}
 
-Log loss of the competition {log_loss}, before calibration {before};
-mean ROC AUC {auc}, mean average precision {precision}.
+Log loss of the competition {log_loss}, before calibration {before}, of the prevalence alone {prevalence}: a skill
+of {skill}; mean ROC AUC {auc}, mean average precision {precision}.
 
 {ranking}
+
+Skill: the part that the model saves of the log loss of one who says of every slice how often the label was positive in
+training; none can be claimed where its interval includes 0.
 
 At the threshold that was chosen on the validation split:
 
@@ -200,7 +204,10 @@ def _tested(about: About, result: Mapping[str, Any]) -> str:
 def _results(about: About, result: Mapping[str, Any]) -> str:
     measures = result["measures"]
     labels = measures["labels"]
-    ranking = [[name, *(_value(one[key]) for key in RANKING)] for name, one in labels.items()]
+    skill = measures["skill"]["labels"]
+    ranking = [
+        [name, *(_value(one[key]) for key in RANKING), _value(skill[name]["skill"])] for name, one in labels.items()
+    ]
     deciding = [
         [name, one["rule"], f"{one['threshold']:.4g}", *(_value(one[key]) for key in DECIDING)]
         for name, one in labels.items()
@@ -210,11 +217,14 @@ def _results(about: About, result: Mapping[str, Any]) -> str:
         level=measures["level"],
         resamples=measures["resamples"],
         mirrored=MIRRORED if result["what"]["flip"] else "",
+        unskilled=f"**{words}**\n\n" if (words := unskilled(measures)) else "",
         log_loss=_value(measures["log_loss"]),
+        prevalence=_value(measures["skill"]["overall"]["log_loss_of_prevalence"]),
+        skill=_value(measures["skill"]["overall"]["skill"]),
         before=_value(measures["log_loss_before"]),
         auc=_value(measures["auc"]),
         precision=_value(measures["average_precision"]),
-        ranking=_table(["label", *RANKING.values()], ranking),
+        ranking=_table(["label", *RANKING.values(), "skill"], ranking),
         deciding=_table(["label", "rule", "threshold", *DECIDING.values()], deciding, words=2),
         any=about.spec.labels.any,
         both_ways=_both_ways(measures["both_ways"]),
