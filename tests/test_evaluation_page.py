@@ -121,6 +121,7 @@ def result_of(labels: np.ndarray, logits: np.ndarray, chosen: Any = None) -> tup
         "split": "test",
         "dataset": {"name": f"set {SCRIPT}", "version": "1.0.0", "fingerprint": "a" * 64},
         "trained_on": "b" * 64,
+        "foreseen": {"slices": foreseen_of(labels, found), "studies": {}},
         "flip": False,
         "model": "cnn",
         "parameters": 1234567,
@@ -136,6 +137,13 @@ def result_of(labels: np.ndarray, logits: np.ndarray, chosen: Any = None) -> tup
     measured = measures.measure(found, before, chosen or own, chosen or own, dict.fromkeys(NAMES, 0.1), 100, 0)
     result = {"format": 2, "what": what, "calibration": fitted.to_dict(), "measures": measured}
     return json.loads(json_text(result)), found
+
+
+def foreseen_of(labels: np.ndarray, found: Predictions) -> dict[str, Any]:
+    return {
+        name: thresholds.foreseen(labels[:, at], found.probabilities[:, at], found.patients, 50, 0)
+        for at, name in enumerate(NAMES)
+    }
 
 
 def worst_of(found: Predictions, count: int = 4) -> list[pages.Worst]:
@@ -253,11 +261,35 @@ class TestNumbers:
         assert [str(study["known"]), str(study["positives"])] in [row[:2] for row in page.rows_of("subdural")]
 
     def test_every_rule_has_its_row(self, made, text):
-        rows = [row for row in Page(text).rows if "Youden" in row or "greatest F1" in row or "one half" in row]
+        rows = [row for row in Page(text).rows if {"Youden", "greatest F1", "one half"} & set(row) and len(row) == 8]
         assert len(rows) == 3 * len(NAMES)
         flagged = made[0]["measures"]["thresholds"]["any"][0]["flagged"]
         assert rows[0][0] == "any"
         assert rows[0][-1] == f"{100 * flagged:.1f}%"
+
+    def test_what_the_thresholds_rest_on_has_its_rows(self, made, text):
+        foreseen = made[0]["what"]["foreseen"]["slices"]
+        rows = [row for row in Page(text).rows if row[1:2] == ["Youden"] and len(row) == 6]
+        assert [row[0] for row in rows] == list(NAMES)
+        for row, label in zip(rows, foreseen.values()):
+            assert row[2:4] == [str(label["positives"]), str(label["patients"])]
+            assert row[4].startswith(f"{label['rules']['youden']['sensitivity']['value']:.3f} (")
+
+    def test_a_run_of_before_foresaw_nothing(self, made):
+        result = made[0] | {"what": made[0]["what"] | {"foreseen": {}}}
+        assert "What they rest on" not in Page(pages.page(result, made[1], HISTORY, [])).words
+
+    def test_skill_stands_beside_every_log_loss(self, made, text):
+        found = made[0]["measures"]["skill"]["labels"]["subdural"]
+        row = next(row for row in Page(text).rows_of("subdural") if row[0] == "0.1")
+        assert row[3].startswith(f"{found['skill']['value']:.3f} (")
+        assert "of a slice and says of each how often the label is positive" in Page(text).words
+
+    def test_a_run_without_skill_says_so_first(self, made):
+        labels, logits = simulated(3)
+        words = Page(pages.page(*result_of(labels, -logits), HISTORY, [])).words
+        assert "It knows less than the prevalence: its log loss is" in words
+        assert words.index("It knows less") < words.index("Of 100 slices")
 
     def test_both_values_are_named(self, made, text):
         ways = made[0]["measures"]["both_ways"]

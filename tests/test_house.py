@@ -202,7 +202,7 @@ TRAINER_MAY_IMPORT = {
     "progress_line": {"display", "progress_bar"},
     "calibration": {"probability", "problems"},
     "competition": {"probability", "problems", "label_csv", "spec"},
-    "thresholds": set(),
+    "thresholds": {"bootstrap"},
     "predictions": {"problems", "atomic", "splits"},
     "bootstrap": {"sampling"},
     "study_level": {"predictions"},

@@ -135,6 +135,25 @@ def test_calibration_and_what_was_refused():
     assert "are not calibrated" not in model_card.card(about(calibration=fitted), None)
 
 
+def test_a_model_without_skill_says_so_first(result):
+    card = model_card.card(about(), result)
+    assert "of the prevalence alone" in card
+    assert "no skill" not in card
+    unskilled = copy.deepcopy(result)
+    unskilled["measures"]["skill"]["overall"]["skill"] = {"value": -0.1, "low": -0.3, "high": 0.1}
+    results = model_card.card(about(), unskilled).partition("## Results\n\n")[2]
+    assert results.startswith("**It shows no skill over the prevalence: its log loss is ")
+
+
+def test_what_thresholds_rest_on():
+    held = {"value": 0.8, "low": 0.6, "high": 0.9}
+    label = {"positives": 31, "patients": 8, "rules": {"youden": {"sensitivity": held, "specificity": held}}}
+    card = model_card.card(about(facts=FACTS | {"foreseen": {"slices": {"any": label}}}), None)
+    shown = "0.800 [0.600, 0.900]"
+    assert rows(card, "label | rule | positive slices") == [["any", "youden", "31", "8", shown, shown]]
+    assert "sensitivity to expect" not in model_card.card(about(), None)
+
+
 def test_thresholds_of_every_rule():
     card = model_card.card(about(), None)
     head = f"label | {' | '.join(thresholds.RULES)}"

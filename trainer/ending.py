@@ -23,6 +23,8 @@ from trainer.probability import prevalence
 from trainer.state import State
 from trainer.strategy import Devices
 
+RESAMPLES = 200  # of the validation patients, to foresee what thresholds will hold
+
 Thresholds = dict[str, dict[str, float]]
 
 
@@ -51,27 +53,45 @@ def _meet(devices: Devices) -> None:
         steps.summed(devices, [0.0])
 
 
-def _calibrated(loop: Loop) -> tuple[Calibration, Thresholds, Thresholds]:
-    """Of the weights as they are: the calibration, and thresholds of slices and of studies, by the validation split."""
+def _calibrated(loop: Loop) -> tuple[Calibration, Thresholds, Thresholds, dict[str, Any]]:
+    """Of the weights as they are, by the validation split: the calibration, and thresholds of slices and of studies.
+
+    At last what those rest on and will hold, see `thresholds.foreseen`: "slices" and "studies" -> label -> that.
+    """
     names, shift, held = loop.data.labels, loop.data.shift, loop.data.validation
     if held is None:
         unfitted = calibration.unfitted(names, shift, "the run had no validation split")
-        return unfitted, thresholds.unchosen(names), thresholds.unchosen(names)
+        return unfitted, thresholds.unchosen(names), thresholds.unchosen(names), {}
     rows, labels, logits = loop.evaluate(held).arrays()
     ids = held.table.select(list(IDS)).take(pa.array(rows))
     patients = patients_of(ids)
     fitted = calibration.fit(names, labels, logits, shift, patients, prevalence(loop.data.train.labels))
     found = Predictions(names, held.spec.labels.any, ids, labels, logits, fitted.probabilities(logits))
-    of_studies, shown, _ = study_level.studies(found)
-    return fitted, _chosen(names, labels, found.probabilities), _chosen(names, of_studies, shown)
+    of_studies, shown, whose = study_level.studies(found)
+    slices, studies = (labels, found.probabilities), (of_studies, shown)
+    foreseen = {"slices": _foreseen(names, *slices, patients), "studies": _foreseen(names, *studies, whose)}
+    return fitted, _chosen(names, *slices), _chosen(names, *studies), foreseen
 
 
 def _chosen(names: Sequence[str], labels: Any, probabilities: Any) -> Thresholds:
     return {name: thresholds.choose(labels[:, at], probabilities[:, at]) for at, name in enumerate(names)}
 
 
+def _foreseen(names: Sequence[str], labels: Any, probabilities: Any, patients: Any) -> dict[str, Any]:
+    return {
+        name: thresholds.foreseen(labels[:, at], probabilities[:, at], patients, RESAMPLES, seed=0)
+        for at, name in enumerate(names)
+    }
+
+
 def _about(
-    loop: Loop, data: Dataset, state: State, fitted: Calibration, chosen: Thresholds, of_studies: Thresholds
+    loop: Loop,
+    data: Dataset,
+    state: State,
+    fitted: Calibration,
+    chosen: Thresholds,
+    of_studies: Thresholds,
+    foreseen: Mapping[str, Any],
 ) -> About:
     facts = {
         "data_dir": data.place,
@@ -79,6 +99,7 @@ def _about(
         "epoch": int(state.best.get("epoch", state.epoch)),
         "step": state.step,
         "prevalence": dict(zip(loop.data.labels, prevalence(loop.data.train.labels).tolist())),
+        "foreseen": foreseen,
         "versions": versions(),
     }
     settings = dataclasses.asdict(loop.settings)

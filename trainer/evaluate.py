@@ -173,6 +173,7 @@ def _what(args: argparse.Namespace, about: About, folder: Path, data: Dataset, r
         "split": args.split,
         "dataset": dataset,
         "trained_on": about.fingerprint,
+        "foreseen": about.facts.get("foreseen", {}),  # runs of before did not foresee
         "weights": model_file.digest(folder),
         "flip": args.flip,
         "model": settings["model"],

@@ -127,7 +127,7 @@ def skill(measures: Measures) -> str:
     return section("Against knowing nothing", html_page.table(heads, rows), note)
 
 
-def studies(measures: Measures) -> str:
+def studies(measures: Measures, foreseen: Measures) -> str:
     """Every measure at the level of studies, with intervals."""
     every = measures["studies_level"]
     heads = ["label", "known", "positive", "ROC AUC", "average precision"]
@@ -137,7 +137,9 @@ def studies(measures: Measures) -> str:
         "A study counts as its worst slice: label and probability are the greatest of its slices. Its thresholds were "
         "chosen on the studies of the validation split."
     )
-    return section("Studies", body + _decisions(every, chosen) + _notes(every), note)
+    return section(
+        "Studies", body + _decisions(every, chosen) + _notes(every) + _foreseen(foreseen.get("studies", {})), note
+    )
 
 
 def _table(heads: Sequence[str], every: Mapping[str, Measures], keys: Sequence[str]) -> str:
@@ -280,8 +282,8 @@ def _calibration(every: Mapping[str, Measures], found: Measures) -> str:
     return f'<h3>Calibration</h3><p class="note">{escape(words)}</p>{html_page.table(heads, rows)}'
 
 
-def thresholds(measures: Measures) -> str:
-    """What comes of each rule that chose a threshold."""
+def thresholds(measures: Measures, foreseen: Measures) -> str:
+    """What comes of each rule that chose a threshold, beside what was foreseen on validation."""
     heads = ["label", "rule", "threshold", "sensitivity", "specificity", "precision", "NPV"]
     rows = [
         [
@@ -299,7 +301,26 @@ def thresholds(measures: Measures) -> str:
         "to be 0.95 may come out as another. Youden: the greatest sum of sensitivity and specificity. NPV: the "
         "share of slices left alone that are negative."
     )
-    return section("Thresholds", html_page.table([*heads, "slices flagged"], rows, words=2), note)
+    body = html_page.table([*heads, "slices flagged"], rows, words=2) + _foreseen(foreseen.get("slices", {}))
+    return section("Thresholds", body, note)
+
+
+def _foreseen(every: Measures) -> str:
+    """What the thresholds rest on and will hold; nothing for a run that did not foresee."""
+    heads = ["label", "rule", "positive on validation", "of patients", "sensitivity to expect", "specificity to expect"]
+    rows = [
+        [name, RULES[rule], f"{label['positives']:,}", f"{label['patients']:,}", *map(_cell, held.values())]
+        for name, label in every.items()
+        for rule, held in label["rules"].items()
+    ]
+    words = (
+        "A threshold looks better on the slices that chose it than it is: what to expect on new patients is measured "
+        "on those whom a resample of the validation patients left out when it chose; with 95% intervals. On few "
+        "positive patients a threshold is half luck."
+    )
+    return (
+        f'<h3>What they rest on</h3><p class="note">{words}</p>{html_page.table(heads, rows, words=2)}' if rows else ""
+    )
 
 
 def both_ways(measures: Measures, any_name: str) -> str:

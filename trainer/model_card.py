@@ -10,7 +10,7 @@ import yaml
 from ich_tfrecords import NOT_A_DEVICE
 from trainer.measures import unskilled
 from trainer.model_file import About
-from trainer.thresholds import RULES
+from trainer.thresholds import RULES, headline
 
 RANKING = {
     "auc": "ROC AUC",
@@ -121,6 +121,10 @@ At the threshold that was chosen on the validation split:
 `{any}` read both ways, for hemorrhage and for its absence:
 
 {both_ways}{notes}"""
+
+FORESEEN = """\
+What they rest on, and what to expect on new patients, with 95% intervals: chosen on resamples of the validation
+patients and measured on those left out. A threshold looks better on the slices that chose it."""
 
 MIRRORED = """
 Each probability there is the mean of a slice and its mirror image; the export does not do that."""
@@ -256,7 +260,17 @@ def _thresholds(about: About) -> str:
         [name, *(f"{chosen[rule]:.4g}" if rule in chosen else "-" for rule in RULES)]
         for name, chosen in about.thresholds.items()
     ]
-    return _table(["label", *RULES], rows)
+    return _table(["label", *RULES], rows) + _foreseen(about.facts.get("foreseen", {}).get("slices", {}))
+
+
+def _foreseen(every: Mapping[str, Any]) -> str:
+    """What the headline thresholds rest on and will hold; nothing for a run that did not foresee."""
+    rows = []
+    for name, label in every.items():
+        rule, held = headline(label["rules"])
+        rows.append([name, rule, str(label["positives"]), str(label["patients"]), *map(_value, held.values())])
+    head = ["label", "rule", "positive slices", "of patients", "sensitivity to expect", "specificity to expect"]
+    return f"\n\n{FORESEEN}\n\n{_table(head, rows, words=2)}" if rows else ""
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
