@@ -85,7 +85,7 @@ def _measure_left_out(
     Slices in order of their `scores`, highest first. Nothing is added where either side lacks a value.
     """
     ends = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True])
-    hits, alarms = (np.cumsum(weights * of)[ends] for of in (positive, ~positive))
+    hits, alarms = (np.cumsum(weights * of, dtype=np.int64)[ends] for of in (positive, ~positive))
     left_hits, left_alarms = (np.cumsum((weights == 0) & of)[ends] for of in (positive, ~positive))
     if not all(sums[-1] for sums in (hits, alarms, left_hits, left_alarms)):
         return
