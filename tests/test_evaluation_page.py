@@ -283,7 +283,7 @@ class TestNumbers:
         found = made[0]["measures"]["skill"]["labels"]["subdural"]
         row = next(row for row in Page(text).rows_of("subdural") if row[0] == "0.1")
         assert row[3].startswith(f"{found['skill']['value']:.3f} (")
-        assert "of a slice and says of each how often the label is positive" in Page(text).words
+        assert "says of each how often the label is positive where the model was trained" in Page(text).words
 
     def test_a_run_without_skill_says_so_first(self, made):
         labels, logits = simulated(3)

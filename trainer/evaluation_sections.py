@@ -100,31 +100,26 @@ def labels(measures: Measures, split: str) -> str:
 def skill(measures: Measures) -> str:
     """Log losses and Brier scores beside those of one who knows nothing but how often each label is positive."""
     found = measures["skill"]
-    heads = [
-        "label",
-        "prevalence",
-        "log loss",
-        "of the prevalence",
-        "skill",
-        "Brier score",
-        "of the prevalence",
-        "skill",
-    ]
-    keys = ("log_loss", "log_loss_of_prevalence", "skill", "brier", "brier_of_prevalence", "brier_skill")
-    rows = [
-        [name, "" if share is None else f"{share:.3g}", *(_cell(one[key]) for key in keys)]
-        for name, share, one in [
-            ("all labels", None, found["overall"]),
-            *((name, found["prevalence"][name], one) for name, one in found["labels"].items()),
-        ]
-    ]
+    every = {"all labels": found["overall"], **found["labels"]}
+    shares = {name: f"{share:.3g}" for name, share in found["prevalence"].items()}
+    body = "".join(
+        f"<h3>{title}</h3>"
+        + html_page.table(
+            ["label", "prevalence", "of the model", "of the prevalence", "skill"],
+            [[name, shares.get(name, ""), *(_cell(one[key]) for key in keys)] for name, one in every.items()],
+        )
+        for title, keys in (
+            ("Log loss", ("log_loss", "log_loss_of_prevalence", "skill")),
+            ("Brier score", ("brier", "brier_of_prevalence", "brier_skill")),
+        )
+    )
     note = (
         "Beside one who knows nothing of a slice and says of each how often the label is positive where the model was "
         "trained. Skill: the part of that one's loss that the model saves, 1 for a model that knows, 0 for one that "
         "knows no more than the prevalence. No skill can be claimed where its interval includes 0. In the log loss of "
         "all labels the headline label counts twice, as in the competition."
     )
-    return section("Against knowing nothing", html_page.table(heads, rows), note)
+    return section("Against knowing nothing", body, note)
 
 
 def studies(measures: Measures, foreseen: Measures) -> str:
@@ -309,9 +304,10 @@ def _foreseen(every: Measures) -> str:
     """What the thresholds rest on and will hold; nothing for a run that did not foresee."""
     heads = ["label", "rule", "positive on validation", "of patients", "sensitivity to expect", "specificity to expect"]
     rows = [
-        [name, RULES[rule], f"{label['positives']:,}", f"{label['patients']:,}", *map(_cell, held.values())]
+        [name if first else "", RULES[rule], f"{label['positives']:,}", f"{label['patients']:,}"]
+        + [_cell(value) for value in held.values()]
         for name, label in every.items()
-        for rule, held in label["rules"].items()
+        for first, (rule, held) in zip([True] + [False] * len(RULES), label["rules"].items())
     ]
     words = (
         "A threshold looks better on the slices that chose it than it is: what to expect on new patients is measured "
