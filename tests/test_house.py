@@ -258,6 +258,7 @@ TRAINER_MAY_IMPORT = {
         "dataset",
         "hparams",
         "loop",
+        "metrics",
         "model_file",
         "predictions",
         "probability",

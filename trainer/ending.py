@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
 from ich_tfrecords import __version__, splits
-from trainer import assembly, calibration, model_file, steps, study_level, thresholds
+from trainer import assembly, calibration, metrics, model_file, steps, study_level, thresholds
 from trainer.calibration import Calibration
 from trainer.dataset import Dataset, Slices
-from trainer.hparams import HParams
 from trainer.loop import Loop
 from trainer.model_file import About
 from trainer.predictions import IDS, Predictions, patients_of
@@ -42,7 +42,7 @@ def finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: C
         )
         model_file.write(loop.doors.run_dir.export, copy, _about(loop, data, state, *decided))
         loop.doors.run_dir.write_result(found)
-    for line in (*_result_lines(found, loop.settings, test), *_calibration_lines(decided[0])):
+    for line in (*_result_lines(found, loop, test), *_calibration_lines(decided[0])):
         note(line)
     note(f"model {loop.doors.run_dir.export / model_file.MODEL}")
     _meet(loop.devices)  # a worker that leaves earlier would look lost to the others
@@ -112,7 +112,8 @@ def versions() -> dict[str, str]:
     return {**own, "tensorflow": tf.__version__, "keras": keras.__version__}
 
 
-def _result_lines(found: Mapping[str, Any], settings: HParams, test: Slices | None) -> Iterator[str]:
+def _result_lines(found: Mapping[str, Any], loop: Loop, test: Slices | None) -> Iterator[str]:
+    settings = loop.settings
     if found["best"]:
         yield f"best epoch {found['best']['epoch']}: val_{settings.monitor} {found['best']['value']:.4f}"
     if test is None:
@@ -122,8 +123,15 @@ def _result_lines(found: Mapping[str, Any], settings: HParams, test: Slices | No
     patients = len(splits.groups(test.table))
     yield (
         f"held-out result, split {settings.test_split}, {len(test):,} slices of {patients} patients: log loss "
-        f"{values['log_loss']:.4f}, AUC {', '.join(aucs)}"
+        f"{values['log_loss']:.4f} ({_knowing_nothing(loop, test):.4f} of the prevalence alone), AUC {', '.join(aucs)}"
     )
+
+
+def _knowing_nothing(loop: Loop, slices: Slices) -> float:
+    """The log loss of one who says of every slice how often each label is positive in training."""
+    shares = prevalence(loop.data.train.labels)
+    logits = np.broadcast_to(np.log(shares) - np.log1p(-shares), slices.labels.shape)
+    return metrics.log_loss(slices.labels, logits, loop.network.objective.label_weights)
 
 
 def _calibration_lines(fitted: Calibration) -> Iterator[str]:
