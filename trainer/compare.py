@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # of metrics.json
 _FOLDER = re.compile(r"(.*?)(-flip)?(-[0-9a-f]{8})?", re.DOTALL)
-FEWEST_RESAMPLES = 40  # one lies beyond each end of a 95% interval
+FEWEST_RESAMPLES = 40  # of fewer, a standard error is off by more than a tenth
 _WHAT = ("split", "dataset", "trained_on", "flip", "model", "parameters", "settings", "fold", "train")
 
 DESCRIPTION = """\
