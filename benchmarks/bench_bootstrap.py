@@ -72,7 +72,8 @@ def main() -> int:
     before = sigmoid(said.logits + 1.0)
     held = peak_bytes()
     start = time.perf_counter()
-    found = measures.measure(said, before, chosen, chosen, args.resamples, args.seed)
+    prevalence = dict(zip(NAMES, PREVALENCES))
+    found = measures.measure(said, before, chosen, chosen, prevalence, args.resamples, args.seed)
     measures_s = time.perf_counter() - start
     most = peak_bytes()
     start = time.perf_counter()

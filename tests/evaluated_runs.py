@@ -12,6 +12,7 @@ import pyarrow as pa
 from trainer import thresholds
 from trainer.comparable import Run
 from trainer.predictions import Predictions
+from trainer.probability import prevalence
 from trainer.run_dir import history_text
 
 NAMES = ("any", "epidural", "subdural")
@@ -58,9 +59,10 @@ def result(own: Predictions, split: str = "test", **what: Any) -> dict[str, Any]
         "seed": 0,
     }
     at = own.names.index(own.any)
+    shares = dict(zip(own.names, prevalence(own.labels).tolist()))
     chosen = thresholds.choose(own.labels[:, at], own.probabilities[:, at])
     return {
-        "format": 1,
+        "format": 2,
         "what": {
             "run": "named by its folder",
             "split": split,
@@ -74,7 +76,10 @@ def result(own: Predictions, split: str = "test", **what: Any) -> dict[str, Any]
             **what,
             "settings": settings | what.get("settings", {}),
         },
-        "measures": {"labels": {own.any: {"threshold": chosen.get("youden", 0.5), "rule": "youden"}}},
+        "measures": {
+            "labels": {own.any: {"threshold": chosen.get("youden", 0.5), "rule": "youden"}},
+            "skill": {"prevalence": shares},
+        },
     }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as t_distribution
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from trainer import bootstrap
@@ -138,29 +139,91 @@ def test_six_slices_with_ties_and_an_unknown_by_hand():
     assert (area[0], precision[0]) == (pytest.approx(4 / 6), pytest.approx(1 / 2))
 
 
+SHARE, LOSS, DIFFERENCE = bootstrap.SHARE, bootstrap.LOSS, bootstrap.DIFFERENCE
+
+
+def spread(value: float, error: float) -> list[float]:
+    """A value, and resamples whose standard deviation is `error`."""
+    return [value, value - error, value + error]
+
+
 def test_intervals_by_hand():
+    times = t_distribution.ppf(0.975, 7) * math.sqrt(8 / 7)
+    assert bootstrap.interval(spread(0.3, 0.1), DIFFERENCE, 8) == pytest.approx((0.3 - 0.1 * times, 0.3 + 0.1 * times))
+    wide = t_distribution.ppf(0.99, 7) * math.sqrt(8 / 7)
+    assert bootstrap.interval(spread(0.3, 0.1), DIFFERENCE, 8, 0.98)[1] == pytest.approx(0.3 + 0.1 * wide)
+    low, high = bootstrap.interval(spread(0.2, 0.05), LOSS, 8)
+    assert (low, high) == pytest.approx((0.2 * math.exp(-times / 4), 0.2 * math.exp(times / 4)))
+    assert bootstrap.interval([0.0, 0.0, 0.0], LOSS, 8) == (0, 0)
+
+
+def test_a_share_of_independent_patients_has_wilsons_interval():
+    # 30 of 100; the resamples have the standard deviation that the bootstrap gives
+    times = t_distribution.ppf(0.975, 99)
+    found = bootstrap.interval(spread(0.3, math.sqrt(0.3 * 0.7 / 100 * 99 / 100)), SHARE, 100)
+    expected = proportion_confint(0.3, 100, times)
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def proportion_confint(share: float, trials: int, times: float) -> tuple[float, float]:
+    """Where the distance of `share` is `times` the standard error at the end itself (Wilson 1927), by bisection."""
+
+    def end(side: int) -> float:
+        inner, outer = share, float(side > 0)
+        for _ in range(60):
+            middle = (inner + outer) / 2
+            inside = abs(share - middle) <= times * math.sqrt(middle * (1 - middle) / trials)
+            inner, outer = (middle, outer) if inside else (inner, middle)
+        return inner
+
+    return end(-1), end(1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 0.3), st.integers(6, 1000))
+def test_the_interval_of_a_share_holds_it_and_stays_inside_of_0_to_1(value, error, patients):
+    low, high = bootstrap.interval(spread(value, error), SHARE, patients)
+    assert 0 <= low <= value <= high <= 1
+
+
+def test_no_error_among_few_patients_is_no_proof():
+    low, high = bootstrap.interval([1.0] * 100, SHARE, 8)
+    assert (low, high) == (pytest.approx(0.74, abs=0.01), 1)  # 0.63 of 8 independent trials (Clopper and Pearson)
+    assert low < bootstrap.interval([1.0] * 100, SHARE, 80)[0] < 1
+
+
+def test_without_a_value_or_enough_patients_there_is_no_interval():
+    for drawn in ([np.nan, 1, 1], [1.0], [1, np.nan], [1, np.nan, 1, np.nan]):
+        assert np.isnan(bootstrap.interval(drawn, SHARE, 9)).all()
+    assert np.isnan(bootstrap.interval(spread(0.5, 0.1), SHARE, 5)).all()
+    assert not np.isnan(bootstrap.interval([0.5, np.nan, 0.4, 0.6], SHARE, 6)).any()
+
+
+def test_the_middle_of_values_by_hand():
     values = np.arange(101.0)
-    assert bootstrap.interval(values) == pytest.approx((2.5, 97.5))
-    assert bootstrap.interval(values[::-1], level=0.5) == pytest.approx((25, 75))
-    assert bootstrap.interval([3.0]) == (3, 3)
-    assert bootstrap.interval([np.nan, 1, 2, np.nan]) == pytest.approx((1.025, 1.975))
+    assert bootstrap.middle(values) == pytest.approx((2.5, 97.5))
+    assert bootstrap.middle(values[::-1], level=0.5) == pytest.approx((25, 75))
+    assert bootstrap.middle([3.0]) == (3, 3)
+    assert bootstrap.middle([np.nan, 1, 2, np.nan]) == pytest.approx((1.025, 1.975))
     for undefined in ([], [np.nan], [np.nan, 1, np.nan]):
-        assert np.isnan(bootstrap.interval(undefined)).all()
+        assert np.isnan(bootstrap.middle(undefined)).all()
 
 
 @pytest.mark.parametrize("slices", [1, 12])
-def test_intervals_cover_what_they_should(slices):
+@pytest.mark.parametrize("patients", [12, 40, 150])
+def test_intervals_cover_what_they_should(slices, patients):
     # a patient's slices are all alike: only draws of whole patients know how little 12 of them say
     rng = np.random.default_rng(slices)
-    patients = np.repeat(np.arange(150), slices)
-    counts = all_counts(150, 400, chunk=400)
+    of_slice = np.repeat(np.arange(patients), slices)
+    counts = all_counts(patients, 400, chunk=400)
     covered = []
     for _ in range(400):
-        values = (rng.random(150) < 0.3)[patients].astype(float)
-        sums, sizes = (bootstrap.per_patient(part, patients) for part in (values, np.ones(len(values))))
-        low, high = bootstrap.interval((counts @ sums / (counts @ sizes))[:, 0])
+        values = (rng.random(patients) < 0.3)[of_slice].astype(float)
+        sums, sizes = (bootstrap.per_patient(part, of_slice) for part in (values, np.ones(len(values))))
+        drawn = np.r_[sums.sum() / sizes.sum(), (counts @ sums / (counts @ sizes))[:, 0]]
+        low, high = bootstrap.interval(drawn, SHARE, patients)
         covered.append(low <= 0.3 <= high)
-    assert 0.90 <= np.mean(covered) <= 0.98
+    assert 0.92 <= np.mean(covered) <= 0.99
 
 
 def test_intervals_over_slices_would_cover_too_little():
@@ -169,6 +232,6 @@ def test_intervals_over_slices_would_cover_too_little():
     covered = []
     for _ in range(200):
         values = np.repeat(rng.random(50) < 0.3, 12).astype(float)
-        low, high = bootstrap.interval(counts @ values / 600)
+        low, high = bootstrap.interval(np.r_[values.mean(), counts @ values / 600], SHARE, 600)
         covered.append(low <= 0.3 <= high)
     assert np.mean(covered) < 0.6  # what the module is there to avoid

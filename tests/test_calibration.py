@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import f as f_distribution
 from sklearn.linear_model import LogisticRegression
 
 from trainer import calibration
 from trainer.calibration import Calibration
-from trainer.probability import sigmoid
+from trainer.probability import log_losses, sigmoid
 from trainer.problems import WrongUse
 
 NAMES = ("any", "epidural")
@@ -29,10 +30,16 @@ def drawn(size: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.
     return (rng.random((size, 1)) < truth).astype(np.int64), logits
 
 
-def fitted(labels, logits, shift: float = 0.0) -> Calibration:
-    """The calibration of one label."""
+def fitted(labels, logits, shift: float = 0.0, patients=None, prevalence: float = 0.1) -> Calibration:
+    """The calibration of one label; without `patients` each slice is of its own."""
     columns = np.reshape(labels, (-1, 1)), np.reshape(np.asarray(logits, np.float64), (-1, 1))
-    return calibration.fit(("any",), *columns, [shift])
+    patients = np.arange(len(columns[0])) if patients is None else np.asarray(patients)
+    return calibration.fit(("any",), *columns, [shift], patients, [prevalence])
+
+
+def platt(labels, logits) -> tuple[float, float]:
+    """Slope and intercept without any shrinking."""
+    return calibration.platt(np.ravel(labels) == 1, np.ravel(logits).astype(np.float64))
 
 
 def by_sklearn(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
@@ -47,10 +54,9 @@ def by_sklearn(labels: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.4, -2.0), (2.5, 1.0), (0.05, -4.0)])
-def test_the_fit_is_that_of_sklearn(slope, intercept):
+def test_platt_scaling_is_that_of_sklearn(slope, intercept):
     labels, logits = drawn(3000, slope, intercept)
-    found = fitted(labels, logits)
-    np.testing.assert_allclose([found.slope[0], found.intercept[0]], by_sklearn(labels, logits), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(platt(labels, logits), by_sklearn(labels, logits), rtol=1e-6, atol=1e-7)
 
 
 def test_a_known_slope_and_intercept_come_back_after_the_shift_of_the_sampler():
@@ -71,12 +77,14 @@ ROWS = st.lists(st.tuples(st.integers(-1, 1), LOGITS), min_size=2, max_size=40)
 
 
 @settings(max_examples=150, deadline=None)
-@given(ROWS, st.floats(-3, 3), st.randoms(use_true_random=False))
-def test_order_and_unknown_labels_do_not_change_a_bit(rows, shift, random):
-    again = [row for row in rows if row[0] >= 0]
+@given(ROWS, st.floats(-3, 3), st.integers(1, 6), st.randoms(use_true_random=False))
+def test_order_and_unknown_labels_do_not_change_a_bit(rows, shift, count, random):
+    of_patients = [(*row, at % count) for at, row in enumerate(rows)]
+    again = [row for row in of_patients if row[0] >= 0]
     assume(again)
     random.shuffle(again)
-    first, second = (fitted(*zip(*some), shift) for some in (rows, again))
+    columns = (list(zip(*some)) for some in (of_patients, again))
+    first, second = (fitted(labels, logits, shift, patients) for labels, logits, patients in columns)
     assert first.to_dict() == second.to_dict()
 
 
@@ -84,7 +92,7 @@ def test_order_and_unknown_labels_do_not_change_a_bit(rows, shift, random):
 @given(ROWS, st.lists(LOGITS, min_size=2, max_size=20))
 def test_a_higher_logit_never_has_a_lower_probability(rows, logits):
     found = fitted(*zip(*rows))
-    assert found.slope[0] > 0
+    assert (found.slope[0] > 0) != bool(found.refused)
     shown = found.probabilities(np.sort(logits)[:, None])
     assert np.isfinite(shown).all()
     assert (np.diff(shown[:, 0]) >= 0).all()
@@ -92,11 +100,10 @@ def test_a_higher_logit_never_has_a_lower_probability(rows, logits):
 
 @settings(max_examples=100, deadline=None)
 @given(ROWS, st.floats(-0.1, 0.1), st.floats(-0.1, 0.1))
-def test_no_neighbour_has_a_lower_loss(rows, more_slope, more_intercept):
+def test_no_neighbour_of_platts_has_a_lower_loss(rows, more_slope, more_intercept):
     labels, logits = (np.array(column, np.float64) for column in zip(*rows))
-    found = fitted(labels, logits)
     known = labels >= 0
-    assume(not found.refused and known.any())
+    assume(len(set(labels[known])) == 2 and np.ptp(logits[known]) > 1e-3)
     ones = (labels == 1).sum()
     target = np.where(labels == 1, (ones + 1) / (ones + 2), 1 / ((labels == 0).sum() + 2))[known]
 
@@ -104,30 +111,30 @@ def test_no_neighbour_has_a_lower_loss(rows, more_slope, more_intercept):
         x = slope * logits[known] + intercept
         return float(np.mean(np.logaddexp(0, x) - target * x))
 
-    slope, intercept = found.slope[0], found.intercept[0]
+    slope, intercept = platt(labels[known], logits[known])
     assert loss(slope, intercept) <= loss(slope * (1 + more_slope), intercept + more_intercept) + 1e-12
 
 
 def test_two_slices_apart_have_platts_targets_as_probabilities():
     """With two points the line goes through both: (1 + 1) / (1 + 2) for the positive, 1 / (1 + 2) for the negative."""
-    found = fitted([0, 1], [-3.0, 5.0])
-    np.testing.assert_allclose(found.probabilities([[-3.0], [5.0]]).ravel(), [1 / 3, 2 / 3], rtol=1e-12)
+    slope, intercept = platt([0, 1], [-3.0, 5.0])
+    np.testing.assert_allclose(sigmoid(slope * np.array([-3.0, 5.0]) + intercept), [1 / 3, 2 / 3], rtol=1e-12)
 
 
 def test_slices_that_a_threshold_separates_stay_finite():
     """Without Platt's targets the slope would grow for ever."""
     labels, logits = np.repeat([0, 1], 500)[:, None], np.r_[np.linspace(-9, -1, 500), np.linspace(1, 9, 500)][:, None]
-    found = fitted(labels, logits)
-    np.testing.assert_allclose([found.slope[0], found.intercept[0]], by_sklearn(labels, logits), rtol=1e-6, atol=1e-7)
-    assert 1 < found.slope[0] < 5
+    found = platt(labels, logits)
+    np.testing.assert_allclose(found, by_sklearn(labels, logits), rtol=1e-6, atol=1e-7)
+    assert 1 < found[0] < 5
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6, 1e30])
-def test_the_scale_of_the_logits_does_not_matter(scale):
+def test_the_scale_of_the_logits_does_not_matter_to_platt(scale):
     labels, logits = drawn(500, 0.7, -1.0)
-    plain = fitted(labels, logits).probabilities(logits)
-    scaled = logits.astype(np.float64) * scale
-    np.testing.assert_allclose(fitted(labels, scaled).probabilities(scaled), plain, rtol=1e-9)
+    slope, intercept = platt(labels, logits)
+    scaled, offset = platt(labels, logits.astype(np.float64) * scale)
+    np.testing.assert_allclose([scaled * scale, offset], [slope, intercept], rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -138,22 +145,112 @@ def test_the_scale_of_the_logits_does_not_matter(scale):
         ([-1, -1, -1], [1, 2, 3], "no slice with a known label"),
         ([0, 1, 1], [7, 7, 7], "the model gives every slice the same logit"),
         ([0, 1, 1], [0.1, 0.1, 0.1], "the model gives every slice the same logit"),  # whose mean is not 0.1
-        ([1, 1, 0, 0], [-2, -1, 1, 2], "the fitted slope is -"),
-        ([0, 1, 0, 1], [1, 1, 2, 2], "the fitted slope is "),  # no trend at all
+        ([1, 1, 0, 0] * 20, [-2, -1, 1, 2] * 20, "the fitted slope is -"),  # ranked backwards, as 80 patients say
     ],
 )
-def test_a_label_that_cannot_be_fitted_is_refused(labels, logits, why):
-    found = fitted(labels, logits, shift=0.5)
+def test_a_label_that_cannot_be_fitted_says_its_prevalence(labels, logits, why):
+    found = fitted(labels, logits, shift=0.5, prevalence=0.03)
     assert found.refused["any"].startswith(why)
-    np.testing.assert_array_equal(found.logits([[2.0]]), [[1.5]])
+    np.testing.assert_allclose(found.probabilities([[2.0], [-9.0]]), 0.03, rtol=1e-12)
+    assert found.told() == [
+        f"any has the same probability in every slice, its prevalence of 0.03: {found.refused['any']}"
+    ]
+
+
+def test_what_a_backwards_label_costs_is_no_more_than_its_prevalence():
+    """A label whose logits speak against it: 0.3 and more with the shift alone, below 0.1 with its prevalence."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(2000) < 0.013).astype(int)
+    logits = rng.normal(-1.5, 1, 2000) - 2 * labels
+    found = fitted(labels, logits, prevalence=0.013)
+    said = found.probabilities(logits[:, None])[:, 0]
+    assert log_losses(labels == 1, sigmoid(logits)).mean() > 0.3
+    assert log_losses(labels == 1, said).mean() == pytest.approx(log_losses(labels == 1, 0.013).mean())
+
+
+# small samples
+
+
+def right_model(positives: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Labels, true log odds and patients of so many expected positive slices, 3 in 100; 16 slices a patient."""
+    patients = np.repeat(np.arange(positives * 2), 16)
+    odds = rng.normal(-5, 2, len(patients))
+    return (rng.random(len(odds)) < sigmoid(odds)).astype(int), odds, patients
+
+
+MODELS = {"right": (1.0, 0.0), "too sure": (1.25, -0.4), "offset": (1.0, -0.7), "much too sure": (2.0, 3.0)}
+
+
+@pytest.mark.parametrize("positives", [5, 10, 20, 50])
+@pytest.mark.parametrize("model", MODELS)
+def test_calibration_on_few_positives_does_not_hurt(model, positives):
+    """200 validation sets of a known model: no worse than the shift alone, measured on its own posterior."""
+    rng = np.random.default_rng(positives)
+    spread, moved = MODELS[model]
+    truth = np.random.default_rng(9).normal(-5, 2, 20_000)
+    said = spread * truth + moved
+
+    def loss(logits) -> float:
+        return float((np.logaddexp(0, logits) - sigmoid(truth) * logits).mean())
+
+    ratios = []
+    for _ in range(200):
+        labels, odds, patients = right_model(positives, rng)
+        if labels.sum() > 0:
+            found = fitted(labels, spread * odds + moved, patients=patients)
+            assert not found.refused
+            ratios.append(loss(found.slope[0] * said + found.intercept[0]) / loss(said))
+    assert len(ratios) >= 195
+    # nothing can be better than a model that is right: there it is the harm of the few draws that look wrong
+    assert np.mean(ratios) <= (1.001 if model == "right" else 1)
+    assert np.mean(np.array(ratios) > 1.01) <= 0.05
+
+
+@pytest.mark.parametrize(("patients", "positive"), [(60, 0.05), (200, 0.1)])
+def test_the_slices_of_a_patient_speak_once(patients, positive):
+    """Each patient's finding stands in all of its slices or in none, and the model is right."""
+    rng, of = np.random.default_rng(0), np.repeat(np.arange(patients), 16)
+    moved = {"by patient": 0, "by slice": 0}
+    for _ in range(200):
+        odds = rng.normal(np.log(positive), 1, patients)
+        labels = (rng.random(patients) < sigmoid(odds))[of].astype(int)
+        said = odds[of] + rng.normal(0, 0.01, len(of))
+        for name, groups in (("by patient", of), ("by slice", None)):
+            moved[name] += fitted(labels, said, patients=groups).slope[0] != 1
+    assert moved["by patient"] <= 14 < 100 < moved["by slice"]
+
+
+@pytest.mark.parametrize("patients", [2, 3, 5, 20, 1000])
+def test_chance_is_a_quantile_of_f(patients):
+    assert calibration._chance(patients) == pytest.approx(2 * f_distribution.ppf(0.95, 2, patients - 1))
+
+
+def test_one_patient_says_nothing_of_others():
+    labels, logits = np.repeat([1, 0, 0, 0], 20), np.repeat([-3.0, 1, 2, 3], 20) + np.tile(np.arange(20) / 100, 4)
+    found = fitted(labels, logits, patients=np.repeat([0, 1, 2, 3], 20))
+    assert (found.slope[0], found.intercept[0], found.refused) == (1, 0, {})
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_thousand_positives_count_in_full(model):
+    rng = np.random.default_rng(3)
+    spread, moved = MODELS[model]
+    labels, odds, patients = right_model(2_000, rng)
+    assert labels.sum() > 1000
+    logits = spread * odds + moved
+    found, (slope, intercept) = fitted(labels, logits, patients=patients), platt(labels, logits)
+    straight = (found.slope[0] * logits + found.intercept[0], slope * logits + intercept)
+    losses = [log_losses(labels == 1, sigmoid(values)).mean() for values in straight]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
 
 def test_one_label_refused_leaves_the_others_fitted():
     labels, logits = drawn(500, 0.5, -1.0)
-    found = calibration.fit(NAMES, np.c_[labels, 0 * labels], np.c_[logits, logits], [0.0, 3.0])
+    columns = np.c_[labels, 0 * labels], np.c_[logits, logits]
+    found = calibration.fit(NAMES, *columns, [0.0, 3.0], np.arange(500), [0.1, 0.5])
     assert list(found.refused) == ["epidural"]
     assert found.slope[0] == fitted(labels, logits).slope[0]
-    assert (found.slope[1], found.intercept[1], found.shift[1]) == (1, 0, 3)
+    assert (found.slope[1], found.intercept[1], found.shift[1]) == (0, 0, 3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -183,6 +280,8 @@ def test_without_a_fit_only_the_shift_is_taken_off():
     found = calibration.unfitted(NAMES, [0.5, -0.5], "the run has no validation split")
     np.testing.assert_array_equal(found.logits([[1.0, 1.0]]), [[0.5, 1.5]])
     assert found.refused == dict.fromkeys(NAMES, "the run has no validation split")
+    why = "are not calibrated, but for the shift: the run has no validation split"
+    assert found.told() == [f"probabilities of {name} {why}" for name in NAMES]
 
 
 def test_json_keeps_every_bit():
@@ -203,7 +302,8 @@ def test_json_keeps_every_bit():
         ({"names": [1, 2]}, "it must be a list of labels"),
         ({"shift": [0.0, float("nan")]}, "shift is .*; it must be 2 finite numbers"),
         ({"intercept": [0.0, float("inf")]}, "intercept is"),
-        ({"slope": [1.0, 0.0]}, "each must be above 0"),
+        ({"slope": [1.0, -1.0]}, "each must be above 0"),
+        ({"slope": [0.0, 1.0]}, "each must be above 0, or 0 where the label is refused"),
         ({"slope": [1.0]}, "slope is"),
         ({"slope": 1.0}, "slope is 1.0; it must be a list of numbers"),
         ({"slope": ["1", "2"]}, "it must be a list of numbers"),

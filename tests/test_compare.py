@@ -132,8 +132,8 @@ def test_a_place_that_is_no_folder(two, call, tmp_path):
         ("{", "is damaged"),
         ("[]", "is damaged"),
         ("{}", "is damaged (KeyError('format')"),
-        ('{"format": 1, "what": {}, "measures": {}}', "is damaged (KeyError('split')"),
-        ('{"format": 2}', "has format 2, this version reads 1"),
+        ('{"format": 2, "what": {}, "measures": {}}', "is damaged (KeyError('split')"),
+        ('{"format": 1}', "has format 1, this version reads 2"),
     ],
 )
 def test_damaged_metrics_name_the_command(two, call, text, words):

@@ -48,7 +48,8 @@ def test_paired_differences_are_those_of_a_plain_loop():
     assert gap["name"] == "a"  # b has the lower log loss
     for metric, values in drawn.items():
         found = gap["values"][metric]
-        low, high = np.percentile(values, [2.5, 97.5])
+        carriers = 6 if metric != "log_loss" else 12
+        low, high = bootstrap.interval([found["value"], *values], bootstrap.DIFFERENCE, carriers)
         assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-9)
         assert found["worse"] == np.mean(np.array(values) > 0 if metric == "log_loss" else np.array(values) < 0)
 
@@ -58,10 +59,11 @@ def test_values_are_those_of_the_report():
     own = dataclasses.replace(own, labels=np.where(own.patients[:, None] % 7 == 0, -1, own.labels).astype(np.int8))
     evaluated = run("a", own)
     chosen = {name: {"youden": evaluated.threshold, "even": 0.5} for name in NAMES}
-    report = measures.measure(own, own.probabilities, chosen, chosen, DRAWS, 0)
-    whole = comparison.part_values(group([evaluated])[0].parts[0], NAMES, DRAWS, 0)
+    report = measures.measure(own, own.probabilities, chosen, chosen, evaluated.prevalence, DRAWS, 0)
+    whole = compare([evaluated, run("b", own)], DRAWS, 0, False)["models"][0]["values"]
     expected = {
         "log_loss": report["log_loss"],
+        "skill": report["skill"]["overall"]["skill"],
         "auc": report["auc"],
         "average_precision": report["average_precision"],
         **{f"auc_{name}": report["labels"][name]["auc"] for name in NAMES},
@@ -72,14 +74,13 @@ def test_values_are_those_of_the_report():
         "study_auc_any": report["studies_level"]["any"]["auc"],
     }
     assert set(expected) == set(whole) == set(comparison.metrics(NAMES, "any"))
-    for metric, drawn in whole.items():
-        low, high = bootstrap.interval(drawn[1:])
-        ends = [expected[metric][key] for key in ("value", "low", "high")]
-        assert [drawn[0], low, high] == pytest.approx(ends, abs=1e-12), metric
+    for metric, found in whole.items():
+        for key in ("value", "low", "high"):
+            assert found[key] == pytest.approx(expected[metric][key], abs=1e-12), (metric, key)
 
 
 def test_the_metrics_begin_with_any_wherever_it_stands():
-    assert list(comparison.metrics(["x", "all"], "all"))[:4] == ["log_loss", "auc", "auc_all", "auc_x"]
+    assert list(comparison.metrics(["x", "all"], "all"))[:5] == ["log_loss", "skill", "auc", "auc_all", "auc_x"]
 
 
 # readings
@@ -93,38 +94,34 @@ def test_the_metrics_begin_with_any_wherever_it_stands():
         ([-0.2, -0.1, -0.2, -0.3], 1, "worse", 1.0),
         ([-0.2, -0.1, -0.2, -0.3], -1, "better", 0.0),
         ([0.1, -0.1, 0.2, 0.3], -1, "unclear", 2 / 3),
-        ([0.1, 0.0, 0.0, 0.0], -1, "unclear", 0.0),  # an interval that ends at 0 includes it
+        ([0.0, 0.0, 0.0, 0.0], -1, "unclear", 0.0),  # an interval that ends at 0 includes it
         ([math.nan] * 4, -1, "unclear", math.nan),
         ([0.1, 0.1, math.nan, math.nan], -1, "unclear", 1.0),  # most resamples are not defined
     ],
 )
 def test_reading_of_differences(drawn, sign, reading, worse):
-    found = difference(np.array(drawn), sign, 0.95)
+    found = difference(np.array(drawn), sign, 30, 0.95)
     assert found["reading"] == reading
     assert found["worse"] == pytest.approx(worse, nan_ok=True)
 
 
-def test_a_corrected_level_is_wider():
-    drawn = np.r_[0.0, np.arange(-10, 991) / 1000]
-    assert difference(drawn, -1, 0.95)["reading"] == "worse"
-    assert difference(drawn, -1, 0.99)["reading"] == "unclear"
+def test_a_corrected_level_and_fewer_patients_are_wider():
+    drawn = np.r_[0.022, 0.012, 0.032]
+    assert difference(drawn, -1, 30, 0.95)["reading"] == "worse"
+    assert difference(drawn, -1, 30, 0.99)["reading"] == "unclear"
+    assert difference(drawn, -1, 6, 0.95)["reading"] == "unclear"
 
 
 @pytest.mark.parametrize(
-    ("patients", "resamples", "level", "words"),
+    ("patients", "words"),
     [
-        (1, 1000, 0.95, "1 patient with a known label is too few (20 at least)"),
-        (19, 1000, 0.95, "19 patients with a known label are too few (20 at least)"),
-        (20, 1000, 0.95, ""),
-        (40, 40, 0.95, ""),
-        (40, 119, 1 - 0.05 / 3, "119 resamples are too few for so many pairs; add --resamples 600"),
-        (40, 120, 1 - 0.05 / 3, ""),
+        (1, "1 patient with a known label is too few (20 at least)"),
+        (19, "19 patients with a known label are too few (20 at least)"),
+        (20, ""),
     ],
 )
-def test_too_few_patients_or_resamples_show_nothing(patients, resamples, level, words):
-    found = too_few(patients, resamples, level)
-    assert found.startswith(words)
-    assert bool(found) == bool(words)
+def test_too_few_patients_show_nothing(patients, words):
+    assert too_few(patients) == words
 
 
 def test_few_patients_never_make_a_claim():
@@ -233,7 +230,8 @@ def test_folds_on_one_split_are_averaged_in_each_resample():
         for one in runs
     ]
     value = compare(runs, DRAWS, 0, False)["models"][0]["values"]["auc_any"]
-    assert (value["low"], value["high"]) == pytest.approx(bootstrap.interval(np.mean(drawn, axis=0)[1:]))
+    expected = bootstrap.interval(np.mean(drawn, axis=0), bootstrap.SHARE, 20)
+    assert (value["low"], value["high"]) == pytest.approx(expected)
 
 
 def test_the_mean_area_of_folds_is_over_labels_that_every_fold_has():
@@ -288,15 +286,20 @@ def test_notes_tell_what_a_reader_must_know():
         "The runs differ in slices (a 144, b 180, all share 144). Only what they share is compared: 144 slices.",
         "The runs were trained on different data sets.",
         "b: trained on another data set than the one evaluated on; see to it that no patient is in both.",
-        "Intervals over 12 patients are too narrow.",
         comparison.LUCK,
     ]
     clean = [run("a", predictions()), run("b", predictions())]
     assert compare(clean, 1000, 0, False)["notes"] == [comparison.LUCK]
-    assert compare(clean, DRAWS, 0, False)["notes"] == [
-        "60 resamples leave unsteady ends; --resamples 200 makes them steadier.",
-        comparison.LUCK,
-    ]
+
+
+def test_a_run_without_skill_is_noted_first():
+    knowing = predictions(2.0, 1)
+    guessing = dataclasses.replace(knowing, probabilities=np.full_like(knowing.probabilities, 0.5))
+    found = compare([run("a", knowing), run("b", guessing)], DRAWS, 0, False)
+    assert [model["values"]["skill"]["low"] > 0 for model in found["models"]] == [True, False]
+    assert found["notes"][0].startswith("b shows no skill over the prevalence: -")
+    few = compare([run(name, predictions(2.0, 1, range(4))) for name in "ab"], DRAWS, 0, False)["notes"]
+    assert few[0] == "a: whether it knows more than the prevalence cannot be told; its skill has no interval."
 
 
 def test_facts_are_means_over_folds_and_settings_are_told_where_they_differ():

@@ -209,7 +209,7 @@ def test_folds_that_fell_out_have_no_column():
 def test_the_page_tells_how_far_its_readings_hold(compared):
     page = comparison_page.page(compared)
     assert "readings of the areas are not corrected for several metrics" in page
-    assert "Resampling makes a calibration error greater, so its interval may lie above it" in page
+    assert "Skill: the part that a run saves of the log loss" in page
     assert LUCK in page
 
 

@@ -108,7 +108,7 @@ def test_bands_are_those_of_the_curves_of_copied_slices(band, by_copies, size, s
         copies = np.repeat(np.arange(len(labels)), np.where(labels >= 0, weights, 0))
         both = len(np.unique(labels[copies])) == 2
         rows.append(by_copies(labels[copies], scores[copies], grid) if both else np.full(101, np.nan))
-    expected = np.array([bootstrap.interval(values) for values in np.array(rows).T])
+    expected = np.array([bootstrap.middle(values) for values in np.array(rows).T])
     np.testing.assert_allclose(np.stack([low, high], axis=1), expected, atol=1e-9)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from trainer import assembly, evaluate, model_file, predictions, scoring
 from trainer.dataset import open_dataset
+from trainer.probability import prevalence
 
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 
@@ -51,6 +52,28 @@ def test_a_balanced_run_is_calibrated(result):
         assert found["log_loss"]["value"] < found["log_loss_before"]["value"], name
         assert found["calibration_error"]["value"] <= found["calibration_error_before"]["value"] / 2, name
     assert result["calibration"]["refused"] == {}
+
+
+def test_it_stands_beside_the_prevalence_of_the_training_split(result, blobs, blob_run):
+    labels = open_dataset(str(blobs)).split("train").labels
+    shares = dict(zip(LABELS, prevalence(labels).tolist()))
+    assert result["measures"]["skill"]["prevalence"] == shares
+    assert model_file.read_about(blob_run / "export").facts["prevalence"] == shares
+    assert result["measures"]["skill"]["overall"]["skill"]["low"] > 0
+    foreseen = result["what"]["foreseen"]["slices"]["any"]
+    assert foreseen["positives"] == (open_dataset(str(blobs)).split("validation").labels[:, 0] == 1).sum()
+    assert set(foreseen["rules"]) == set(model_file.read_about(blob_run / "export").thresholds["any"])
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_run_that_noted_no_prevalence_takes_that_of_the_data_set(blobs, blob_run, other):
+    about = model_file.read_about(blob_run / "export")
+    facts = {key: value for key, value in about.facts.items() if key != "prevalence"}
+    before = dataclasses.replace(about, facts=facts, fingerprint="0" * 64 if other else about.fingerprint)
+    data = open_dataset(str(blobs))
+    names = data.manifest.splits if other else ["train"]
+    labels = np.concatenate([data.split(name).labels for name in names])
+    assert evaluate._prevalence(before, data) == dict(zip(LABELS, prevalence(labels).tolist()))
 
 
 def test_every_slice_of_the_split_is_predicted_once(evaluated, blobs, blob_run):

@@ -28,8 +28,16 @@ NAMES = ("any", "epidural", "subdural")
 SCRIPT = "<script>alert(1)</script>"
 VOID = {"meta", "img", "br"}
 SECTIONS = [
-    *("Training", "Labels", "ROC", "Precision and recall", "Confusion matrices", "Reliability", "Thresholds"),
-    *("Studies", "Both values of the headline label", "Worst errors", "Made from", "Settings"),
+    *("Training", "Labels", "Against knowing nothing", "ROC", "Precision and recall", "Confusion matrices"),
+    *(
+        "Reliability",
+        "Thresholds",
+        "Studies",
+        "Both values of the headline label",
+        "Worst errors",
+        "Made from",
+        "Settings",
+    ),
 ]
 HISTORY: list[dict[str, float]] = [
     {"epoch": 1, "log_loss": 0.5, "accuracy": 0.8, "val_log_loss": 0.4, "val_accuracy": 0.9, "val_auc": 0.8},
@@ -113,6 +121,7 @@ def result_of(labels: np.ndarray, logits: np.ndarray, chosen: Any = None) -> tup
         "split": "test",
         "dataset": {"name": f"set {SCRIPT}", "version": "1.0.0", "fingerprint": "a" * 64},
         "trained_on": "b" * 64,
+        "foreseen": {"slices": foreseen_of(labels, found), "studies": {}},
         "flip": False,
         "model": "cnn",
         "parameters": 1234567,
@@ -125,9 +134,16 @@ def result_of(labels: np.ndarray, logits: np.ndarray, chosen: Any = None) -> tup
     fitted = calibration.Calibration(
         NAMES, np.array([1.0, 2, 3]), np.ones(3), np.zeros(3), {"epidural": f"no positive slice {SCRIPT}"}
     )
-    measured = measures.measure(found, before, chosen or own, chosen or own, resamples=100, seed=0)
-    result = {"format": 1, "what": what, "calibration": fitted.to_dict(), "measures": measured}
+    measured = measures.measure(found, before, chosen or own, chosen or own, dict.fromkeys(NAMES, 0.1), 100, 0)
+    result = {"format": 2, "what": what, "calibration": fitted.to_dict(), "measures": measured}
     return json.loads(json_text(result)), found
+
+
+def foreseen_of(labels: np.ndarray, found: Predictions) -> dict[str, Any]:
+    return {
+        name: thresholds.foreseen(labels[:, at], found.probabilities[:, at], found.patients, 50, 0)
+        for at, name in enumerate(NAMES)
+    }
 
 
 def worst_of(found: Predictions, count: int = 4) -> list[pages.Worst]:
@@ -189,7 +205,12 @@ class TestPage:
     def test_hostile_names_stay_text(self, text):
         page = Page(text)
         assert "<script" not in text
-        for place in ("cnn ", "set ", '32, "', "epidural: no positive slice "):  # run, data set, setting, refusal
+        for place in (
+            "cnn ",
+            "set ",
+            '32, "',
+            "epidural are not calibrated, but for the shift: no positive slice ",
+        ):  # run, data set, setting, refusal
             assert f"{place}{SCRIPT}" in page.words
         assert f"study {SCRIPT}p0" in page.words
 
@@ -240,11 +261,35 @@ class TestNumbers:
         assert [str(study["known"]), str(study["positives"])] in [row[:2] for row in page.rows_of("subdural")]
 
     def test_every_rule_has_its_row(self, made, text):
-        rows = [row for row in Page(text).rows if "Youden" in row or "greatest F1" in row or "one half" in row]
+        rows = [row for row in Page(text).rows if {"Youden", "greatest F1", "one half"} & set(row) and len(row) == 8]
         assert len(rows) == 3 * len(NAMES)
         flagged = made[0]["measures"]["thresholds"]["any"][0]["flagged"]
         assert rows[0][0] == "any"
         assert rows[0][-1] == f"{100 * flagged:.1f}%"
+
+    def test_what_the_thresholds_rest_on_has_its_rows(self, made, text):
+        foreseen = made[0]["what"]["foreseen"]["slices"]
+        rows = [row for row in Page(text).rows if row[1:2] == ["Youden"] and len(row) == 6]
+        assert [row[0] for row in rows] == list(NAMES)
+        for row, label in zip(rows, foreseen.values()):
+            assert row[2:4] == [str(label["positives"]), str(label["patients"])]
+            assert row[4].startswith(f"{label['rules']['youden']['sensitivity']['value']:.3f} (")
+
+    def test_a_run_of_before_foresaw_nothing(self, made):
+        result = made[0] | {"what": made[0]["what"] | {"foreseen": {}}}
+        assert "What they rest on" not in Page(pages.page(result, made[1], HISTORY, [])).words
+
+    def test_skill_stands_beside_every_log_loss(self, made, text):
+        found = made[0]["measures"]["skill"]["labels"]["subdural"]
+        row = next(row for row in Page(text).rows_of("subdural") if row[0] == "0.1")
+        assert row[3].startswith(f"{found['skill']['value']:.3f} (")
+        assert "says of each how often the label is positive where the model was trained" in Page(text).words
+
+    def test_a_run_without_skill_says_so_first(self, made):
+        labels, logits = simulated(3)
+        words = Page(pages.page(*result_of(labels, -logits), HISTORY, [])).words
+        assert "It knows less than the prevalence: its log loss is" in words
+        assert words.index("It knows less") < words.index("Of 100 slices")
 
     def test_both_values_are_named(self, made, text):
         ways = made[0]["measures"]["both_ways"]

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_predictions import NAMES, predictions_of
 
-from trainer import bootstrap, calibration, measures, metrics, thresholds
+from trainer import bootstrap, calibration, measures, metrics, ratings, thresholds
 from trainer.predictions import Predictions
 from trainer.problems import WrongUse
 
 WEIGHTS = np.array([2, 1, 1, 1, 1, 1])
 TOO_FEW = "too few for an interval (6 at least)"
+SHARES = dict(zip(NAMES, (0.35, 0.1, 0.2, 0.3, 0.25, 0.4)))
 ALL_RULES = {"youden": 0.4, "f1": 0.3, "sensitivity_95": 0.2, "specificity_95": 0.7, "even": 0.5}
 
 
@@ -32,7 +33,7 @@ def drawn(slices: int = 90, patients: int = 12, width: int = 6, seed: int = 0) -
 def measured(said: Predictions, chosen=None, resamples: int = 0, seed: int = 0, before=None, of_studies=None) -> dict:
     before = said.probabilities if before is None else before
     chosen = chosen or dict.fromkeys(said.names, ALL_RULES)
-    found = measures.measure(said, before, chosen, of_studies or chosen, resamples, seed)
+    found = measures.measure(said, before, chosen, of_studies or chosen, SHARES, resamples, seed)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
 
@@ -119,13 +120,17 @@ def test_intervals_are_those_of_the_drawn_patients_slices():
             values.append(np.nan if one["value"] is None else one["value"])
         ends = tuple(np.nan if value[key] is None else value[key] for key in ("low", "high"))
         assert not np.isnan(ends).any(), path
-        assert ends == pytest.approx(bootstrap.interval(values), rel=1e-9), path
+        drawn, gained = np.array([value["value"], *values]), path[-1].endswith("skill")
+        scale = ratings.LOSS if gained else ratings.scale(path[-1])
+        fitting = [bootstrap.interval(1 - drawn if gained else drawn, scale, carriers) for carriers in range(6, 31)]
+        fitting = [(1 - high, 1 - low) if gained else (low, high) for low, high in fitting]
+        assert any(ends == pytest.approx(one, rel=1e-9) for one in fitting), path
 
     paths = 0
     for path, value in with_intervals(found):
         check(path, value)
         paths += 1
-    assert paths == 4 + 6 * 12 + 6 * 8 + 2 * 7
+    assert paths == 4 + 6 * 12 + 6 * 8 + 2 * 7 + 7 * 6
 
 
 def with_copies(said: Predictions, before: np.ndarray, weights: np.ndarray) -> tuple[Predictions, np.ndarray]:
@@ -170,7 +175,8 @@ def test_a_perfect_model_is_perfect_in_every_resample():
     for name in NAMES[:2]:
         label = found["labels"][name]
         for key in ("auc", "average_precision", "sensitivity", "specificity", "accuracy", "precision", "f1"):
-            assert label[key] == {"value": 1, "low": 1, "high": 1}
+            assert (label[key]["value"], label[key]["high"]) == (1, 1)
+            assert 0.8 < label[key]["low"] < 0.95  # that no patient of 20 spoke against it is no proof
         assert label["calibration_error"] == {"value": 0, "low": 0, "high": 0}
         assert label["log_loss"]["high"] < 1e-14
         assert label["note"] == ""
@@ -358,3 +364,60 @@ def test_two_models_of_the_same_patients_are_resampled_alike():
     ids = [part.ids["sop_uid"].to_pylist() for part in (said, other)]
     order = [ids[1].index(sop_uid) for sop_uid in ids[0]]
     np.testing.assert_array_equal(draws[0], draws[1][:, order])
+
+
+# against knowing nothing
+
+
+def test_skill_beside_a_plain_loop():
+    said = drawn(200, 20)
+    found = measured(said, resamples=50)["skill"]
+    assert found["prevalence"] == SHARES
+    total = {"log_loss": [0.0, 0.0], "brier": [0.0, 0.0]}
+    for at, name in enumerate(NAMES):
+        known = said.labels[:, at] >= 0
+        truth, shown = said.labels[known, at], said.probabilities[known, at]
+        of = found["labels"][name]
+        for said_of, suffix, side in ((shown, "", 0), (np.full(len(truth), SHARES[name]), "_of_prevalence", 1)):
+            losses = {
+                "log_loss": sklearn.metrics.log_loss(truth, said_of),
+                "brier": sklearn.metrics.brier_score_loss(truth, said_of),
+            }
+            for key, loss in losses.items():
+                assert of[key + suffix]["value"] == pytest.approx(loss)
+                total[key][side] += loss * len(truth) * (2 if at == 0 else 1)
+        assert of["skill"]["value"] == pytest.approx(
+            1 - of["log_loss"]["value"] / of["log_loss_of_prevalence"]["value"]
+        )
+        assert of["brier_skill"]["value"] == pytest.approx(
+            1 - of["brier"]["value"] / of["brier_of_prevalence"]["value"]
+        )
+        assert of["skill"]["low"] < of["skill"]["value"] < of["skill"]["high"]
+    assert found["overall"]["skill"]["value"] == pytest.approx(1 - total["log_loss"][0] / total["log_loss"][1])
+    assert found["overall"]["brier_skill"]["value"] == pytest.approx(1 - total["brier"][0] / total["brier"][1])
+
+
+@pytest.mark.parametrize(
+    ("knows", "patients", "words"),
+    [
+        (3.0, 40, ""),
+        (0.0, 40, "It shows no skill over the prevalence: its log loss is "),
+        (-3.0, 40, "It knows less than the prevalence: its log loss is "),
+        (3.0, 5, "Whether it knows more than the prevalence cannot be told: its log loss is "),
+    ],
+)
+def test_a_model_without_skill_is_told(knows, patients, words):
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(patients), 20)
+    labels = (rng.random(len(patient)) < 0.35).astype(int)[:, None]
+    logits = -0.7 + knows * (labels - 0.35) + rng.normal(0, 0.3, labels.shape)
+    found = measured(predictions_of(labels, 1 / (1 + np.exp(-logits)), patient), resamples=100)
+    assert measures.unskilled(found).startswith(words)
+    assert bool(measures.unskilled(found)) == bool(words)
+
+
+def test_nothing_known_has_no_skill_and_no_sentence():
+    labels = np.full((4, 1), -1)
+    found = measured(predictions_of(labels, np.full((4, 1), 0.5), [1, 1, 2, 2]), resamples=10)
+    assert found["skill"]["overall"]["skill"] == {"value": None, "low": None, "high": None}
+    assert measures.unskilled(found) == ""

@@ -44,7 +44,9 @@ def result() -> dict:
     labels[:, 1] = 0
     shown = np.clip(0.3 * labels + 0.6 * rng.random((240, 6)), 0.01, 0.99)
     found = predictions_of(labels, shown, np.arange(240) // 10)
-    measured = measures.measure(found, shown, about().thresholds, about().thresholds, resamples=100, seed=0)
+    measured = measures.measure(
+        found, shown, about().thresholds, about().thresholds, dict.fromkeys(LABELS, 0.4), 100, 0
+    )
     dataset = {"name": "rsna_ich", "version": "1.0.0", "fingerprint": FINGERPRINT}
     return {"what": {"split": "test", "dataset": dataset, "flip": False}, "measures": measured}
 
@@ -90,7 +92,7 @@ def test_results_with_intervals(result):
     card = model_card.card(about(), result)
     measured = result["measures"]
     assert "Tested on split test of the same data set: 240 slices of 24 studies of 24 patients." in card
-    assert "95% intervals over 100 resamples" in card
+    assert "95% intervals from 100 resamples" in card
     auc = measured["labels"]["any"]["auc"]
     ranking = {row[0]: row[1:] for row in rows(card, "label | ROC AUC")}
     assert ranking["any"][0] == f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]"
@@ -121,9 +123,35 @@ def test_folds_are_told():
 def test_calibration_and_what_was_refused():
     card = model_card.card(about(), None)
     assert rows(card, "label | shift")[0] == ["any", "0.0000", "0.5000", "0.7500"]
-    assert f"- {LABELS[1]} is not calibrated, but for the shift: no positive slice among the 12" in card
+    assert (
+        f"- probabilities of {LABELS[1]} are not calibrated, but for the shift: no positive slice among the 12" in card
+    )
+    constant = dataclasses.replace(about().calibration, slope=np.array([0.5, 0, 1, 1, 1, 1]))
+    words = (
+        f"- {LABELS[1]} has the same probability in every slice, its prevalence of 0.5: no positive slice among the 12"
+    )
+    assert words in model_card.card(about(calibration=constant), None)
     fitted = dataclasses.replace(about().calibration, refused={})
-    assert "is not calibrated" not in model_card.card(about(calibration=fitted), None)
+    assert "are not calibrated" not in model_card.card(about(calibration=fitted), None)
+
+
+def test_a_model_without_skill_says_so_first(result):
+    card = model_card.card(about(), result)
+    assert "of the prevalence alone" in card
+    assert "no skill" not in card
+    unskilled = copy.deepcopy(result)
+    unskilled["measures"]["skill"]["overall"]["skill"] = {"value": -0.1, "low": -0.3, "high": 0.1}
+    results = model_card.card(about(), unskilled).partition("## Results\n\n")[2]
+    assert results.startswith("**It shows no skill over the prevalence: its log loss is ")
+
+
+def test_what_thresholds_rest_on():
+    held = {"value": 0.8, "low": 0.6, "high": 0.9}
+    label = {"positives": 31, "patients": 8, "rules": {"youden": {"sensitivity": held, "specificity": held}}}
+    card = model_card.card(about(facts=FACTS | {"foreseen": {"slices": {"any": label}}}), None)
+    shown = "0.800 [0.600, 0.900]"
+    assert rows(card, "label | rule | positive slices") == [["any", "youden", "31", "8", shown, shown]]
+    assert "sensitivity to expect" not in model_card.card(about(), None)
 
 
 def test_thresholds_of_every_rule():

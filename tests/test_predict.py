@@ -120,7 +120,7 @@ def test_every_output_of_a_folder(run, synthetic_set, rsna_spec, capsys):
     told = capsys.readouterr().out
     assert told.count("Not a medical device") == 1
     assert studies[0]["driven_by"] in told
-    assert "probabilities of epidural are not calibrated: no positive slice" in told
+    assert "probabilities of epidural are not calibrated, but for the shift: no positive slice" in told
     assert "left aside" not in told
 
 

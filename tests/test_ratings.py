@@ -68,7 +68,7 @@ def test_losses_and_calibration_errors_are_those_of_copied_slices(slices):
         expected = calibration.calibration_error(labels[copies], shown[copies])
         assert errors[row] == pytest.approx(expected, abs=1e-12, nan_ok=True)
         loss = metrics.log_loss(labels[copies, None], logits[copies, None], [1])
-        mean = ratings.ratio(found["loss_x"][row, 0], found["known"][row, 0])
+        mean = ratings.ratio(found["log_loss_x"][row, 0], found["known"][row, 0])
         assert mean == pytest.approx(loss, rel=1e-9, nan_ok=True)
 
 
@@ -127,23 +127,45 @@ def test_a_patient_known_in_any_label_is_known():
     ("positive", "negative", "steady"),
     [
         (6, 6, set(ratings.NEEDS)),
-        (5, 6, {"log_loss", "calibration_error", "accuracy", "specificity"}),
-        (6, 5, {"log_loss", "calibration_error", "accuracy", "sensitivity", "recall"}),
-        (1, 5, {"log_loss", "calibration_error", "accuracy"}),
+        (5, 6, {"log_loss", "brier", "calibration_error", "accuracy", "specificity"}),
+        (6, 5, {"log_loss", "brier", "calibration_error", "accuracy", "sensitivity", "recall"}),
+        (1, 5, {"log_loss", "brier", "calibration_error", "accuracy"}),
         (1, 4, set()),
-        (0, 6, {"log_loss", "calibration_error", "accuracy", "specificity"}),
+        (0, 6, {"log_loss", "brier", "calibration_error", "accuracy", "specificity"}),
     ],
 )
 def test_what_has_enough_patients_for_an_interval(positive, negative, steady):
     labels = np.repeat([1, 0], [positive, negative])
     rating = Rating(labels, np.full(len(labels), 0.5), np.arange(len(labels)))
-    assert {measure for measure in ratings.NEEDS if rating.enough(measure)} == steady
-    assert rating.enough("log_loss_before") == ("log_loss" in steady)
+    assert {measure for measure in ratings.NEEDS if rating.carriers(measure) >= bootstrap.FEWEST_PATIENTS} == steady
+    assert rating.carriers("log_loss_before") == rating.carriers("log_loss")
 
 
 def test_many_slices_of_few_patients_are_not_enough():
     labels = np.tile([1, 0], 50)
-    assert not Rating(labels, np.full(100, 0.5), np.arange(100) // 20).enough("auc")
+    assert Rating(labels, np.full(100, 0.5), np.arange(100) // 20).carriers("auc") == 5
+
+
+@pytest.mark.parametrize(
+    ("known", "rarer", "expected"), [(100, 8, 16), (100, 60, 100), (10, 8, 10), (100, 0, 6), (4, 0, 4), (100, 3, 6)]
+)
+def test_a_loss_is_told_by_the_patients_of_the_rarer_value_and_as_many_others(known, rarer, expected):
+    assert ratings.telling(known, rarer) == expected
+
+
+def test_the_carriers_of_a_loss_are_not_those_of_an_accuracy():
+    labels = np.repeat([1, 0], [8, 50])
+    rating = Rating(labels, np.full(58, 0.5), np.arange(58))
+    found = [rating.carriers(measure) for measure in ("log_loss", "accuracy", "sensitivity", "specificity", "auc")]
+    assert found == [16, 58, 8, 50, 8]
+
+
+def test_skill_is_what_is_saved_of_the_loss_of_the_prevalence():
+    value, low, high = ratings.skill(np.array([0.1, 0.09, 0.11]), np.array([0.2, 0.2, 0.2]), 30)
+    assert value == pytest.approx(0.5)
+    assert low < 0.5 < high < 1
+    assert ratings.skill(np.array([0.3, 0.29, 0.31]), np.array([0.2, 0.2, 0.2]), 30)[2] < 0
+    assert np.isnan(ratings.skill(np.array([0.1, 0.1]), np.array([0.2, 0.2]), 5)[1:]).all()
 
 
 def test_what_is_not_defined_is_nan():

@@ -21,6 +21,8 @@ TRUTH = np.array([[0] * 6, [1, 1, 0, 0, 0, 0], [1, 0, 0, 1, 0, 1], [0] * 6])
 PROBABILITIES = np.random.default_rng(0).random((4, 6))
 USAGES = {"ID_a": "Public", "ID_b": "Private", "ID_c": "Public", "ID_d": "Ignored"}
 
+NOTHING = "competition loss of the prevalence alone"
+
 
 def truth_lines(ids=IDS) -> list[str]:
     """Rows of the labels CSV, in the competition's order."""
@@ -60,7 +62,10 @@ def one_line(capsys) -> str:
 def test_every_number_in_full(files, capsys):
     assert score.main(files()) == 0
     found = numbers(capsys)
-    assert list(found) == ["competition loss", *(f"log loss, {name}" for name in RSNA_LABELS)]
+    assert list(found) == ["competition loss", *(f"log loss, {name}" for name in RSNA_LABELS), NOTHING]
+    shares = (np.asarray(TRUTH).sum(axis=0) + 0.5) / (len(TRUTH) + 1)
+    every = np.broadcast_to(shares, np.shape(TRUTH))
+    assert found[NOTHING] == competition.loss(TRUTH, every, LABELS.names, LABELS.any)
     assert found["competition loss"] == competition.loss(TRUTH, PROBABILITIES, LABELS.names, LABELS.any)
     by_hand = [-math.log(p if y else 1 - p) for y, p in zip(TRUTH[:, 0], PROBABILITIES[:, 0])]
     assert found["log loss, any"] == pytest.approx(math.fsum(by_hand) / 4, rel=1e-14)
@@ -94,7 +99,7 @@ def test_usage_gives_a_line_each_and_ignored_images_do_not_count(files, capsys):
         ("competition loss", [0, 1, 2]), ("competition loss, Private", [0]), ("competition loss, Public", [1, 2]),
     )}  # fmt: skip
     assert {name: found[name] for name in loss} == pytest.approx(loss, rel=1e-14)
-    assert sum(name.startswith("competition loss") for name in found) == 3
+    assert {name for name in found if name.startswith("competition loss")} == {*loss, NOTHING}
 
 
 def test_an_image_of_two_usages(files, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,7 @@ def test_the_settings_are_printed_and_kept(tiny_dataset, tmp_path, monkeypatch, 
     assert out.startswith(text)
     assert "tiny_ich: 264 slices, 32x32x3, fingerprint " in out
     assert "held-out result, split test, 60 slices of 9 patients: log loss " in out
+    assert re.search(r"log loss \d\.\d{4} \(\d\.\d{4} of the prevalence alone\), AUC ", out)
 
 
 def test_the_printed_config_makes_the_same_run(tmp_path, asked):

@@ -108,6 +108,61 @@ def test_a_model_that_ranks_backwards_still_gets_thresholds():
     assert chosen["youden"] == chosen["sensitivity_95"] == 0.1  # all flagged; no lower score to keep away from
 
 
+# what they will hold
+
+
+def made(patients: int, ill: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Labels, probabilities and patients; the first `ill` patients have 1 to 8 positive slices of 12."""
+    of = np.repeat(np.arange(patients), 12)
+    labels = (np.tile(np.arange(12), patients) < (rng.integers(1, 9, patients) * (np.arange(patients) < ill))[of]) * 1
+    logits = -2 + 1.5 * labels + rng.normal(0, 0.7, patients)[of] + rng.normal(0, 1, len(of))
+    return labels, 1 / (1 + np.exp(-logits)), of
+
+
+def test_what_thresholds_will_hold():
+    """On few positives a threshold promises more than it holds, and the interval knows it."""
+    many = made(4000, 800, np.random.default_rng(99))
+    rng, held, promised = np.random.default_rng(0), [], []
+    for _ in range(60):
+        labels, shown, patients = made(40, 8, rng)
+        chosen = thresholds.choose(labels, shown)["youden"]
+        found = thresholds.foreseen(labels, shown, patients, 100, 0)["rules"]["youden"]
+        truth, own = ((lambda c: (c[0] / (c[0] + c[2]), c[3] / (c[1] + c[3])))(counted(*of, chosen))
+                      for of in (many[:2], (labels, shown)))  # fmt: skip
+        values = [found[name] for name in ("sensitivity", "specificity")]
+        held += [value["low"] <= share <= value["high"] for value, share in zip(values, truth)]
+        promised.append((sum(own), sum(value["value"] for value in values), sum(truth)))
+    own, foreseen, truth = np.mean(promised, axis=0) - 1
+    assert own - truth > 0.05  # the promise
+    assert abs(foreseen - truth) < 0.04
+    assert np.mean(held) >= 0.93
+
+
+def counted(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> tuple[int, ...]:
+    called = probabilities >= threshold
+    return tuple(int(((labels == value) & (called == says)).sum()) for says, value in ((1, 1), (1, 0), (0, 1), (0, 0)))
+
+
+def test_what_thresholds_rest_on():
+    labels, shown, patients = made(20, 4, np.random.default_rng(1))
+    labels[patients == 19] = -1
+    found = thresholds.foreseen(labels, shown, patients, 50, 0)
+    assert (found["positives"], found["patients"]) == ((labels == 1).sum(), 4)
+    assert list(found["rules"]) == list(thresholds.choose(labels, shown))
+    for rule in found["rules"].values():
+        assert rule["sensitivity"]["low"] is None  # 4 patients
+        assert 0 <= rule["specificity"]["low"] <= rule["specificity"]["value"] <= rule["specificity"]["high"] <= 1
+    assert found == thresholds.foreseen(labels, shown, patients, 50, 0)
+    assert found["rules"]["sensitivity_95"]["sensitivity"]["value"] > found["rules"]["even"]["sensitivity"]["value"]
+
+
+@pytest.mark.parametrize("labels", [[], [-1, -1], [1, 1], [0, 0]])
+def test_nothing_is_foreseen_of_a_label_of_one_value(labels):
+    found = thresholds.foreseen(np.array(labels, np.int8), np.full(len(labels), 0.5), np.arange(len(labels)), 20, 0)
+    unknown = dict.fromkeys(("value", "low", "high"))
+    assert found["rules"] == {"even": {"sensitivity": unknown, "specificity": unknown}}
+
+
 def test_which_threshold_decides():
     assert thresholds.headline({"youden": 0.2, "f1": 0.3, "even": 0.5}) == ("youden", 0.2)
     assert thresholds.headline({"even": 0.5}) == ("even", 0.5)

@@ -1,22 +1,30 @@
-"""Intervals from resamples of patients: how often each one is drawn, and ranked slices weighted so; on numpy alone.
+"""Intervals from resamples of patients: how often each one is drawn, and ranked slices weighted so.
 
 The slices of a patient resemble each other, so whole patients are drawn, with replacement, and each brings all of
 its slices (cluster bootstrap; Davison and Hinkley 1997, section 3.8). A resample is nothing but a row of counts, one
 a patient. What is a sum over slices is then a matrix product with the sums of each patient; what depends on the
 order of the scores is read off cumulative sums along that order, which no resample changes.
+
+The resamples give a standard error; the interval around the value follows from Student's t with as many degrees of
+freedom as patients carry the measure, less one, on a scale that fits it. The percentiles of the resamples themselves
+(Efron 1981) would cover 80 to 90% in place of 95 with few patients (docs/decisions/0027-small-samples.md).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from trainer.sampling import random_words
 
 LEVEL = 0.95  # of the intervals
+SHARE, LOSS, DIFFERENCE = "share", "loss", "difference"  # scales of an interval
+GUESSING = 0.005  # of a patient, of whom a model that guesses is right in half: no share is known to be 0 or 1
 # behind an interval: of 5, all lie on the same side of the truth with a chance of 2 * 0.5**5 = 6% (the sign test), and
 # then no resample reaches across it; of 6, with 3%
 FEWEST_PATIENTS = 6
@@ -71,10 +79,52 @@ def per_patient(values: Any, patients: npt.NDArray[np.int64], places: Any = 0, s
     return sums.reshape(-1, size)
 
 
-def interval(values: Any, level: float = LEVEL) -> tuple[float, float]:
+def interval(drawn: Any, scale: str, patients: int, level: float = LEVEL) -> tuple[float, float]:
+    """Low and high end of the interval of `level` around the first of `drawn`, float [1 + r]; the others: resamples.
+
+    `patients`: how many carry the measure. `scale`: `SHARE` (0 to 1) Wilson's interval of as many independent trials
+    as have that standard error; `LOSS` (0 and more) even on the scale of logarithms; `DIFFERENCE` even as it is.
+    (nan, nan) where the value is not defined, with fewer than `FEWEST_PATIENTS`, and with fewer than half of the
+    resamples defined, or none at all.
+    """
+    drawn = np.asarray(drawn, np.float64)
+    value, defined = float(drawn[0]), drawn[1:][~np.isnan(drawn[1:])]
+    undefined = np.isnan(value) or not len(defined) or 2 * len(defined) < len(drawn) - 1
+    if undefined or patients < FEWEST_PATIENTS:
+        return float("nan"), float("nan")
+    error = float(defined.std()) * math.sqrt(patients / (patients - 1))
+    return _SCALES[scale](value, error, patients, float(stdtrit(patients - 1, (1 + level) / 2)))
+
+
+def _share(value: float, error: float, patients: int, times: float) -> tuple[float, float]:
+    """Wilson's interval (1927), `times` standard errors wide, with `GUESSING` added to the `patients`."""
+    every = patients + GUESSING
+    centre = (patients * value + GUESSING / 2) / every
+    variance = ((patients * error) ** 2 + GUESSING * patients / every * (value - 0.5) ** 2) / every**2
+    # of so many independent trials; times ** 2 of them are added, half of which succeed
+    added = times**2 * variance / (centre * (1 - centre))
+    middle = (centre + added / 2) / (1 + added)
+    reach = times / (1 + added) * math.sqrt(variance + added * variance / 4 / (centre * (1 - centre)))
+    # GUESSING alone could put a value of 0 or 1 outside
+    return max(0.0, min(value, middle - reach)), min(1.0, max(value, middle + reach))
+
+
+def _loss(value: float, error: float, patients: int, times: float) -> tuple[float, float]:
+    factor = math.exp(times * error / value) if value else 1.0
+    return value / factor, value * factor
+
+
+def _difference(value: float, error: float, patients: int, times: float) -> tuple[float, float]:
+    return value - times * error, value + times * error
+
+
+_SCALES = {SHARE: _share, LOSS: _loss, DIFFERENCE: _difference}
+
+
+def middle(values: Any, level: float = LEVEL) -> tuple[float, float]:
     """Low and high end of the central part `level` of the values (float [r]) that are defined, not nan.
 
-    The percentile interval (Efron 1981). (nan, nan) with fewer than half of the values defined, or none at all.
+    For bands in pictures. (nan, nan) with fewer than half of the values defined, or none at all.
     """
     values = np.asarray(values, np.float64)
     defined = values[~np.isnan(values)]

@@ -1,12 +1,14 @@
 """From the logits of a model to probabilities that can be relied on, and how far they can; float64, on numpy alone.
 
 First the shift that a skewed sampler added to each label's log odds is taken off, which gives the natural logits.
-Then, for each label, a slope and an intercept fitted on a natural split straighten what is left (Platt scaling).
+Then, for each label, a slope and an intercept fitted on a natural split straighten what is left (Platt scaling), as far
+as its patients speak against the shift alone. A label that cannot be calibrated says its prevalence.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,7 @@ _Numbers = npt.NDArray[np.float64]
 _STEPS = 100  # of Newton's method; a dozen do
 _TOLERANCE = 1e-12  # of the mean gradient, over standardised logits
 _SHORTEST = 2.0**-40  # part of a Newton step below which rounding decides and no longer the loss
+_RARELY = 0.05  # of the samples of a model that is right may speak against it
 _LEAST_RANGE = 1e-9  # of logits, relative to the greatest or to 1: finer than float32 has them
 
 
@@ -29,8 +32,9 @@ class Calibration:
     """What turns the logits of a model into probabilities: sigmoid(slope * (logit - shift) + intercept).
 
     `shift`, `slope`, `intercept`: float64 [L], in the order of `names`. `refused`: label -> why nothing was fitted
-    for it; its slope is 1 and its intercept 0. Raises ValueError for values that are not finite, a slope that is
-    not positive, and lengths or labels that do not fit together.
+    for it. Such a label has slope 0 and says its prevalence, whatever the logit; only where there was nothing to fit
+    on at all, it has slope 1 and intercept 0. Raises ValueError for values that are not finite, a slope below 0, one
+    of 0 that is not refused, and lengths or labels that do not fit together.
     """
 
     names: tuple[str, ...]
@@ -44,10 +48,13 @@ class Calibration:
             raise ValueError(f"calibration: labels are {list(self.names)}; each must stand once")
         for what in ("shift", "slope", "intercept"):
             _check_numbers(what, getattr(self, what), len(self.names))
-        if not (self.slope > 0).all():
-            raise ValueError(f"calibration: slope is {self.slope.tolist()}; each must be above 0")
         if unknown := sorted(set(self.refused) - set(self.names)):
             raise ValueError(f"calibration: refused names {unknown}; labels are {list(self.names)}")
+        least = np.array([name not in self.refused for name in self.names])
+        if not ((self.slope > 0) | (~least & (self.slope == 0))).all():
+            raise ValueError(
+                f"calibration: slope is {self.slope.tolist()}; each must be above 0, or 0 where the label is refused"
+            )
 
     def natural(self, logits: Any) -> _Numbers:
         """float64 [n, L], the logits as if slices had been sampled by nature; `logits` float [n, L]."""
@@ -64,6 +71,16 @@ class Calibration:
     def scale_offset(self) -> tuple[_Numbers, _Numbers]:
         """Two float64 [L], such that a calibrated probability is sigmoid(first * logit + second)."""
         return self.slope, self.intercept - self.slope * self.shift
+
+    def told(self) -> list[str]:
+        """A sentence for each refused label, without a full stop: what its probabilities are in place of calibrated."""
+        return [self._told(self.names.index(name), why) for name, why in self.refused.items()]
+
+    def _told(self, at: int, why: str) -> str:
+        if self.slope[at]:
+            return f"probabilities of {self.names[at]} are not calibrated, but for the shift: {why}"
+        prevalence = float(sigmoid(self.intercept[at]))
+        return f"{self.names[at]} has the same probability in every slice, its prevalence of {prevalence:.3g}: {why}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which keeps every bit of a float64; `from_dict` turns them back."""
@@ -104,25 +121,37 @@ def _check_numbers(what: str, values: _Numbers, size: int) -> None:
 
 
 def unfitted(names: Sequence[str], shift: Any, why: str) -> Calibration:
-    """A calibration that only takes the sampler's `shift` (float [L]) off; every label is refused with `why`."""
+    """A calibration that only takes the sampler's `shift` (float [L]) off; every label is refused with `why`.
+
+    For a run without a validation split, which has nothing that could speak against its logits.
+    """
     ones = np.ones(len(names))
     return Calibration(tuple(names), np.asarray(shift, np.float64), ones, 0 * ones, dict.fromkeys(names, why))
 
 
-def fit(names: Sequence[str], labels: Any, logits: Any, shift: Any) -> Calibration:
-    """Platt scaling of each label on its natural logits: the slope and intercept of least log loss (Platt 1999).
+def fit(
+    names: Sequence[str], labels: Any, logits: Any, shift: Any, patients: npt.NDArray[np.int64], prevalence: Any
+) -> Calibration:
+    """Platt scaling of each label on its natural logits, shrunk towards the shift alone; float64.
 
     `labels`: integers [n, L], -1 for unknown (left out); `logits` float [n, L] of a split that was not trained on,
-    in its natural proportions; `shift` float [L], see `sampling.log_odds_shift`. The order of the slices does not
-    change a bit. A label is refused where its known values are not both of 0 and 1, where its logits do not
-    differ, and where the fitted slope is not positive. Raises `WrongUse` for a logit that is not finite.
+    in its natural proportions; `shift` float [L], see `sampling.log_odds_shift`; `patients` int64 [n], 0 to P - 1;
+    `prevalence` float [L] of the training split, in (0, 1). The order of the slices does not change a bit.
+
+    Slope and intercept go the part 1 - chance / evidence of the way from 1 and 0 to those of `platt`, and no step where
+    the evidence is no more than chance: a Gaussian prior around the shift alone whose width follows from the data, as
+    in the estimator of James and Stein (1961). So few patients change nothing unless they speak clearly, and of many
+    all counts.
+
+    A label is refused, and says its `prevalence`, where its known values are not both of 0 and 1, where its logits do
+    not differ, and where the slope is not positive. Raises `WrongUse` for a logit that is not finite.
     """
     labels, logits = np.asarray(labels), np.asarray(logits, np.float64)
     natural = logits - np.asarray(shift, np.float64)
-    slope, intercept, refused = np.ones(len(names)), np.zeros(len(names)), {}
+    slope, intercept, refused = np.zeros(len(names)), _logit(prevalence), {}
     for at, name in enumerate(names):
         known = labels[:, at] >= 0
-        fitted = _fit_label(name, labels[known, at] == 1, natural[known, at])
+        fitted = _fit_label(name, labels[known, at] == 1, natural[known, at], patients[known])
         if isinstance(fitted, str):
             refused[name] = fitted
         else:
@@ -130,7 +159,14 @@ def fit(names: Sequence[str], labels: Any, logits: Any, shift: Any) -> Calibrati
     return Calibration(tuple(names), np.array(shift, np.float64), slope, intercept, refused)
 
 
-def _fit_label(name: str, positive: npt.NDArray[np.bool_], logits: _Numbers) -> tuple[float, float] | str:
+def _logit(probability: Any) -> _Numbers:
+    values = np.asarray(probability, np.float64)
+    return np.log(values) - np.log1p(-values)
+
+
+def _fit_label(
+    name: str, positive: npt.NDArray[np.bool_], logits: _Numbers, patients: npt.NDArray[np.int64]
+) -> tuple[float, float] | str:
     """Slope and intercept, or why there are none; `positive` bool [k], `logits` float64 [k], natural ones."""
     if not np.isfinite(logits).all():
         bad = logits[~np.isfinite(logits)][0]
@@ -142,13 +178,52 @@ def _fit_label(name: str, positive: npt.NDArray[np.bool_], logits: _Numbers) -> 
     if np.ptp(logits) <= _LEAST_RANGE * max(1.0, np.abs(logits).max()):
         return "the model gives every slice the same logit"
     # one order of summation, whatever the order of the slices
-    order = np.lexsort((positive, logits))
-    logits, positive = logits[order], positive[order]
-    centre, spread = logits.mean(), logits.std()
-    scale, offset = _platt((logits - centre) / spread, _smoothed(positive))
-    slope = scale / spread
+    order = np.lexsort((patients, positive, logits))
+    logits, positive, patients = logits[order], positive[order], patients[order]
+    scale, offset = platt(positive, logits)
+    chance = _chance(min(len(np.unique(patients[positive])), len(np.unique(patients[~positive]))))
+    evidence = _evidence(positive, logits, patients, scale, offset)
+    part = 1 - chance / evidence if evidence > chance else 0.0
+    slope = 1 + part * (scale - 1)
     if not slope > 0:
         return f"the fitted slope is {slope:.3g}: a higher logit of this model does not speak for the label"
+    return slope, part * offset
+
+
+def _chance(patients: int) -> float:
+    """What `_evidence` stays below in all but `_RARELY` of the samples of a model that is right.
+
+    `patients`: those with a slice of the rarer value. Twice a quantile of F with 2 and `patients` - 1 degrees of
+    freedom, since the design effect is an estimate, too; infinite with one patient, who says nothing of others.
+    """
+    freedom = patients - 1
+    return freedom * (_RARELY ** (-2 / freedom) - 1) if freedom else math.inf
+
+
+def _evidence(
+    positive: npt.NDArray[np.bool_], logits: _Numbers, patients: npt.NDArray[np.int64], slope: float, offset: float
+) -> float:
+    """How strongly the patients speak for `slope` and `offset` against 1 and 0: twice the gain in log likelihood.
+
+    Divided by how much more the slices of a patient go together than independent ones do (the design effect: the
+    mean of the eigenvalues of White's sandwich over the Fisher information, at least 1).
+    """
+    straight = slope * logits + offset
+    truth = positive.astype(np.float64)
+    gain = len(logits) * (_mean_loss(logits, truth) - _mean_loss(straight, truth))
+    shown = sigmoid(straight)
+    design = np.stack([(logits - logits.mean()) / logits.std(), np.ones_like(logits)], axis=1)
+    information = (design * (shown * (1 - shown))[:, None]).T @ design
+    scores = np.stack([np.bincount(patients, column * (truth - shown)) for column in design.T], axis=1)
+    together = np.linalg.solve(information + _TOLERANCE * len(logits) * np.eye(2), scores.T @ scores)
+    return float(2 * gain / max(1.0, np.trace(together) / 2))
+
+
+def platt(positive: npt.NDArray[np.bool_], logits: _Numbers) -> tuple[float, float]:
+    """Slope and intercept of least log loss (Platt 1999); `positive` bool [k], both values; `logits` float64 [k]."""
+    centre, spread = logits.mean(), logits.std()
+    scale, offset = _newton((logits - centre) / spread, _smoothed(positive))
+    slope = scale / spread
     return float(slope), float(offset - slope * centre)
 
 
@@ -158,7 +233,7 @@ def _smoothed(positive: npt.NDArray[np.bool_]) -> _Numbers:
     return np.where(positive, (ones + 1) / (ones + 2), 1 / (len(positive) - ones + 2))
 
 
-def _platt(inputs: _Numbers, targets: _Numbers) -> _Numbers:
+def _newton(inputs: _Numbers, targets: _Numbers) -> _Numbers:
     """float64 [2], the scale and offset of least mean log loss; by Newton's method with line search.
 
     `inputs`: float64 [k], mean 0 and standard deviation 1; `targets` float64 [k] in (0, 1). The loss is strictly

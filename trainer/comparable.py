@@ -45,6 +45,12 @@ class Run:
         return of[0] if of and not self.elsewhere else ""
 
     @property
+    def prevalence(self) -> Mapping[str, float]:
+        """Label -> share of positives where it was trained."""
+        found: Mapping[str, float] = self.result["measures"]["skill"]["prevalence"]
+        return found
+
+    @property
     def threshold(self) -> float:
         """Of the label `any`, chosen on the validation split of this run."""
         return float(self.result["measures"]["labels"][self.predictions.any]["threshold"])
@@ -53,16 +59,18 @@ class Run:
 class Part(NamedTuple):
     """Predictions of a model, a row a slice.
 
-    `flagged` bool [n]: whether `any` reaches the threshold of the run; `run` int64 [n]: which of the model's runs.
+    `flagged` bool [n]: whether `any` reaches the threshold of the run; `run` int64 [n]: which of the model's runs;
+    `prevalence` float64 [n, L]: share of positives where that run was trained.
     """
 
     predictions: Predictions
     flagged: npt.NDArray[np.bool_]
     run: npt.NDArray[np.int64]
+    prevalence: npt.NDArray[np.float64]
 
     def take(self, rows: npt.NDArray[Any]) -> Part:
         """These rows alone, in that order; a mask or numbers."""
-        return Part(self.predictions.take(rows), self.flagged[rows], self.run[rows])
+        return Part(self.predictions.take(rows), *(values[rows] for values in self[1:]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,7 +152,9 @@ def _part(number: int, run: Run) -> Part:
             "convert the data again, which takes each slice once, and evaluate on that"
         )
     flagged = predictions.probabilities[:, predictions.any_index] >= run.threshold
-    return Part(predictions, flagged, np.full(len(predictions), number, np.int64))
+    shares = [run.prevalence[name] for name in predictions.names]
+    every = np.broadcast_to(np.array(shares, np.float64), predictions.labels.shape)
+    return Part(predictions, flagged, np.full(len(predictions), number, np.int64), every)
 
 
 def _shared_name(runs: Sequence[Run]) -> str:
@@ -176,8 +186,8 @@ def pool(name: str, runs: Sequence[Run], parts: Sequence[Part]) -> Part:
         for what in ("labels", "logits", "probabilities")
     ]
     ids = pa.concat_tables([part.predictions.ids for part in parts])
-    flagged, run_number = (np.concatenate([part[at] for part in parts]) for at in (1, 2))
-    return Part(Predictions(first.names, first.any, ids, *arrays), flagged, run_number)
+    others = (np.concatenate(values) for values in list(zip(*parts))[1:])
+    return Part(Predictions(first.names, first.any, ids, *arrays), *others)
 
 
 # models to the same slices
@@ -262,7 +272,8 @@ def _narrow(part: Part, names: tuple[str, ...], sops: npt.NDArray[Any], ids: pa.
     old = kept.predictions
     columns = [old.names.index(name) for name in names]
     labels, logits, probabilities = old.labels[:, columns], old.logits[:, columns], old.probabilities[:, columns]
-    return kept._replace(predictions=Predictions(names, old.any, ids or old.ids, labels, logits, probabilities))
+    predictions = Predictions(names, old.any, ids or old.ids, labels, logits, probabilities)
+    return kept._replace(predictions=predictions, prevalence=kept.prevalence[:, columns])
 
 
 def _disputed(models: Sequence[Model]) -> npt.NDArray[np.bool_]:

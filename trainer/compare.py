@@ -18,9 +18,9 @@ from trainer.problems import WrongUse
 if TYPE_CHECKING:
     from trainer.comparable import Run
 
-FORMAT = 1  # of metrics.json
+FORMAT = 2  # of metrics.json
 _FOLDER = re.compile(r"(.*?)(-flip)?(-[0-9a-f]{8})?", re.DOTALL)
-FEWEST_RESAMPLES = 40  # one lies beyond each end of a 95% interval
+FEWEST_RESAMPLES = 40  # of fewer, a standard error is off by more than a tenth
 _WHAT = ("split", "dataset", "trained_on", "flip", "model", "parameters", "settings", "fold", "train")
 
 DESCRIPTION = """\
@@ -177,7 +177,7 @@ def _result(path: Path, again: str) -> Mapping[str, Any]:
             raise WrongUse(f"{path} has format {values['format']}, this version reads {FORMAT}; run `{again}`")
         for key in _WHAT:
             values["what"][key]
-        values["measures"]["labels"]
+        values["measures"]["labels"], values["measures"]["skill"]["prevalence"]
     except (ValueError, KeyError, TypeError) as error:
         raise WrongUse(f"{path} is damaged ({error!r}); run `{again}`") from error
     return values

@@ -21,18 +21,27 @@ from trainer.bootstrap import FEWEST_PATIENTS
 from trainer.comparable import Model, Part, Run, align, doubts, group
 from trainer.curves import roc_points
 from trainer.probability import ANY_WEIGHT
-from trainer.ratings import Rating, calibration_errors, decisions, known_patients, ratio, resampled
+from trainer.ratings import (
+    Rating,
+    calibration_errors,
+    decisions,
+    known_patients,
+    ratio,
+    resampled,
+    scale,
+    telling,
+)
 
 Floats = npt.NDArray[np.float64]
 Values = dict[str, Floats]
-FEW_PATIENTS = 20  # of fewer, an interval of percentiles is known to be too narrow, and nothing is claimed
-FEW_DRAWS = 5  # beyond the end of an interval; of fewer, the end is unsteady
+FEW_PATIENTS = 20  # of fewer nothing is claimed
 WORSE, BETTER, UNCLEAR = "worse", "better", "unclear"
 LUCK = (
     "Intervals tell of the patients that were drawn, not the luck of a training run: with another seed the same run "
     "comes out somewhat better or worse."
 )
 _AREAS = ("auc", "average_precision")
+_PREVALENCE = "_of_prevalence"
 _GRID = np.linspace(0, 1, 201)
 
 
@@ -48,6 +57,7 @@ def compare(runs: Sequence[Run], resamples: int, seed: int, anyway: bool) -> dic
     slices = models[0].parts[0].predictions
     titles = metrics(slices.names, slices.any)
     values = [_values(model, resamples, seed) for model in models]
+    carried = _carriers(models)
     best = _best([found["log_loss"][0] for found in values])
     pairs = len(models) * (len(models) - 1) // 2
     result = {
@@ -65,12 +75,12 @@ def compare(runs: Sequence[Run], resamples: int, seed: int, anyway: bool) -> dic
         "pair_level": 1 - (1 - bootstrap.LEVEL) / max(pairs, 1),
         "metrics": titles,
         "compared": compared(slices.any),
-        "models": [_shown(model, found) for model, found in zip(models, values, strict=True)],
+        "models": [_shown(model, found, carried) for model, found in zip(models, values, strict=True)],
         "settings": _settings(models),
         "best": None if best is None else models[best].name,
     }
-    result["too_few"] = too_few(result["known_patients"], resamples, result["pair_level"])
-    result["differences"] = _differences(models, values, best, result)
+    result["too_few"] = too_few(result["known_patients"])
+    result["differences"] = _differences(models, values, best, carried, result)
     return result | {"notes": _notes(models, told, result)}
 
 
@@ -79,6 +89,7 @@ def metrics(names: Sequence[str], any_name: str) -> dict[str, str]:
     order = [any_name, *(name for name in names if name != any_name)]
     return {
         "log_loss": "log loss",
+        "skill": "skill over the prevalence",
         "auc": "ROC AUC, mean",
         **{f"auc_{name}": f"ROC AUC, {name}" for name in order},
         "average_precision": "average precision, mean",
@@ -115,29 +126,44 @@ def averaged(parts: Sequence[Part]) -> list[str]:
 def part_values(part: Part, names: Sequence[str], resamples: int, seed: int) -> Values:
     """Metric -> float64 [1 + resamples] of one part; `names`: the labels whose areas are averaged.
 
-    nan where a resample lacks a value of the label. Where fewer than `bootstrap.FEWEST_PATIENTS` carry what a metric
-    needs (`ratings.NEEDS`), all its resamples are nan, so that nothing made of them has an interval.
+    nan where a resample lacks a value of the label.
     """
     slices, any_name = part.predictions, part.predictions.any
     ratings, studies, decided = _ratings(part)
     *labels, of_studies, called = resampled([*ratings.values(), studies, decided], slices.patients, resamples, seed)
     of = dict(zip(ratings, labels, strict=True))
     rates = decisions(called["confusion"])
-    known = known_patients(slices.labels, slices.patients) >= FEWEST_PATIENTS
-    own = ratings[any_name]
-    areas = {f"{area}_{name}": _steady(of[name][area], ratings[name].enough(area)) for area in _AREAS for name in of}
+    areas = {f"{area}_{name}": of[name][area] for area in _AREAS for name in of}
+    log_loss = _log_loss(of, any_name, "")
     return areas | {
-        "log_loss": _steady(_log_loss(of, any_name), known),
+        "log_loss": log_loss,
+        "skill": 1 - ratio(log_loss, _log_loss(of, any_name, _PREVALENCE)),
         **{area: _mean([areas[f"{area}_{name}"] for name in names], 1 + resamples) for area in _AREAS},
-        **{f"{rate}_{any_name}": _steady(rates[rate], own.enough(rate)) for rate in ("sensitivity", "specificity")},
-        f"study_auc_{any_name}": _steady(of_studies["auc"], studies.enough("auc")),
-        f"calibration_error_{any_name}": _steady(calibration_errors(of[any_name], ""), own.enough("calibration_error")),
+        **{f"{rate}_{any_name}": rates[rate] for rate in ("sensitivity", "specificity")},
+        f"study_auc_{any_name}": of_studies["auc"],
+        f"calibration_error_{any_name}": calibration_errors(of[any_name], ""),
     }
 
 
-def _steady(drawn: Floats, enough: bool) -> Floats:
-    """`drawn`, float64 [1 + r], without its resamples unless there are `enough` patients for an interval."""
-    return drawn if enough else np.r_[drawn[:1], np.full(len(drawn) - 1, np.nan)]
+def _carriers(models: Sequence[Model]) -> dict[str, int]:
+    """Metric -> how many patients carry it, see `Rating.carriers`; the models have the same slices and labels."""
+    every = [_carriers_of(part, averaged(model.parts)) for model in models for part in model.parts]
+    return {metric: min(of[metric] for of in every) for metric in every[0]}
+
+
+def _carriers_of(part: Part, names: Sequence[str]) -> dict[str, int]:
+    ratings, studies, _ = _ratings(part)
+    slices, own = part.predictions, ratings[part.predictions.any]
+    areas = {name: rating.carriers("auc") for name, rating in ratings.items()}
+    known = known_patients(slices.labels, slices.patients)
+    loss = telling(known, max(rating.rarer for rating in ratings.values()))
+    return {
+        **dict.fromkeys(("log_loss", "skill"), loss),
+        **{area: min((areas[name] for name in names), default=0) for area in _AREAS},
+        **{f"{area}_{name}": found for area in _AREAS for name, found in areas.items()},
+        **{f"{of}_{slices.any}": own.carriers(of) for of in ("sensitivity", "specificity", "calibration_error")},
+        f"study_auc_{slices.any}": studies.carriers("auc"),
+    }
 
 
 def _ratings(part: Part) -> tuple[dict[str, Rating], Rating, Rating]:
@@ -145,8 +171,9 @@ def _ratings(part: Part) -> tuple[dict[str, Rating], Rating, Rating]:
     slices, at = part.predictions, part.predictions.any_index
     columns = range(len(slices.names))
     labels = [Rating(slices.labels[:, i], slices.probabilities[:, i], slices.patients) for i in columns]
-    for rating, shown in zip(labels, slices.probabilities.T, strict=True):
+    for rating, shown, prevalence in zip(labels, slices.probabilities.T, part.prevalence.T, strict=True):
         rating.add_calibration("", shown)
+        rating.add_losses(_PREVALENCE, prevalence)
     truth, shown, patients = study_level.studies(slices)
     of_studies = Rating(truth[:, at], shown[:, at], patients)
     # the runs of a cross-validation have thresholds of their own, so decisions are pooled, not probabilities
@@ -155,10 +182,10 @@ def _ratings(part: Part) -> tuple[dict[str, Rating], Rating, Rating]:
     return dict(zip(slices.names, labels, strict=True)), of_studies, called
 
 
-def _log_loss(of: Mapping[str, Mapping[str, Floats]], any_name: str) -> Floats:
+def _log_loss(of: Mapping[str, Mapping[str, Floats]], any_name: str, suffix: str) -> Floats:
     weights = {name: ANY_WEIGHT if name == any_name else 1 for name in of}
-    loss, known = (sum(weight * of[name][key][:, 0] for name, weight in weights.items()) for key in ("loss", "known"))
-    return ratio(loss, known)
+    keys = (f"log_loss{suffix}", "known")
+    return ratio(*(sum(weight * of[name][key][:, 0] for name, weight in weights.items()) for key in keys))
 
 
 def _mean(areas: Sequence[Floats], rows: int) -> Floats:
@@ -166,8 +193,8 @@ def _mean(areas: Sequence[Floats], rows: int) -> Floats:
     return np.mean(areas, axis=0) if areas else np.full(rows, np.nan)
 
 
-def _shown(model: Model, found: Values) -> dict[str, Any]:
-    values = {metric: _value(drawn) for metric, drawn in found.items()}
+def _shown(model: Model, found: Values, carried: Mapping[str, int]) -> dict[str, Any]:
+    values = {metric: _value(metric, drawn, carried[metric]) for metric, drawn in found.items()}
     if model.folds:
         runs = model.by_run
         names = averaged([part for _, part in runs])
@@ -186,8 +213,11 @@ def _shown(model: Model, found: Values) -> dict[str, Any]:
     }
 
 
-def _value(drawn: Floats, level: float = bootstrap.LEVEL) -> dict[str, Any]:
-    low, high = bootstrap.interval(drawn[1:], level) if len(drawn) > 1 else (np.nan, np.nan)
+def _value(metric: str, drawn: Floats, patients: int) -> dict[str, Any]:
+    if metric == "skill":
+        high, low = (1 - end for end in bootstrap.interval(1 - drawn, bootstrap.LOSS, patients))
+    else:
+        low, high = bootstrap.interval(drawn, scale(metric), patients)
     return {"value": float(drawn[0]), "low": low, "high": high}
 
 
@@ -281,27 +311,20 @@ def _best(log_losses: Sequence[float]) -> int | None:
     return int(np.argmin(log_losses))
 
 
-def too_few(patients: int, resamples: int, level: float) -> str:
-    """Why no interval of `level` can show a difference; the empty text where it can.
-
-    `patients`: those with a known label. The intervals of few are too narrow for a claim, and an end that no resample
-    lies beyond is the end of what was drawn.
-    """
-    if patients < FEW_PATIENTS:
-        words = "patient with a known label is" if patients == 1 else "patients with a known label are"
-        return f"{patients} {words} too few ({FEW_PATIENTS} at least)"
-    if resamples * (1 - level) / 2 < 1:
-        return f"{resamples:,} resamples are too few for so many pairs; add --resamples {_resamples(level)}"
-    return ""
-
-
-def _resamples(level: float) -> int:
-    """How many leave `FEW_DRAWS` beyond each end of an interval."""
-    return math.ceil(round(2 * FEW_DRAWS / (1 - level), 6))
+def too_few(patients: int) -> str:
+    """Why no interval can show a difference; the empty text where it can. `patients`: those with a known label."""
+    if patients >= FEW_PATIENTS:
+        return ""
+    words = "patient with a known label is" if patients == 1 else "patients with a known label are"
+    return f"{patients} {words} too few ({FEW_PATIENTS} at least)"
 
 
 def _differences(
-    models: Sequence[Model], values: Sequence[Values], best: int | None, result: Mapping[str, Any]
+    models: Sequence[Model],
+    values: Sequence[Values],
+    best: int | None,
+    carried: Mapping[str, int],
+    result: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Of each other model to the best: metric -> value (other - best), low, high, worse, reading."""
     if best is None:
@@ -310,21 +333,26 @@ def _differences(
     found = []
     for at, model in enumerate(models):
         if at != best:
-            of = {key: difference(values[at][key] - values[best][key], signs[key], level) for key in signs}
+            of = {
+                key: difference(values[at][key] - values[best][key], signs[key], carried[key], level) for key in signs
+            }
             if result["too_few"]:
                 of = {key: value | {"reading": UNCLEAR} for key, value in of.items()}
             found.append({"name": model.name, "values": of})
     return found
 
 
-def difference(drawn: Floats, sign: int, level: float) -> dict[str, Any]:
+def difference(drawn: Floats, sign: int, patients: int, level: float) -> dict[str, Any]:
     """What differences (float64 [1 + r], the first on the slices as they are) say of a model beside the best.
 
-    `sign`: +1 where a higher value is better. "worse": share of the resamples in which it is worse. "reading":
-    worse, better, or unclear where the interval of `level` includes 0 or is not defined.
+    `sign`: +1 where a higher value is better; `patients`: how many carry the metric. "worse": share of the resamples
+    in which it is worse. "reading": worse, better, or unclear where the interval of `level` includes 0 or is not
+    defined.
     """
-    found = _value(drawn, level)
-    defined = drawn[1:][~np.isnan(drawn[1:])]
+    low, high = bootstrap.interval(drawn, bootstrap.DIFFERENCE, patients, level)
+    found = {"value": float(drawn[0]), "low": low, "high": high}
+    resamples = drawn[1:] if patients >= FEWEST_PATIENTS else drawn[:0]
+    defined = resamples[~np.isnan(resamples)]
     worse = float((sign * defined < 0).mean()) if len(defined) else float("nan")
     reading = UNCLEAR
     if found["low"] > 0 or found["high"] < 0:
@@ -339,15 +367,21 @@ def _notes(models: Sequence[Model], told: Sequence[str], result: Mapping[str, An
         what = f"{result['slices']:,} slices"
         notes.append(f"The runs differ in {'; '.join(told)}. Only what they share is compared: {what}.")
     notes += doubts(models)
-    if result["known_patients"] < FEW_PATIENTS:
-        notes.append(f"Intervals over {result['known_patients']} patients are too narrow.")
+    notes += [words for model in result["models"] if (words := _unskilled(model, result["level"]))]
     values = [value for model in result["models"] for value in model["values"].values()]
     if any(math.isnan(value["low"]) and not math.isnan(value["value"]) for value in values):
         notes.append(
             f"A value stands without an interval where fewer than {FEWEST_PATIENTS} patients carry what it needs."
         )
-    if not result["too_few"] and result["resamples"] < (needed := _resamples(result["pair_level"])):
-        notes.append(
-            f"{result['resamples']:,} resamples leave unsteady ends; --resamples {needed} makes them steadier."
-        )
     return [*notes, LUCK]
+
+
+def _unskilled(model: Mapping[str, Any], level: float) -> str:
+    """Why no skill of a model can be claimed; the empty text where it can be, or where nothing is known."""
+    skill = model["values"]["skill"]
+    if math.isnan(skill["value"]) or skill["low"] > 0:
+        return ""
+    if math.isnan(skill["low"]):
+        return f"{model['name']}: whether it knows more than the prevalence cannot be told; its skill has no interval."
+    interval = f"{level:.0%} interval {skill['low']:.3f} to {skill['high']:.3f}"
+    return f"{model['name']} shows no skill over the prevalence: {skill['value']:.3f} ({interval})."

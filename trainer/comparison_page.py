@@ -176,8 +176,9 @@ def _metrics(result: Result) -> str:
     note = (
         f"On split {result['split']}, with {percent(result['level'])} intervals from {result['resamples']:,} resamples "
         f"of the patients. Lower is better for log loss and calibration error, higher for all else. Sensitivity and "
-        f"specificity hold at the threshold of each run, chosen on its validation split. Resampling makes a "
-        f"calibration error greater, so its interval may lie above it."
+        f"specificity hold at the threshold of each run, chosen on its validation split. Skill: the part that a run "
+        f"saves of the log loss of one who says of every slice how often a label was positive in training; none can be "
+        f"claimed where its interval includes 0."
     )
     log_losses = [(model["name"], *(model["values"]["log_loss"][end] for end in _ENDS)) for model in models]
     chart = _image(plots.interval_plot(log_losses, "log loss"), "Log loss of each run with its interval")

@@ -54,7 +54,7 @@ def pr_points(labels: Any, scores: Any) -> tuple[_Numbers, _Numbers]:
 def roc_band(
     labels: Any, scores: Any, patients: npt.NDArray[np.int64], resamples: int, seed: int, level: float = LEVEL
 ) -> _Band:
-    """False positive rates float64 [`GRID`], and the ends of the interval of the true positive rate at each.
+    """False positive rates float64 [`GRID`], and between what the middle `level` of the true positive rates lies.
 
     `labels`: integers [n], -1 left out; `scores` float [n]; `patients` int64 [n], 0 to P - 1, which are drawn
     whole. The curves of the resamples are averaged vertically (Fawcett 2006). nan where too few are defined, and
@@ -66,7 +66,7 @@ def roc_band(
 def pr_band(
     labels: Any, scores: Any, patients: npt.NDArray[np.int64], resamples: int, seed: int, level: float = LEVEL
 ) -> _Band:
-    """Recalls float64 [`GRID`], and the ends of the interval of the precision at each.
+    """Recalls float64 [`GRID`], and between what the middle `level` of the precisions lies at each.
 
     As `roc_band`. The precision at a recall is that of the highest threshold that reaches it, the one that average
     precision counts.
@@ -128,7 +128,7 @@ def _band(
     chunk = bootstrap.rows_at_a_time(len(patients))
     draws = bootstrap.patient_counts(bootstrap.patients_in(patients), resamples, seed, chunk)
     curves = np.concatenate([read(ranking.steps(counts)) for counts in draws] or [np.empty((0, GRID))])
-    low, high = np.array([bootstrap.interval(curves[:, at], level) for at in range(GRID)]).T
+    low, high = np.array([bootstrap.middle(curves[:, at], level) for at in range(GRID)]).T
     return grid, low, high
 
 

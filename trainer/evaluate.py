@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ich_tfrecords import atomic
 from trainer import command, hparams, model_file, progress_line, quiet
 from trainer.dataset import Dataset, Slices, open_dataset
@@ -21,7 +23,7 @@ from trainer.model_file import About
 from trainer.problems import WrongUse
 from trainer.run_dir import RunDir, json_text
 
-FORMAT = 1
+FORMAT = 2
 PREDICTIONS, METRICS, PAGE = "predictions.parquet", "metrics.json", "report.html"
 WORST = 24  # slices shown
 EPILOG = f"""\
@@ -127,7 +129,8 @@ def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, 
     found.write(output / PREDICTIONS)
     print(f"{args.resamples:,} resamples of the patients ...", flush=True)
     before, chosen = sigmoid(found.logits), (about.thresholds, about.study_thresholds)
-    measured = measures.measure(found, before, *chosen, args.resamples, args.seed)
+    expected = _prevalence(about, data)
+    measured = measures.measure(found, before, *chosen, expected, args.resamples, args.seed)
     run = RunDir(model_file.run_folder(folder))
     history = run.read_history()
     what = {**_what(args, about, folder, data, rate), "train": _training(run.metrics, len(history))}
@@ -141,6 +144,25 @@ def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, 
         print(line)
 
 
+def _prevalence(about: About, data: Dataset) -> Mapping[str, float]:
+    """Label -> share of positives of the training split, what one who knows nothing would say.
+
+    Runs of before did not note it; then of the data set at hand, of all its slices if it is another one.
+    """
+    from trainer import assembly
+    from trainer.probability import prevalence
+
+    if "prevalence" in about.facts:
+        found: Mapping[str, float] = about.facts["prevalence"]
+        return found
+    settings = hparams.from_dict(about.settings)
+    own = about.fingerprint == data.manifest.fingerprint
+    names = [name for name, entry in data.manifest.splits.items() if entry["slices"]]
+    every = [assembly.split(data, settings, settings.train_split)] if own else [data.split(name) for name in names]
+    labels = np.concatenate([slices.labels for slices in every])
+    return dict(zip(about.spec.labels.names, prevalence(labels).tolist()))
+
+
 def _what(args: argparse.Namespace, about: About, folder: Path, data: Dataset, rate: float) -> dict[str, Any]:
     from trainer import ending
 
@@ -151,6 +173,7 @@ def _what(args: argparse.Namespace, about: About, folder: Path, data: Dataset, r
         "split": args.split,
         "dataset": dataset,
         "trained_on": about.fingerprint,
+        "foreseen": about.facts.get("foreseen", {}),  # runs of before did not foresee
         "weights": model_file.digest(folder),
         "flip": args.flip,
         "model": settings["model"],
@@ -196,9 +219,15 @@ def _worst(found: Any, slices: Slices) -> list[Any]:
 
 
 def _lines(measured: Mapping[str, Any], about: About, output: Path) -> Iterator[str]:
+    from trainer.measures import unskilled
+
+    if words := unskilled(measured):
+        yield words
+    skill = measured["skill"]["overall"]
     yield (
         f"{measured['slices']:,} slices of {measured['patients']:,} patients: log loss {_told(measured['log_loss'])}, "
-        f"{_plain(measured['log_loss_before'])} before calibration"
+        f"{_plain(measured['log_loss_before'])} before calibration, {_plain(skill['log_loss_of_prevalence'])} of the "
+        f"prevalence alone; skill {_told(skill['skill'])}"
     )
     for name in about.spec.labels.names:
         found = measured["labels"][name]

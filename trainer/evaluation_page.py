@@ -17,6 +17,7 @@ from ich_tfrecords import html_page, montage
 from ich_tfrecords.html_page import escape, section
 from trainer import evaluation_sections as sections
 from trainer import figures
+from trainer.measures import unskilled
 from trainer.predictions import Predictions
 from trainer.probability import log_losses
 
@@ -58,12 +59,13 @@ def page(
         _head(what, measures, predictions.any),
         sections.training(what, history),
         sections.labels(measures, what["split"]),
+        sections.skill(measures),
         sections.roc(measures, predictions),
         sections.precision_recall(measures, predictions),
         sections.confusions(measures),
         sections.reliability(measures, result["calibration"]),
-        sections.thresholds(measures),
-        sections.studies(measures),
+        sections.thresholds(measures, what["foreseen"]),
+        sections.studies(measures, what["foreseen"]),
         sections.both_ways(measures, predictions.any),
         _worst(worst),
         _made_from(what, measures),
@@ -77,7 +79,7 @@ def _title(what: Mapping[str, Any]) -> str:
 
 
 def _head(what: Mapping[str, Any], measures: Mapping[str, Any], any_name: str) -> str:
-    told = " ".join(_summary(measures, any_name))
+    told = " ".join(filter(None, [unskilled(measures), *_summary(measures, any_name)]))
     doubts = "".join(f"<p><b>{escape(sentence)}</b></p>" for sentence in _doubts(what))
     return (
         f"<header><h1>{escape(_title(what))}</h1>"
@@ -112,6 +114,7 @@ def _facts(measures: Mapping[str, Any], any_name: str) -> dict[str, str]:
     shown = measures["labels"][any_name]
     numbers = {
         "log loss": measures["log_loss"],
+        "skill": measures["skill"]["overall"]["skill"],
         f"AUC {any_name}": shown["auc"],
         "mean AUC": measures["auc"],
         f"sensitivity {any_name}": shown["sensitivity"],

@@ -13,7 +13,7 @@ import numpy as np
 
 from ich_tfrecords import html_page
 from ich_tfrecords.html_page import escape, section
-from trainer import curves, figures, plots
+from trainer import calibration, curves, figures, plots
 from trainer.figures import DASH
 from trainer.predictions import Predictions
 from trainer.thresholds import EVEN
@@ -89,15 +89,40 @@ def labels(measures: Measures, split: str) -> str:
     body = f"<h3>Probabilities</h3>{_table(heads, every, ranked)}<h3>Decisions</h3>{_decisions(every, chosen)}"
     note = (
         f"Slices of the split {split}; in brackets the 95% interval over patients, where enough of them carry the "
-        "label (one without width says that no resample held an error, not that none can occur). AUC: how often a "
-        "positive slice ranks above a negative one, 0.5 for a model that guesses. Average precision: such a model has "
-        "the share of positive slices. Calibration error: resampling makes it greater, so its interval may lie above "
-        "it. Decisions are those at the threshold chosen on validation."
+        "label: the fewer they are, the wider it is beyond what their slices show. AUC: how often a positive slice "
+        "ranks above a negative one, 0.5 for a model that guesses. Average precision: such a model has the share of "
+        "positive slices. Calibration error: noise makes it greater, most with few slices. Decisions are those at the "
+        "threshold chosen on validation."
     )
     return section("Labels", body + _notes(every), note)
 
 
-def studies(measures: Measures) -> str:
+def skill(measures: Measures) -> str:
+    """Log losses and Brier scores beside those of one who knows nothing but how often each label is positive."""
+    found = measures["skill"]
+    every = {"all labels": found["overall"], **found["labels"]}
+    shares = {name: f"{share:.3g}" for name, share in found["prevalence"].items()}
+    body = "".join(
+        f"<h3>{title}</h3>"
+        + html_page.table(
+            ["label", "prevalence", "of the model", "of the prevalence", "skill"],
+            [[name, shares.get(name, ""), *(_cell(one[key]) for key in keys)] for name, one in every.items()],
+        )
+        for title, keys in (
+            ("Log loss", ("log_loss", "log_loss_of_prevalence", "skill")),
+            ("Brier score", ("brier", "brier_of_prevalence", "brier_skill")),
+        )
+    )
+    note = (
+        "Beside one who knows nothing of a slice and says of each how often the label is positive where the model was "
+        "trained. Skill: the part of that one's loss that the model saves, 1 for a model that knows, 0 for one that "
+        "knows no more than the prevalence. No skill can be claimed where its interval includes 0. In the log loss of "
+        "all labels the headline label counts twice, as in the competition."
+    )
+    return section("Against knowing nothing", body, note)
+
+
+def studies(measures: Measures, foreseen: Measures) -> str:
     """Every measure at the level of studies, with intervals."""
     every = measures["studies_level"]
     heads = ["label", "known", "positive", "ROC AUC", "average precision"]
@@ -107,7 +132,9 @@ def studies(measures: Measures) -> str:
         "A study counts as its worst slice: label and probability are the greatest of its slices. Its thresholds were "
         "chosen on the studies of the validation split."
     )
-    return section("Studies", body + _decisions(every, chosen) + _notes(every), note)
+    return section(
+        "Studies", body + _decisions(every, chosen) + _notes(every) + _foreseen(foreseen.get("studies", {})), note
+    )
 
 
 def _table(heads: Sequence[str], every: Mapping[str, Measures], keys: Sequence[str]) -> str:
@@ -150,7 +177,7 @@ def roc(measures: Measures, predictions: Predictions) -> str:
 
     note = (
         "How many false alarms each gain in sensitivity costs; the nearer to the upper left corner, the better. "
-        f"Shaded: the 95% interval of {BAND_RESAMPLES} resamples of the patients."
+        f"Shaded: the middle 95% of {BAND_RESAMPLES} resamples of the patients."
     )
     return _curve_section("ROC", note, plots.roc, _curve_panels(measures, predictions, curve))
 
@@ -167,7 +194,7 @@ def precision_recall(measures: Measures, predictions: Predictions) -> str:
 
     note = (
         "How many of the flagged slices are positive (precision) when so many of the positive ones are found (recall); "
-        "the nearer to the upper right corner, the better. AP: average precision. Shaded: the 95% interval of "
+        "the nearer to the upper right corner, the better. AP: average precision. Shaded: the middle 95% of "
         f"{BAND_RESAMPLES} resamples of the patients."
     )
     return _curve_section(
@@ -216,7 +243,7 @@ def confusions(measures: Measures) -> str:
     return section("Confusion matrices", picture, note)
 
 
-def reliability(measures: Measures, calibration: Measures) -> str:
+def reliability(measures: Measures, fitted: Measures) -> str:
     """How far probabilities can be relied on, before and after calibration, and the calibration itself."""
     panels: dict[str, plots.Bins | str] = {}
     for name, label in measures["labels"].items():
@@ -232,7 +259,7 @@ def reliability(measures: Measures, calibration: Measures) -> str:
         "root."
     )
     picture = _figure(plots.reliability(panels), f"Reliability of each label: {words}")
-    return section("Reliability", picture + _calibration(measures["labels"], calibration), note)
+    return section("Reliability", picture + _calibration(measures["labels"], fitted), note)
 
 
 def _calibration(every: Mapping[str, Measures], found: Measures) -> str:
@@ -241,14 +268,17 @@ def _calibration(every: Mapping[str, Measures], found: Measures) -> str:
     for at, name in enumerate(found["names"]):
         losses = (_cell(every[name][key]) for key in ("log_loss_before", "log_loss"))
         rows.append([name, *losses, *(f"{found[key][at]:.3f}" for key in ("shift", "slope", "intercept"))])
-    refused = "; ".join(f"{name}: {why}" for name, why in found["refused"].items())
-    told = f" Not fitted, so that only the shift is undone: {refused}." if refused else ""
-    words = f"A probability is sigmoid(slope * (logit - shift) + intercept), fitted on validation.{told}"
+    refused = "; ".join(calibration.from_dict(found).told())
+    told = f" Not fitted: {refused}." if refused else ""
+    words = (
+        "A probability is sigmoid(slope * (logit - shift) + intercept), fitted on validation; slope and intercept stay "
+        f"at 1 and 0 where its patients do not clearly speak against that.{told}"
+    )
     return f'<h3>Calibration</h3><p class="note">{escape(words)}</p>{html_page.table(heads, rows)}'
 
 
-def thresholds(measures: Measures) -> str:
-    """What comes of each rule that chose a threshold."""
+def thresholds(measures: Measures, foreseen: Measures) -> str:
+    """What comes of each rule that chose a threshold, beside what was foreseen on validation."""
     heads = ["label", "rule", "threshold", "sensitivity", "specificity", "precision", "NPV"]
     rows = [
         [
@@ -266,7 +296,27 @@ def thresholds(measures: Measures) -> str:
         "to be 0.95 may come out as another. Youden: the greatest sum of sensitivity and specificity. NPV: the "
         "share of slices left alone that are negative."
     )
-    return section("Thresholds", html_page.table([*heads, "slices flagged"], rows, words=2), note)
+    body = html_page.table([*heads, "slices flagged"], rows, words=2) + _foreseen(foreseen.get("slices", {}))
+    return section("Thresholds", body, note)
+
+
+def _foreseen(every: Measures) -> str:
+    """What the thresholds rest on and will hold; nothing for a run that did not foresee."""
+    heads = ["label", "rule", "positive on validation", "of patients", "sensitivity to expect", "specificity to expect"]
+    rows = [
+        [name if first else "", RULES[rule], f"{label['positives']:,}", f"{label['patients']:,}"]
+        + [_cell(value) for value in held.values()]
+        for name, label in every.items()
+        for first, (rule, held) in zip([True] + [False] * len(RULES), label["rules"].items())
+    ]
+    words = (
+        "A threshold looks better on the slices that chose it than it is: what to expect on new patients is measured "
+        "on those whom a resample of the validation patients left out when it chose; with 95% intervals. On few "
+        "positive patients a threshold is half luck."
+    )
+    return (
+        f'<h3>What they rest on</h3><p class="note">{words}</p>{html_page.table(heads, rows, words=2)}' if rows else ""
+    )
 
 
 def both_ways(measures: Measures, any_name: str) -> str:

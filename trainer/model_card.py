@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from ich_tfrecords import NOT_A_DEVICE
+from trainer.measures import unskilled
 from trainer.model_file import About
-from trainer.thresholds import RULES
+from trainer.thresholds import RULES, headline
 
 RANKING = {
     "auc": "ROC AUC",
@@ -70,7 +71,8 @@ Patients stand in one split only.{tested}
 ## Calibration
 
 probability = sigmoid(slope * (logit - shift) + intercept). The shift is what sampling added to the log odds; slope and
-intercept were fitted on the validation split (Platt scaling).
+intercept were fitted on the validation split (Platt scaling), and are 1 and 0 where its patients do not clearly speak
+against that. A label that could not be fitted has slope 0: it says its prevalence, whatever the logit.
 
 {calibration}
 
@@ -102,12 +104,15 @@ Not evaluated yet. `python -m trainer.evaluate --job_dir RUN`, and then `python 
 put the results here."""
 
 RESULTS = """\
-Split {split}; in brackets {level:.0%} intervals over {resamples:,} resamples of its patients.{mirrored}
+{unskilled}Split {split}; in brackets {level:.0%} intervals from {resamples:,} resamples of its patients.{mirrored}
 
-Log loss of the competition {log_loss}, before calibration {before};
-mean ROC AUC {auc}, mean average precision {precision}.
+Log loss of the competition {log_loss}, before calibration {before}, of the prevalence alone {prevalence}: a skill
+of {skill}; mean ROC AUC {auc}, mean average precision {precision}.
 
 {ranking}
+
+Skill: the part that the model saves of the log loss of one who says of every slice how often the label was positive in
+training; none can be claimed where its interval includes 0.
 
 At the threshold that was chosen on the validation split:
 
@@ -116,6 +121,10 @@ At the threshold that was chosen on the validation split:
 `{any}` read both ways, for hemorrhage and for its absence:
 
 {both_ways}{notes}"""
+
+FORESEEN = """\
+What they rest on, and what to expect on new patients, with 95% intervals: chosen on resamples of the validation
+patients and measured on those left out. A threshold looks better on the slices that chose it."""
 
 MIRRORED = """
 Each probability there is the mean of a slice and its mirror image; the export does not do that."""
@@ -199,7 +208,10 @@ def _tested(about: About, result: Mapping[str, Any]) -> str:
 def _results(about: About, result: Mapping[str, Any]) -> str:
     measures = result["measures"]
     labels = measures["labels"]
-    ranking = [[name, *(_value(one[key]) for key in RANKING)] for name, one in labels.items()]
+    skill = measures["skill"]["labels"]
+    ranking = [
+        [name, *(_value(one[key]) for key in RANKING), _value(skill[name]["skill"])] for name, one in labels.items()
+    ]
     deciding = [
         [name, one["rule"], f"{one['threshold']:.4g}", *(_value(one[key]) for key in DECIDING)]
         for name, one in labels.items()
@@ -209,11 +221,14 @@ def _results(about: About, result: Mapping[str, Any]) -> str:
         level=measures["level"],
         resamples=measures["resamples"],
         mirrored=MIRRORED if result["what"]["flip"] else "",
+        unskilled=f"**{words}**\n\n" if (words := unskilled(measures)) else "",
         log_loss=_value(measures["log_loss"]),
+        prevalence=_value(measures["skill"]["overall"]["log_loss_of_prevalence"]),
+        skill=_value(measures["skill"]["overall"]["skill"]),
         before=_value(measures["log_loss_before"]),
         auc=_value(measures["auc"]),
         precision=_value(measures["average_precision"]),
-        ranking=_table(["label", *RANKING.values()], ranking),
+        ranking=_table(["label", *RANKING.values(), "skill"], ranking),
         deciding=_table(["label", "rule", "threshold", *DECIDING.values()], deciding, words=2),
         any=about.spec.labels.any,
         both_ways=_both_ways(measures["both_ways"]),
@@ -237,8 +252,7 @@ def _calibration(about: About) -> str:
         [name, *(f"{number:.4f}" for number in numbers)]
         for name, *numbers in zip(found.names, found.shift, found.slope, found.intercept)
     ]
-    refused = _list(f"{name} is not calibrated, but for the shift: {why}." for name, why in found.refused.items())
-    return _table(["label", "shift", "slope", "intercept"], rows) + refused
+    return _table(["label", "shift", "slope", "intercept"], rows) + _list(f"{words}." for words in found.told())
 
 
 def _thresholds(about: About) -> str:
@@ -246,7 +260,17 @@ def _thresholds(about: About) -> str:
         [name, *(f"{chosen[rule]:.4g}" if rule in chosen else "-" for rule in RULES)]
         for name, chosen in about.thresholds.items()
     ]
-    return _table(["label", *RULES], rows)
+    return _table(["label", *RULES], rows) + _foreseen(about.facts.get("foreseen", {}).get("slices", {}))
+
+
+def _foreseen(every: Mapping[str, Any]) -> str:
+    """What the headline thresholds rest on and will hold; nothing for a run that did not foresee."""
+    rows = []
+    for name, label in every.items():
+        rule, held = headline(label["rules"])
+        rows.append([name, rule, str(label["positives"]), str(label["patients"]), *map(_value, held.values())])
+    head = ["label", "rule", "positive slices", "of patients", "sensitivity to expect", "specificity to expect"]
+    return f"\n\n{FORESEEN}\n\n{_table(head, rows, words=2)}" if rows else ""
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:

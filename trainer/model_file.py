@@ -37,7 +37,8 @@ class About:
     `fingerprint`: of the data set it was trained on. `settings`: of its run. `thresholds`: label -> rule ->
     probability from which on a slice counts as positive, chosen on the validation split; `study_thresholds`: the
     same for the greatest probability of a study. `facts`: data_dir, parameters, epoch (of the weights), step (at the
-    end of training), versions.
+    end of training), prevalence (label -> share of positives of the training split), foreseen (what the
+    thresholds rest on and will hold, see `thresholds.foreseen`), versions.
     """
 
     spec: DatasetSpec

@@ -161,7 +161,9 @@ def _keys(panels: Mapping[str, Curve | str], guess: str) -> dict[str, Look]:
     """What some panel draws, for the legend."""
     shown = [curve for curve in panels.values() if isinstance(curve, Curve)]
     keys: dict[str, Look] = {"this model": _CURVE} if shown else {}
-    keys |= {"95% interval": {**_BAND, "linewidth": 9}} if any(_is_drawn(curve.band) for curve in shown) else {}
+    keys |= (
+        {"middle 95% of resamples": {**_BAND, "linewidth": 9}} if any(_is_drawn(curve.band) for curve in shown) else {}
+    )
     keys |= {"threshold chosen on validation": _POINT} if any(curve.point for curve in shown) else {}
     return keys | ({guess: _CHANCE} if shown else {})
 

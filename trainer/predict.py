@@ -240,8 +240,7 @@ def _tell(
 ) -> None:
     """Print the outcome: the sentences of a single slice, or the head of the triage list, and where all of it lies."""
     _tell_studies(about, found)
-    for name, why in about.calibration.refused.items():
-        print(f"probabilities of {name} are not calibrated: {why}")
+    print(*about.calibration.told(), sep="\n", end="\n" * bool(about.calibration.refused))
     studies, rate = _counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
     print(f"{_counted(found.slices, 'slice')} of {studies}, {rate} slices/s")
     if listing.ignored:

@@ -55,11 +55,8 @@ class Predictions:
 
     @functools.cached_property
     def patients(self) -> npt.NDArray[np.int64]:
-        """int64 [n], a number for each patient, in the order of the sorted keys; who shares a study is one patient.
-
-        Two keys in one study or series are two ids of one person (`splits.groups`), so they are drawn together.
-        """
-        return np.unique(splits.groups(self.ids).of_row, return_inverse=True)[1].astype(np.int64)
+        """int64 [n], a number for each patient, see `patients_of`."""
+        return patients_of(self.ids)
 
     @functools.cached_property
     def studies(self) -> npt.NDArray[np.int64]:
@@ -94,6 +91,15 @@ def read(path: Path) -> Predictions:
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise WrongUse(f"{path} is damaged or no table of predictions ({reason}); evaluate again") from error
+
+
+def patients_of(ids: pa.Table) -> npt.NDArray[np.int64]:
+    """int64 [n], a number for each patient, in the order of the sorted keys; who shares a study is one patient.
+
+    `ids`: the columns `IDS`. Two keys in one study or series are two ids of one person (`splits.groups`), so they are
+    drawn together.
+    """
+    return np.unique(splits.groups(ids).of_row, return_inverse=True)[1].astype(np.int64)
 
 
 def _matrix(table: pa.Table, what: str, names: tuple[str, ...]) -> npt.NDArray[Any]:

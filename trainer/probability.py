@@ -23,3 +23,14 @@ def log_losses(positive: Any, probabilities: Any) -> _Numbers:
     """float64, -log of the probability, clipped, given to what is so; `positive`: bool, of the shape of the other."""
     clipped = np.clip(np.asarray(probabilities, np.float64), CLIP, 1 - CLIP)
     return -np.where(np.asarray(positive, bool), np.log(clipped), np.log1p(-clipped))
+
+
+def prevalence(labels: Any) -> _Numbers:
+    """float64 [L], the share of positives that the known labels (integers [n, L], -1 for unknown) let one expect.
+
+    (ones + 1/2) / (known + 1), the estimate of Krichevsky and Trofimov (1981): never 0 or 1, and 1/2 where none is
+    known. It is what a model that knows nothing of a slice says of it.
+    """
+    labels = np.asarray(labels)
+    ones = np.count_nonzero(labels == 1, axis=0)
+    return (ones + 0.5) / (np.count_nonzero(labels >= 0, axis=0) + 1)

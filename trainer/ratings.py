@@ -10,17 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import bootstrap, calibration
-from trainer.bootstrap import FEWEST_PATIENTS, Ranking, per_patient
+from trainer.bootstrap import FEWEST_PATIENTS, LOSS, SHARE, Ranking, per_patient
 from trainer.probability import log_losses
 
 BINS = 15  # of the calibration error
 # measure -> what the patients behind its interval must have: a known slice, a positive one, a negative one
 NEEDS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("log_loss", "calibration_error", "accuracy"), ("known",)),
+    **dict.fromkeys(("log_loss", "brier", "calibration_error", "accuracy"), ("known",)),
     **dict.fromkeys(("sensitivity", "recall"), ("positive",)),
     "specificity": ("negative",),
     **dict.fromkeys(("auc", "average_precision", "precision", "f1"), ("positive", "negative")),
 }
+
+_LOSSES = ("log_loss", "brier", "calibration_error")
 
 _Numbers = npt.NDArray[np.float64]
 Drawn = dict[str, _Numbers]
@@ -59,9 +61,19 @@ class Rating:
         """Whether slices of both values are there."""
         return self._ranking.defined
 
-    def enough(self, measure: str) -> bool:
-        """Whether so many patients carry what `measure`, one of `NEEDS` or that `_before`, needs for an interval."""
-        return all(self.patients[what] >= FEWEST_PATIENTS for what in NEEDS[measure.removesuffix("_before")])
+    def carriers(self, measure: str) -> int:
+        """How many patients carry `measure`, one of `NEEDS` or that `_before`: of what it needs, those who have it.
+
+        A loss is mostly that of the rarer value, so no more than twice those who have that count, see `telling`.
+        """
+        plain = measure.removesuffix("_before")
+        fewest = min(self.patients[what] for what in NEEDS[plain])
+        return telling(fewest, self.rarer) if plain in _LOSSES else fewest
+
+    @property
+    def rarer(self) -> int:
+        """Patients with a slice of the value that fewer have."""
+        return min(self.patients["positive"], self.patients["negative"])
 
     def add_confusion(self, name: str, threshold: float) -> None:
         """Let `drawn` give the sums `name`, [c, 4]: true positives, false positives, false and true negatives.
@@ -72,15 +84,25 @@ class Rating:
         place = np.where(called, np.where(self._labels == 1, 0, 1), np.where(self._labels == 1, 2, 3))
         self._sums[name] = self._summed(np.ones(len(called)), place, 4)
 
-    def add_calibration(self, suffix: str, probabilities: Any) -> None:
-        """Let `drawn` give `loss` and `distance` (both with `suffix`) of `probabilities`, float [n].
+    def add_losses(self, suffix: str, probabilities: Any) -> None:
+        """Let `drawn` give `log_loss` and `brier` (both with `suffix`), [c, 1], of `probabilities`, float [n].
 
-        `loss` [c, 1] is the sum of the log losses, `distance` [c, BINS] that of probability - label in each of the
-        parts of [0, 1] that the calibration error compares.
+        The sums of the log losses, and of the squares of probability - label (Brier 1950).
         """
         shown = np.asarray(probabilities, np.float64)
         positive = self._labels == 1
-        self._sums["loss" + suffix] = self._summed(log_losses(positive, shown))
+        self._sums["log_loss" + suffix] = self._summed(log_losses(positive, shown))
+        self._sums["brier" + suffix] = self._summed((shown - positive) ** 2)
+
+    def add_calibration(self, suffix: str, probabilities: Any) -> None:
+        """Let `drawn` give the losses of `add_losses`, and `distance` with `suffix`, of `probabilities`, float [n].
+
+        `distance` [c, BINS] is the sum of probability - label in each of the parts of [0, 1] that the calibration
+        error compares.
+        """
+        self.add_losses(suffix, probabilities)
+        shown = np.asarray(probabilities, np.float64)
+        positive = self._labels == 1
         self._sums["distance" + suffix] = self._summed(shown - positive, calibration.bin_of(shown, BINS), BINS)
 
     def _summed(self, values: Any, places: Any = 0, size: int = 1) -> _Numbers:
@@ -107,6 +129,30 @@ class Rating:
         known = self._labels >= 0
         labels, shown = self._labels[known], self._probabilities[known]
         return float(roc_auc_score(labels, shown)), float(average_precision_score(labels, shown))
+
+
+def scale(measure: str) -> str:
+    """The scale of `bootstrap.interval` that fits a measure, whose name may go on behind it."""
+    return LOSS if measure.startswith(_LOSSES) else SHARE
+
+
+def telling(known: int, rarer: int) -> int:
+    """How many of `known` patients tell of a loss: as many as have the `rarer` value, and as many others.
+
+    Where hardly any have it, still `FEWEST_PATIENTS` if they are known: what a loss is without it can be told.
+    """
+    return min(known, max(2 * rarer, FEWEST_PATIENTS))
+
+
+def skill(loss: _Numbers, of_prevalence: _Numbers, patients: int) -> tuple[float, float, float]:
+    """1 - loss / loss of the prevalence, and its interval; both float64 [1 + r], see `bootstrap.interval`.
+
+    1 for a model that knows, 0 for one that knows no more than how often a label is positive, below 0 for one that
+    knows less.
+    """
+    part = ratio(loss, of_prevalence)
+    low, high = bootstrap.interval(part, LOSS, patients)
+    return 1 - float(part[0]), 1 - high, 1 - low
 
 
 def known_patients(labels: Any, patients: npt.NDArray[np.int64]) -> int:
@@ -150,8 +196,7 @@ def decisions(confusion: Any) -> Drawn:
 def calibration_errors(drawn: Mapping[str, _Numbers], suffix: str) -> _Numbers:
     """float64 [c]: the calibration error of each row of what `drawn` gave, see `calibration.calibration_error`.
 
-    It is a sum of distances, which the noise of a resample makes greater: an interval of percentiles lies too high,
-    and of a well calibrated model it may lie above the value itself.
+    It is a sum of distances, which noise makes greater, so that few slices have a greater one than many.
     """
     return ratio(np.abs(drawn["distance" + suffix]).sum(axis=1), drawn["known"][:, 0])
 

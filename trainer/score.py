@@ -20,7 +20,7 @@ from ich_tfrecords.label_csv import LabelError, open_csv
 from ich_tfrecords.labels import LabelTable, read_labels
 from trainer import command, competition
 from trainer.command import Parser
-from trainer.probability import log_losses
+from trainer.probability import log_losses, prevalence
 from trainer.problems import WrongUse
 
 USAGE = "Usage"
@@ -33,7 +33,8 @@ example:
 The loss is that of RSNA 2019 (Kaggle): probabilities clipped to
 [1e-15, 1 - 1e-15], the label any twice, in float64. A column Usage of the
 labels (Public, Private) gives one more line for each of its values; its
-images marked Ignored are not scored.
+images marked Ignored are not scored. The last line is the loss of one who says
+of every image how often each label is 1 among these.
 """
 
 
@@ -138,6 +139,8 @@ def _report(labels: npt.NDArray[np.int8], probabilities: npt.NDArray[np.float64]
     means = log_losses(labels == 1, probabilities).mean(axis=0)
     for name in competition.order(spec.names, spec.any):
         lines[f"log loss, {name}"] = float(means[spec.names.index(name)])
+    expected = np.broadcast_to(prevalence(labels), labels.shape)
+    lines["competition loss of the prevalence alone"] = competition.loss(labels, expected, spec.names, spec.any)
     width = max(map(len, lines))
     for name, value in lines.items():
         print(f"{name:<{width}}  {value!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ _WANTED = 0.95
 _LEAST = 1e-15  # of a probability and of what it lacks to 1, so that its logit is finite
 
 _Numbers = npt.NDArray[np.float64]
+Value = TypeVar("Value")
 
 
 def choose(labels: Any, probabilities: Any) -> dict[str, float]:
@@ -37,13 +38,83 @@ def choose(labels: Any, probabilities: Any) -> dict[str, float]:
     return {rule: chosen.get(rule, 0.5) for rule in RULES if rule in chosen or rule == EVEN}
 
 
+def foreseen(
+    labels: Any, probabilities: Any, patients: npt.NDArray[np.int64], resamples: int, seed: int
+) -> dict[str, Any]:
+    """What the thresholds of `choose` rest on, and what they will hold on new patients, ready for JSON.
+
+    "positives", "patients": positive slices, and patients that have one. "rules": rule -> sensitivity and specificity,
+    each a dict of value, low and high (95%, see `bootstrap.interval`), None where nothing is known. On the slices that
+    chose it a threshold looks better than it is. So each of `resamples` draws of the patients chooses anew, and the
+    patients that were not drawn measure it (Efron 1983); the value is the mean. `patients`: int64 [n], 0 to P - 1.
+    """
+    from trainer import bootstrap
+
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
+    known = labels >= 0
+    positive, scores, people = labels[known] == 1, probabilities[known], patients[known]
+    counts = {"positive": len(np.unique(people[positive])), "negative": len(np.unique(people[~positive]))}
+    rests = {"positives": int(positive.sum()), "patients": counts["positive"]}
+    held: dict[str, list[tuple[float, float]]] = {rule: [] for rule in choose(labels, probabilities)}
+    if counts["positive"] and counts["negative"]:
+        order = np.argsort(-scores, kind="stable")
+        positive, scores, people = positive[order], scores[order], people[order]
+        for drawn in bootstrap.patient_counts(bootstrap.patients_in(patients), resamples, seed, resamples):
+            for weights in drawn:
+                _measure_left_out(held, positive, scores, weights[people])
+    shares = {rule: np.array(rows).reshape(-1, 2) for rule, rows in held.items()}
+    return rests | {
+        "rules": {
+            rule: {
+                name: _foreseen(values[:, at], counts[carries])
+                for at, (name, carries) in enumerate((("sensitivity", "positive"), ("specificity", "negative")))
+            }
+            for rule, values in shares.items()
+        }
+    }
+
+
+def _measure_left_out(
+    held: Mapping[str, list[tuple[float, float]]],
+    positive: npt.NDArray[np.bool_],
+    scores: _Numbers,
+    weights: npt.NDArray[np.int32],
+) -> None:
+    """Add to `held` the sensitivity and specificity of each rule, chosen by `weights` and measured where they are 0.
+
+    Slices in order of their `scores`, highest first. Nothing is added where either side lacks a value.
+    """
+    ends = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True])
+    hits, alarms = (np.cumsum(weights * of, dtype=np.int64)[ends] for of in (positive, ~positive))
+    left_hits, left_alarms = (np.cumsum((weights == 0) & of)[ends] for of in (positive, ~positive))
+    if not all(sums[-1] for sums in (hits, alarms, left_hits, left_alarms)):
+        return
+    last = int(np.searchsorted(-scores[ends], -0.5, side="right")) - 1  # that reaches one half
+    for rule, at in ({EVEN: last} | _places(hits, alarms)).items():
+        if rule in held:
+            flagged, alarmed = (left_hits[at], left_alarms[at]) if at >= 0 else (0, 0)
+            held[rule].append((flagged / left_hits[-1], 1 - alarmed / left_alarms[-1]))
+
+
+def _foreseen(values: _Numbers, patients: int) -> dict[str, float | None]:
+    """Mean of `values` float64 [r], each of the patients that a resample left out, with its interval."""
+    from trainer import bootstrap
+
+    if not len(values):
+        return dict.fromkeys(("value", "low", "high"))
+    mean = float(values.mean())
+    # a resample leaves out 37% of the patients, who scatter more than all, so that the interval is rather too wide
+    low, high = bootstrap.interval([mean, *values], bootstrap.SHARE, patients)
+    return {name: None if np.isnan(end) else end for name, end in (("value", mean), ("low", low), ("high", high))}
+
+
 def unchosen(names: Iterable[str]) -> dict[str, dict[str, float]]:
     """Label -> rule -> threshold where there is nothing to choose on: `even` alone."""
     return {name: {EVEN: 0.5} for name in names}
 
 
-def headline(chosen: Mapping[str, float]) -> tuple[str, float]:
-    """The rule that decides about a label, and its threshold: `HEADLINE`, or `even` where that was not chosen."""
+def headline(chosen: Mapping[str, Value]) -> tuple[str, Value]:
+    """The rule that decides about a label, and what stands there: `HEADLINE`, or `even` where that was not chosen."""
     rule = HEADLINE if HEADLINE in chosen else EVEN
     return rule, chosen[rule]
 
