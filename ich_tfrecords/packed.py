@@ -81,14 +81,18 @@ def counted(ignored: Mapping[str, int]) -> str:
     )
 
 
-def unread(ignored: Mapping[str, int]) -> str:
-    """The line about archives among the files left aside, and what to do with them; "" where there are none."""
+def unread(ignored: Mapping[str, int], beside: bool = True) -> str:
+    """The line about archives among the files left aside, and what to do with them; "" where there are none.
+
+    `beside`: slices lie there too, so the zips are one more input; else they are the only one.
+    """
     zips = {kind: count for kind, count in ignored.items() if is_zip(kind)}
     packed = {kind: count for kind, count in ignored.items() if is_packed(kind)}
     steps = []
     if zips:
         globs = " ".join(f"--input 'FOLDER/**/*{kind}'" for kind in sorted(zips))
-        steps.append(f"add {globs} for zips in a folder, and unpack a zip that holds zips")
+        give = "add" if beside else "give only"
+        steps.append(f"{give} {globs} for zips in a folder, and unpack a zip that holds zips")
     if packed:
         steps.append(f"unpack {', '.join(sorted(packed))} first")
     return f"NOT READ: {counted(zips | packed)}, which may hold slices; {'; '.join(steps)}" if steps else ""

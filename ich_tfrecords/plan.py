@@ -155,7 +155,7 @@ def _seats(slices: pa.Table) -> npt.NDArray[np.int64]:
 def foreseen(plan: Plan) -> pa.Table:
     """Rejects (`REJECT_SCHEMA`) that show before any pixels do; repeats, which give no record, pass for copies."""
     uids = plan.repeats["sop_uid"].to_pylist()
-    return pa.concat_tables([plan.rejects, _rejects(plan.repeats, repeats.COPY, [*map(repeats.copy_detail, uids)])])
+    return pa.concat_tables([plan.rejects, _rejects(plan.repeats, repeats.COPY, [*map(repeats.unread_detail, uids)])])
 
 
 def by_nature(rejects: pa.Table) -> npt.NDArray[np.bool_]:
@@ -167,13 +167,18 @@ def by_nature(rejects: pa.Table) -> npt.NDArray[np.bool_]:
 def top_reasons(rejects: pa.Table, most: int = 4) -> str:
     """The commonest reasons of a reject table, as `1,204 localizer (first: a/b.dcm), 3 truncated (...)`.
 
-    The first slice without a label comes with its detail, which names an id of each side.
+    A slice without a label comes with its detail, which names an id of each side, and so does the commonest reason
+    where it is a loss: a run that commits nothing writes no rejects.csv, which says how to go on.
     """
     counts: dict[str, list[Any]] = {}
     for reason, name, detail in zip(*(rejects[key].to_pylist() for key in ("reason", "name", "detail")), strict=True):
-        counts.setdefault(reason, [0, f"{name}; {detail}" if reason == label_join.NO_LABEL else name])[0] += 1
+        counts.setdefault(reason, [0, name, detail])[0] += 1
     ranked = sorted(counts.items(), key=lambda item: -item[1][0])[:most]
-    return ", ".join(f"{count:,} {reason} (first: {first})" for reason, (count, first) in ranked)
+    explained = {label_join.NO_LABEL, *(reason for reason, _ in ranked[:1])} - problems.BY_NATURE
+    return ", ".join(
+        f"{count:,} {reason} (first: {f'{name}; {detail}' if detail and reason in explained else name})"
+        for reason, (count, name, detail) in ranked
+    )
 
 
 def _readable(index: pa.Table) -> tuple[pa.Table, pa.Table]:

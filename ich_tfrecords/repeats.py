@@ -33,6 +33,11 @@ def copy_detail(sop_uid: str) -> str:
     return f"SOPInstanceUID {sop_uid} stands in an earlier file too"
 
 
+def unread_detail(sop_uid: str) -> str:
+    """What a run says of what may be a copy before it has read any pixels."""
+    return f"{copy_detail(sop_uid)}; pixels were not compared yet"
+
+
 def not_compared_detail(sop_uid: str) -> str:
     """What it says of a file with the header of a slice that gives no record itself, so that nobody read their HU."""
     return f"{copy_detail(sop_uid)}; pixels were not compared, as that one gives no record"

@@ -306,7 +306,7 @@ def _named(members: pa.RecordBatch, name: str) -> list[dict]:
 
 def _nothing(path: AnyPath, ignored: Counter[str], where: str) -> str:
     kinds = f" ({packed.counted(ignored)})" if ignored else ""
-    step = packed.unread(ignored) or (
+    step = packed.unread(ignored, beside=False) or (
         "slices end with .dcm, .dicom, .ima or a number, or have no suffix; name other files one by one or with a glob"
     )
     return f"{path}: no slice among {ignored.total():,} files{where}{kinds}; {step}"

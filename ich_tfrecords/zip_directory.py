@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ich_tfrecords import zip_names
+from ich_tfrecords import packed, zip_names
 from ich_tfrecords.bucket_path import AnyPath
 
 STORED, DEFLATED = 0, 8
@@ -189,8 +189,11 @@ def _find_end(file: BinaryIO, file_bytes: int, path: AnyPath) -> tuple[int, tupl
 
 def _refuse_without_end(file: BinaryIO, path: AnyPath) -> None:
     file.seek(0)
-    if file.read(4) == b"PK\x03\x04":
+    head = file.read(packed.HEAD_BYTES)
+    if head.startswith(b"PK\x03\x04"):
         raise SourceError(f"{path}: the zip archive is cut short (no directory at its end); fetch it again")
+    if kind := packed.packing("", head):
+        raise SourceError(packed.advice(str(path), kind))
     raise SourceError(f"{path}: is not a zip archive; give a folder, a DICOM file or a .zip")
 
 

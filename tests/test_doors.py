@@ -99,7 +99,7 @@ def test_damaged_slices_of_a_cd_are_held_against_the_limit(cd, convert, capfd):
     assert run(convert, cd) == 1
     line = capfd.readouterr().err.splitlines()[-1]
     assert "2 of 28 slices (7.1%) give no record, more than --max_reject_fraction 0.01 allows: " in line
-    assert "1 truncated (first: S1/IM0005)" in line
+    assert "1 truncated (first: S1/IM0005; " in line
     assert "1 not_dicom (first: S1/IM0006)" in line
     assert "localizer" not in line
     assert run(convert, cd, "none", "--max_reject_fraction", 0.08) == 0
@@ -140,7 +140,7 @@ def packed_file(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["scans.tar", "scans.tar.gz", "scans.tar.xz", "one.dcm.gz"])
+@pytest.mark.parametrize("name", ["scans.tar", "scans.tar.gz", "scans.tar.xz", "one.dcm.gz", "tar.zip"])
 def test_a_packed_input_is_one_line_that_says_how_to_go_on(tmp_path, convert, capfd, name):
     path = packed_file(tmp_path / name)
     assert run(convert, path) == 2

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "bleeds": {"tissue"},
     "phantom": {"bleeds", "tissue"},
     "zip_names": set(),
-    "zip_directory": {"bucket_path", "zip_names"},
+    "zip_directory": {"bucket_path", "packed", "zip_names"},
     "names": set(),
     "packed": set(),
     "label_csv": {"names"},

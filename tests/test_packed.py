@@ -115,4 +115,5 @@ def test_archives_left_aside_get_a_line_of_their_own():
         "and unpack a zip that holds zips; unpack .tar.gz first"
     )
     assert "--input 'FOLDER/**/*.ZIP' --input 'FOLDER/**/*.zip'" in packed.unread(Counter({".zip": 2, ".ZIP": 1}))
+    assert "; give only --input 'FOLDER/**/*.zip' for" in packed.unread(Counter({".zip": 2}), beside=False)
     assert packed.unread(Counter({".txt": 3, ".nii.gz": 1, ".csv.gz": 1})) == ""

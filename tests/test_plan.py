@@ -212,6 +212,19 @@ def test_nothing_left_is_an_error_with_the_reasons(rsna_spec):
         plan.build_plan(index(bad), None, rsna_spec)
 
 
+def test_the_commonest_reason_of_lost_slices_is_explained(rsna_spec):
+    """Nothing is written where nothing can be converted, so the line alone tells how to go on."""
+    rows = [row("", name=f"{number}.dcm", reason="missing_id", detail="PatientID is empty") for number in range(2)]
+    rows.append(row("", name="x.dcm", reason="truncated", detail="cut"))
+    rows.append(row("", name="m", reason="not_ct", detail="MR"))
+    with pytest.raises(plan.PlanError) as refused:
+        plan.build_plan(index(*rows), None, rsna_spec)
+    told = "2 missing_id (first: 0.dcm; PatientID is empty), 1 truncated (first: x.dcm), 1 not_ct (first: m)"
+    assert str(refused.value) == f"no slice can be converted: {told}"
+    with pytest.raises(plan.PlanError, match=r"1 not_ct \(first: m\)"):
+        plan.build_plan(index(rows[-1]), None, rsna_spec)
+
+
 def test_spatial_order_within_a_series(rsna_spec):
     rows = [row(f"s{i}", position_mm=float(z)) for i, z in enumerate([5, -3, 9, 0])]
     rows.append(row("t", series_uid="e2", position_mm=1.0))
@@ -305,7 +318,7 @@ def test_what_does_not_tell_slices_apart_is_left_to_their_pixels(rsna_spec, chan
 
 def test_no_file_can_be_converted_where_all_bear_one_uid(rsna_spec):
     rows = [row("a", name=f"{number}.dcm", position_mm=float(number)) for number in range(6)]
-    with pytest.raises(plan.PlanError, match=r"no slice can be converted: 6 uid_conflict \(first: 0.dcm\)"):
+    with pytest.raises(plan.PlanError, match=r"no slice can be converted: 6 uid_conflict \(first: 0.dcm; SOPInst"):
         plan.build_plan(index(*rows), None, rsna_spec)
 
 

@@ -117,6 +117,7 @@ def test_too_many_repeats_are_told_before_any_slice_is_converted(tmp_path, conve
     assert convert(*inputs, "--labels", "none", "--output", tmp_path / "out") == 1
     assert "(50.0%) give no record" in (err := capsys.readouterr().err)
     assert " duplicate_slice (first: " in err
+    assert "stands in an earlier file too; pixels were not compared yet)" in err
 
 
 @pytest.mark.parametrize("bad", ["a.dcm", "b.dcm"])
