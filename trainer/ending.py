@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -12,17 +12,15 @@ import pyarrow as pa
 import tensorflow as tf
 
 from ich_tfrecords import __version__, splits
-from trainer import assembly, calibration, model_file, steps, study_level, thresholds
-from trainer.calibration import Calibration
+from trainer import assembly, fitting, joint, model_file, steps
 from trainer.dataset import Dataset, Slices
+from trainer.fitting import Fitted
 from trainer.hparams import HParams
 from trainer.loop import Loop
 from trainer.model_file import About
-from trainer.predictions import IDS, Predictions
+from trainer.predictions import IDS
 from trainer.state import State
 from trainer.strategy import Devices
-
-Thresholds = dict[str, dict[str, float]]
 
 
 def finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: Callable[[str], None]) -> None:
@@ -37,9 +35,9 @@ def finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: C
         copy = model_file.float32_copy(
             loop.network.model, lambda: assembly.build_model(loop.settings, data, weights="none")
         )
-        model_file.write(loop.doors.run_dir.export, copy, _about(loop, data, state, *decided))
+        model_file.write(loop.doors.run_dir.export, copy, _about(loop, data, state, decided))
         loop.doors.run_dir.write_result(found)
-    for line in (*_result_lines(found, loop.settings, test), *_calibration_lines(decided[0])):
+    for line in (*_result_lines(found, loop.settings, test), *_calibration_lines(loop, decided)):
         note(line)
     note(f"model {loop.doors.run_dir.export / model_file.MODEL}")
     _meet(loop.devices)  # a worker that leaves earlier would look lost to the others
@@ -50,27 +48,16 @@ def _meet(devices: Devices) -> None:
         steps.summed(devices, [0.0])
 
 
-def _calibrated(loop: Loop) -> tuple[Calibration, Thresholds, Thresholds]:
+def _calibrated(loop: Loop) -> Fitted:
     """Of the weights as they are: the calibration, and thresholds of slices and of studies, by the validation split."""
-    names, shift, held = loop.data.labels, loop.data.shift, loop.data.validation
+    held = loop.data.validation
     if held is None:
-        unfitted = calibration.unfitted(names, shift, "the run had no validation split")
-        return unfitted, thresholds.unchosen(names), thresholds.unchosen(names)
+        return fitting.unfitted(loop.data.labels, "the run had no validation split")
     rows, labels, logits = loop.evaluate(held).arrays()
-    fitted = calibration.fit(names, labels, logits, shift)
-    ids = held.table.select(list(IDS)).take(pa.array(rows))
-    found = Predictions(names, held.spec.labels.any, ids, labels, logits, fitted.probabilities(logits))
-    of_studies, shown, _ = study_level.studies(found)
-    return fitted, _chosen(names, labels, found.probabilities), _chosen(names, of_studies, shown)
+    return fitting.fit(loop.data.odds, held.table.select(list(IDS)).take(pa.array(rows)), labels, logits)
 
 
-def _chosen(names: Sequence[str], labels: Any, probabilities: Any) -> Thresholds:
-    return {name: thresholds.choose(labels[:, at], probabilities[:, at]) for at, name in enumerate(names)}
-
-
-def _about(
-    loop: Loop, data: Dataset, state: State, fitted: Calibration, chosen: Thresholds, of_studies: Thresholds
-) -> About:
+def _about(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
     facts = {
         "data_dir": data.place,
         "parameters": loop.network.model.count_params(),
@@ -79,7 +66,8 @@ def _about(
         "versions": versions(),
     }
     settings = dataclasses.asdict(loop.settings)
-    return About(data.manifest.spec, data.manifest.fingerprint, settings, fitted, chosen, of_studies, facts)
+    decided = (found.calibration, found.thresholds, found.study_thresholds)
+    return About(data.manifest.spec, data.manifest.fingerprint, settings, *decided, facts, loop.data.odds)
 
 
 def versions() -> dict[str, str]:
@@ -102,6 +90,8 @@ def _result_lines(found: Mapping[str, Any], settings: HParams, test: Slices | No
     )
 
 
-def _calibration_lines(fitted: Calibration) -> Iterator[str]:
-    for name, why in fitted.refused.items():
+def _calibration_lines(loop: Loop, found: Fitted) -> Iterator[str]:
+    if not joint.fits(loop.data.labels):
+        yield f"{len(loop.data.labels)} labels: the sampling is undone label by label, which is right on average only"
+    for name, why in found.calibration.refused.items():
         yield f"probabilities of {name} are not calibrated: {why}"

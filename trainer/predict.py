@@ -133,7 +133,7 @@ def _predict(args: argparse.Namespace) -> int:
         pictured = predict_pictures.draw(output, found.to_picture(), about, model, args.map)
         facts = _run_facts(args, folder, about, listing, found)
         output.finish({**facts, "pictures": [path.name for path in pictured], "seconds": round(seconds, 3)})
-    _tell(about, listing, found, never, seconds, output, pictured)
+    _tell(args, about, listing, found, never, seconds, output, pictured)
     return _exit_code(found, output)
 
 
@@ -189,7 +189,7 @@ def _scored(
     detail = "the model gives a number that is not finite"
     rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, detail) for found in bad)]
     slices = [batch.slices[row] for row in np.flatnonzero(good)]
-    return slices, about.calibration.probabilities(logits[good]), rejects
+    return slices, about.probabilities(logits[good]), rejects
 
 
 def _logits(score: Score, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -232,6 +232,7 @@ def _run_facts(
 
 
 def _tell(
+    args: argparse.Namespace,
     about: About,
     listing: sources.Listing,
     found: Triage,
@@ -242,6 +243,8 @@ def _tell(
 ) -> None:
     """Print the outcome: the sentences of a single slice, or the head of the triage list, and where all of it lies."""
     _tell_studies(about, found)
+    for line in about.notes(args.model):
+        print(line)
     for name, why in about.calibration.refused.items():
         print(f"probabilities of {name} are not calibrated: {why}")
     studies, rate = _counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
