@@ -80,8 +80,9 @@ def test_a_file_that_goes_or_changes_after_the_listing(
     with monkeypatch.context() as patch:
         between(patch, *STEPS[step], lambda: change(source_copy))
         assert convert(*flags(source_copy, output)) == 1
-    assert f"1 of 60 slices (1.7%) give no record, more than --max_reject_fraction 0.01 allows: 1 {reason}" in only_line(
-        capsys.readouterr().err
+    assert (
+        f"1 of 60 slices (1.7%) give no record, more than --max_reject_fraction 0.01 allows: 1 {reason}"
+        in only_line(capsys.readouterr().err)
     )
     assert not (output / manifest.MANIFEST).exists()
     restore(source_copy, synthetic_set.output)
