@@ -167,7 +167,7 @@ TRAINER_MAY_IMPORT = {
     "model_weights": {"problems", "environment"},
     "models": {"model_weights", "problems"},
     "losses": {"problems"},
-    "joint": set(),
+    "joint": {"probability"},
     "metrics": {"joint", "probability", "problems"},
     "optimizers": {"hparams"},
     "waiting": {"problems", "vertex"},

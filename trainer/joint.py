@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.probability import sigmoid
+
 _Numbers = npt.NDArray[np.float64]
 
 MOST_KINDS = 10  # 1,024 combinations; with more kinds each label is corrected alone
@@ -25,6 +27,7 @@ KIND_SWEEPS = 6  # over the kinds alone, which settle the joint where `any` tell
 SWEEPS = 8  # then over all labels; twice as many change the log loss by less than 0.01%
 GREATEST = 30.0  # of logits before the joint; nothing that is shown can tell 1e-13 from less
 GREATEST_FOCAL = 500.0  # of logits that the focal loss made; beyond 700 exp overflows
+NEVER = 1e-12  # of what is drawn: a combination with no greater share counts as never drawn
 LEAST = 1e-300  # of a sum of probabilities that divides
 SURE = 0.01  # part of a smoothed label's distance to 0 or 1 within which a logit counts by its distance alone
 PRIOR_SLICES = 32.0  # that speak for kinds independent of each other, beside those that were counted
@@ -218,12 +221,12 @@ class Plan:
 def plan(odds: Odds) -> Plan:
     """The `Plan` of odds whose `drawn` is not empty."""
     member = combinations(odds.names, odds.any).astype(np.float64)
-    seen = odds.drawn > 0
+    seen = odds.drawn > NEVER
 
     def both(share: _Numbers) -> npt.NDArray[np.bool_]:
         return (share @ member > 0) & (share @ (1 - member) > 0)
 
-    fitted = both(odds.drawn)
+    fitted = both(np.where(seen, odds.drawn, 0.0))
     factor = np.divide(odds.natural, odds.drawn, out=np.zeros(len(seen)), where=seen)
     outside = np.where(seen, 0.0, odds.natural)
     kinds = [at for at in range(len(odds.names)) if at != odds.any_index and fitted[at]]
@@ -234,12 +237,14 @@ def plan(odds: Odds) -> Plan:
 def _undrawn(odds: Odds, logits: _Numbers) -> _Numbers:
     """float64 [n, L], natural log odds; `logits` float64 [n, L], log odds as drawn."""
     how = plan(odds)
-    shown = np.exp(np.clip(logits.T, -GREATEST, GREATEST))
+    shown, hidden = (sigmoid(side * np.clip(logits.T, -GREATEST, GREATEST)) for side in (1, -1))
     # [2 ** kinds, n]: whole rows are changed, six times as fast as columns
     joint = np.repeat(odds.drawn[:, None], len(logits), axis=1)
     for at in how.steps:
-        ones, zeros = _sums(joint, how.member[:, at])
-        joint[how.member[:, at] == 1] *= shown[at] * zeros / ones
+        inside = how.member[:, at]
+        ones, zeros = _sums(joint, inside)
+        joint[inside == 1] *= shown[at] / ones
+        joint[inside == 0] *= hidden[at] / zeros
     joint *= how.factor[:, None]
     joint *= (1 - how.outside.sum()) / np.maximum(joint.sum(axis=0), LEAST)
     joint += how.outside[:, None]
@@ -287,13 +292,13 @@ def unsmoothed(logits: Any, smoothing: float) -> _Numbers:
     end = smooth_end(smoothing)
     held = np.clip(logits, -end, end)
     # p' - s/2 and 1 - p' - s/2, each by the probability of its side
-    up, down = (np.exp(-np.logaddexp(0, -side)) - smoothing / 2 for side in (held, -held))
+    up, down = (sigmoid(side) - smoothing / 2 for side in (held, -held))
     return np.log(up) - np.log(down) + (logits - held)
 
 
 def smooth_end(smoothing: float) -> float:
     """The logit from which on `unsmoothed` goes by distance; it does the same at its negative."""
-    lowest = smoothing / 2 * (1 + SURE)
+    lowest = max(smoothing / 2 * (1 + SURE), LEAST)
     return float(np.log1p(-lowest) - np.log(lowest)) if lowest < 0.5 else 0.0
 
 

@@ -106,12 +106,12 @@ def _unsmoothed(logits: Any, smoothing: float) -> Any:
 def _undrawn(logits: Any, odds: Odds) -> Any:
     """The correction of the joint, as `joint.Odds.log_odds` does it."""
     how = joint.plan(odds)
-    shown = tf.exp(tf.clip_by_value(logits, -joint.GREATEST, joint.GREATEST))
+    shown, hidden = (tf.sigmoid(side * tf.clip_by_value(logits, -joint.GREATEST, joint.GREATEST)) for side in (1, -1))
     found = tf.tile(tf.constant(odds.drawn[None]), (tf.shape(logits)[0], 1))
     for at in how.steps:
         inside = how.member[:, at]
         ones, zeros = (tf.maximum(tf.linalg.matvec(found, part), joint.LEAST) for part in (inside, 1 - inside))
-        found *= 1 - inside + inside * (shown[:, at] * zeros / ones)[:, None]
+        found *= inside * (shown[:, at] / ones)[:, None] + (1 - inside) * (hidden[:, at] / zeros)[:, None]
     found *= how.factor
     found *= (1 - how.outside.sum()) / tf.maximum(tf.reduce_sum(found, 1, keepdims=True), joint.LEAST)
     found += how.outside
