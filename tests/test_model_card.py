@@ -121,7 +121,7 @@ def test_folds_are_told():
 def test_calibration_and_what_was_refused():
     card = model_card.card(about(), None)
     assert rows(card, "label | shift")[0] == ["any", "0.0000", "0.5000", "0.7500"]
-    assert f"- {LABELS[1]} is not calibrated, but for the shift: no positive slice among the 12" in card
+    assert f"- {LABELS[1]} is not calibrated, but for loss and sampling: no positive slice among the 12" in card
     fitted = dataclasses.replace(about().calibration, refused={})
     assert "is not calibrated" not in model_card.card(about(calibration=fitted), None)
 

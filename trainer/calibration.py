@@ -1,7 +1,8 @@
 """From the logits of a model to probabilities that can be relied on, and how far they can; float64, on numpy alone.
 
-First the shift that a skewed sampler added to each label's log odds is taken off, which gives the natural logits.
-Then, for each label, a slope and an intercept fitted on a natural split straighten what is left (Platt scaling).
+It starts from natural log odds (`trainer.joint`); the logits of an earlier version's model still bear a shift of each
+label, which is taken off first. Then, for each label, a slope and an intercept fitted on a natural split straighten
+what is left (Platt scaling).
 """
 
 from __future__ import annotations

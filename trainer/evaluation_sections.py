@@ -242,8 +242,11 @@ def _calibration(every: Mapping[str, Measures], found: Measures) -> str:
         losses = (_cell(every[name][key]) for key in ("log_loss_before", "log_loss"))
         rows.append([name, *losses, *(f"{found[key][at]:.3f}" for key in ("shift", "slope", "intercept"))])
     refused = "; ".join(f"{name}: {why}" for name, why in found["refused"].items())
-    told = f" Not fitted, so that only the shift is undone: {refused}." if refused else ""
-    words = f"A probability is sigmoid(slope * (logit - shift) + intercept), fitted on validation.{told}"
+    told = f" Not fitted, so that only loss and sampling are undone: {refused}." if refused else ""
+    words = (
+        "A probability is sigmoid(slope * (log odds - shift) + intercept), fitted on validation, and no kind is above "
+        f"any. Log odds are the logits with what loss and sampling did to them undone.{told}"
+    )
     return f'<h3>Calibration</h3><p class="note">{escape(words)}</p>{html_page.table(heads, rows)}'
 
 

@@ -89,11 +89,11 @@ def from_dict(values: Any) -> Odds:
         raise ValueError(f"odds hold {found}; they must hold {', '.join(keys)}")
     if not isinstance(values["names"], list) or not all(isinstance(name, str) for name in values["names"]):
         raise ValueError(f"odds: names is {values['names']!r}; it must be a list of labels")
-    plain = {key: values[key] for key in ("smoothing", "gamma")}
-    if not all(type(value) in (int, float) for value in plain.values()):
-        raise ValueError(f"odds: smoothing and gamma are {list(plain.values())}; they must be numbers")
-    lists = {key: _numbers(key, values[key]) for key in ("natural", "drawn", "shift")}
-    return Odds(names=tuple(values["names"]), any=values["any"], **plain, **lists)
+    smoothing, gamma = values["smoothing"], values["gamma"]
+    if not (type(smoothing) in (int, float) and type(gamma) in (int, float)):
+        raise ValueError(f"odds: smoothing and gamma are {[smoothing, gamma]}; they must be numbers")
+    natural, drawn, shift = (_numbers(key, values[key]) for key in ("natural", "drawn", "shift"))
+    return Odds(tuple(values["names"]), values["any"], smoothing, gamma, natural, drawn, shift)
 
 
 def unchanged(names: Sequence[str], any_name: str, smoothing: float = 0.0, gamma: float = 0.0) -> Odds:
@@ -170,7 +170,7 @@ def _grouped(labels: npt.NDArray[Any], weight: _Numbers) -> tuple[npt.NDArray[An
     """Distinct rows of labels int8 [p, L], the slices of each, and the sum of their weights, both float64 [p]."""
     code = (np.clip(labels, -1, 1).astype(np.int64) + 1) @ 3 ** np.arange(labels.shape[1])
     _, first, which = np.unique(code, return_index=True, return_inverse=True)
-    return labels[first], np.bincount(which).astype(np.float64), np.bincount(which, weight)
+    return labels[first], np.bincount(which).astype(np.float64), np.bincount(which, weight).astype(np.float64)
 
 
 def _independent(

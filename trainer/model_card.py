@@ -69,8 +69,10 @@ Patients stand in one split only.{tested}
 
 ## Calibration
 
-probability = sigmoid(slope * (logit - shift) + intercept). The shift is what sampling added to the log odds; slope and
-intercept were fitted on the validation split (Platt scaling).
+probability = sigmoid(slope * (log odds - shift) + intercept), and no kind above `any`. Log odds are the logits with
+what the loss and the sampling did to them undone, on the joint of all labels (`odds` in about.json); a shift that is
+not 0 is of an earlier version, which did so label by label. Slope and intercept were fitted on the validation split
+(Platt scaling).
 
 {calibration}
 
@@ -237,7 +239,9 @@ def _calibration(about: About) -> str:
         [name, *(f"{number:.4f}" for number in numbers)]
         for name, *numbers in zip(found.names, found.shift, found.slope, found.intercept)
     ]
-    refused = _list(f"{name} is not calibrated, but for the shift: {why}." for name, why in found.refused.items())
+    refused = _list(
+        f"{name} is not calibrated, but for loss and sampling: {why}." for name, why in found.refused.items()
+    )
     return _table(["label", "shift", "slope", "intercept"], rows) + refused
 
 
