@@ -255,7 +255,6 @@ TRAINER_MAY_IMPORT = {
         "dataset",
         "fitting",
         "hparams",
-        "joint",
         "loop",
         "model_file",
         "predictions",

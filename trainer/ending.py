@@ -12,7 +12,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from ich_tfrecords import __version__, splits
-from trainer import assembly, fitting, joint, model_file, steps
+from trainer import assembly, fitting, model_file, steps
 from trainer.dataset import Dataset, Slices
 from trainer.fitting import Fitted
 from trainer.hparams import HParams
@@ -91,7 +91,7 @@ def _result_lines(found: Mapping[str, Any], settings: HParams, test: Slices | No
 
 
 def _calibration_lines(loop: Loop, found: Fitted) -> Iterator[str]:
-    if not joint.fits(loop.data.labels):
+    if loop.data.odds.shift.any():
         yield f"{len(loop.data.labels)} labels: the sampling is undone label by label, which is right on average only"
     for name, why in found.calibration.refused.items():
         yield f"probabilities of {name} are not calibrated: {why}"
