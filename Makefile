@@ -97,6 +97,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_reader.py
 	$(BIN)/python benchmarks/bench_step.py
 	$(BIN)/python benchmarks/bench_sampling.py
+	$(BIN)/python benchmarks/bench_odds.py
 	$(BIN)/python benchmarks/bench_bootstrap.py
 	$(BIN)/python benchmarks/bench_predict.py
 

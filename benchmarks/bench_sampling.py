@@ -1,11 +1,11 @@
-"""What balanced sampling does to probabilities, and what undoing its shift gives back.
+"""What balanced sampling does to probabilities, and what undoing it gives back.
 
     python benchmarks/bench_sampling.py [--output FILE.json] [--patients 320] [--epochs 10] [--seed 0]
 
 Synthetic head CT at 64 px with about the prevalences of the RSNA data, two thirds of the patients for training, one
 third for validation (natural, nothing sampled). A cnn is trained on balanced batches. The table gives, on
-validation, the log loss of the probabilities as the model says them and with the shift undone, and for each label
-the mean probability over the prevalence, before and after. Exit code 1 when undoing the shift does not lower the
+validation, the log loss of the probabilities as the model says them and with the sampling undone, and for each label
+the mean probability over the prevalence, before and after. Exit code 1 when undoing the sampling does not lower the
 log loss, a label with 50 positives or more ends outside 0.5 to 2, or the rarest stratum has under 1/7 of the slices
 that training shows.
 """
@@ -47,9 +47,9 @@ def logits_of(model: keras.Model, slices: Slices) -> np.ndarray:
     return np.concatenate(every).astype(np.float64)
 
 
-def rows(slices: Slices, logits: np.ndarray, shift: np.ndarray) -> list[dict[str, Any]]:
-    """One row a label: positives, prevalence, mean probability over prevalence as said and with the shift undone."""
-    as_said, undone = sigmoid(logits).mean(0), sigmoid(logits - shift).mean(0)
+def rows(slices: Slices, logits: np.ndarray, natural: np.ndarray) -> list[dict[str, Any]]:
+    """One row a label: positives, prevalence, mean probability over prevalence as said and with sampling undone."""
+    as_said, undone = sigmoid(logits).mean(0), sigmoid(natural).mean(0)
     table = []
     for index, name in enumerate(slices.spec.labels.names):
         positives = int((slices.labels[:, index] == 1).sum())
@@ -79,14 +79,16 @@ def main() -> int:
             return code
         about = model_file.read_about(folder / "run" / "export")
         logits = logits_of(model_file.load_model(folder / "run" / "export", about), validation)
-    shift = about.calibration.shift
+    natural = about.log_odds(logits)
     weights = np.array([2.0] + [1.0] * (logits.shape[1] - 1))
-    before, after = (metrics.log_loss(validation.labels, values, weights) for values in (logits, logits - shift))
+    before, after = (metrics.log_loss(validation.labels, values, weights) for values in (logits, natural))
     shares = sampling.proportions("balanced", train.stratum_counts, {})
     rarest = min((name for name in shares if shares[name]), key=lambda name: train.stratum_counts[name])
-    table = rows(validation, logits, shift)
+    table = rows(validation, logits, natural)
     print(f"train {train.stratum_counts}; balanced shows {rarest}, the rarest, in {shares[rarest]:.3f} of the slices")
-    print(f"validation, {len(validation):,} slices: log loss {before:.4f} as said, {after:.4f} with the shift undone")
+    print(
+        f"validation, {len(validation):,} slices: log loss {before:.4f} as said, {after:.4f} with the sampling undone"
+    )
     for row in table:
         said = (
             f"x{row['as_said']:.2f} as said, x{row['undone']:.2f} undone" if row["positives"] else "no positive slice"

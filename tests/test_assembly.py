@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from trainer import assembly, hparams, strategy
+from ich_tfrecords import labels
+from trainer import assembly, hparams, joint, strategy
 from trainer.dataset import open_dataset
 from trainer.input_pipeline import Share
+from trainer.probability import sigmoid
 from trainer.problems import WrongUse
 from trainer.strategy import Devices
 
@@ -95,14 +97,51 @@ def test_the_plan_is_the_settings(parts):
     assert sum(plan.shares.values()) == pytest.approx(1)
 
 
-def test_shift_of_the_odds(parts):
-    natural = assembly.data_of(settings(sampling="natural"), parts, devices())
-    np.testing.assert_allclose(natural.shift, 0, atol=1e-12)
+def test_odds_of_a_balanced_draw_are_those_of_the_counts(parts):
+    """Each stratum is a sixth of the draw; the 32 slices that stand beside those counted move it a little."""
     found = assembly.data_of(settings(), parts, devices())
-    train = found.train
+    odds, train = found.odds, found.train
+    every = joint.combinations(odds.names, odds.any)
+    strata = labels.stratum_indices(every, train.spec.labels)
+    counted = np.array([(train.labels == one).all(1).sum() for one in every])
+    per_slice = np.array([1 / (train.stratum == index).sum() for index in range(6)])
+    seen = counted > 0
+    assert seen.sum() >= 6
+    np.testing.assert_allclose(odds.natural[seen], counted[seen] / len(train), atol=32 / len(train))
+    ratio = odds.drawn / odds.natural
+    np.testing.assert_allclose(ratio / ratio[0], per_slice[strata] / per_slice[strata[0]])
+    assert (odds.natural > 0).all()  # none is taken for impossible
+
+
+@pytest.mark.parametrize("sets", [{"sampling": "natural"}, {"sampling": "explicit", "proportions": "those there are"}])
+def test_a_natural_draw_is_left_as_it_is(parts, sets):
+    if "proportions" in sets:
+        sets = {**sets, "proportions": parts["train"].stratum_counts}
+    odds = assembly.odds_of(settings(**sets), parts["train"])
+    logits = np.random.default_rng(0).normal(size=(9, 6))
+    np.testing.assert_array_equal(odds.log_odds(logits), logits)
+
+
+def test_a_stratum_without_a_share_keeps_its_place_in_the_natural_odds(parts):
+    """`none` is never drawn: no logit tells of it, so half of each slice is none, and no hemorrhage is certain."""
+    train = parts["train"]
+    shares = {name: 1.0 for name in train.stratum_counts if name != "none"}
+    odds = assembly.odds_of(settings(sampling="explicit", proportions=shares), train)
+    none = train.stratum_counts["none"] / len(train)
+    found = sigmoid(odds.log_odds(np.full((1, 6), 4.0)))[0]
+    assert found[0] == pytest.approx(1 - none, abs=0.02)
+    assert (found[1:] < 1 - none + 0.02).all()
+
+
+def test_more_kinds_than_the_joint_holds_are_corrected_one_by_one(parts, monkeypatch):
+    monkeypatch.setattr(joint, "MOST_KINDS", 4)
+    train = parts["train"]
+    odds = assembly.odds_of(settings(), train)
     rate = np.array([(train.labels[train.stratum == index] == 1).mean(0) for index in range(6)]).mean(0)
     share = (train.labels == 1).mean(0)
-    np.testing.assert_allclose(found.shift, np.log(rate / (1 - rate)) - np.log(share / (1 - share)))
+    np.testing.assert_allclose(odds.shift, np.log(rate / (1 - rate)) - np.log(share / (1 - share)))
+    assert not len(odds.drawn)
+    np.testing.assert_allclose(odds.log_odds(np.zeros((1, 6))), -odds.shift[None])
 
 
 def test_a_label_that_no_slice_has(data, monkeypatch):

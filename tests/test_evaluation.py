@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import dataset, evaluation, hparams, input_pipeline, metrics, models, steps, strategy
+from trainer import dataset, evaluation, hparams, input_pipeline, joint, metrics, models, steps, strategy
 from trainer.input_pipeline import Share
 
 
@@ -61,5 +61,5 @@ def test_every_batch_size_gives_the_scores_of_the_whole(batch_size, tiny_dataset
     np.testing.assert_array_equal(labels, slices.labels)
     np.testing.assert_allclose(scored, logits, atol=1e-5)
     weights = np.array([2, 1, 1, 1, 1, 1])
-    result = found.result(slices.spec.labels.names, weights, np.zeros(6))
-    assert result["log_loss"] == pytest.approx(metrics.log_loss(slices.labels, logits, weights), rel=1e-5)
+    result = found.result(joint.unchanged(slices.spec.labels.names, "any"))
+    assert result["log_loss_as_sampled"] == pytest.approx(metrics.log_loss(slices.labels, logits, weights), rel=1e-5)

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from trainer import metrics
+from trainer import joint, metrics
 from trainer.probability import sigmoid
 from trainer.problems import TrainingFailed, WrongUse
 
 NAMES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
 WEIGHTS = np.array([1, 1, 1, 1, 1, 2], np.float32)
-NO_SHIFT = np.zeros(6)
+AS_IT_IS = joint.unchanged(NAMES, "any")
 EDGES = [0.0, -0.0, 30.0, 36.0, -36.0, 800.0, -800.0, 1e4, -1e4]
 LOGITS = st.one_of(st.floats(-40, 40, width=32), st.sampled_from(EDGES))
 
@@ -56,7 +56,7 @@ def test_what_lacks_a_value_is_known_from_the_labels(batch):
     labels, logits = batch
     found = metrics.Scores()
     found.add(labels, logits, np.ones(len(labels)), np.arange(len(labels)))
-    for name, value in found.result(NAMES, WEIGHTS, NO_SHIFT).items():
+    for name, value in found.result(AS_IT_IS).items():
         assert bool(metrics.lacking(name, NAMES, labels)) == math.isnan(value), name
 
 
@@ -162,16 +162,17 @@ def scores_of(labels, logits, parts, padding=0) -> metrics.Scores:
 @given(st.randoms(use_true_random=False), st.integers(2, 60), st.integers(1, 17), st.integers(0, 3))
 def test_scores_are_those_of_the_whole_arrays(random, size, batch, padding):
     labels, logits = drawn(size, seed=size)
-    shift = np.linspace(-1, 2, 6)
+    odds = joint.alone(NAMES, "any", np.linspace(-1, 2, 6))
     order = list(range(size))
     random.shuffle(order)
     parts = [np.array(order[at : at + batch]) for at in range(0, size, batch)]
     scores = scores_of(labels, logits, parts, padding)
-    result = scores.result(NAMES, WEIGHTS, shift)
-    areas = [metrics.auc(labels[:, at], logits[:, at]) for at in range(6)]
-    shares = metrics.accuracy(labels, logits - shift)
+    result = scores.result(odds)
+    natural = joint.coherent(odds.log_odds(logits), NAMES.index("any"))
+    areas = [metrics.auc(labels[:, at], natural[:, at]) for at in range(6)]
+    shares = metrics.accuracy(labels, natural)
     expected = {
-        "log_loss": metrics.log_loss(labels, logits - shift, WEIGHTS),
+        "log_loss": metrics.log_loss(labels, natural, WEIGHTS),
         "log_loss_as_sampled": metrics.log_loss(labels, logits, WEIGHTS),
         "auc": np.mean([area for area in areas if not np.isnan(area)] or [np.nan]),
         "accuracy": np.mean([share for share in shares if not np.isnan(share)] or [np.nan]),
@@ -190,10 +191,10 @@ def test_undone_shift_gives_the_natural_log_loss():
     labels, logits = drawn(50, unknown=False)
     shift = np.array([1.5, 0, -1, 2, 0.5, 3])
     parts = [np.arange(50)]
-    natural = scores_of(labels, logits, parts).result(NAMES, WEIGHTS, NO_SHIFT)
-    shifted = scores_of(labels, (logits + shift).astype(np.float64), parts).result(NAMES, WEIGHTS, shift)
+    natural = scores_of(labels, logits, parts).result(AS_IT_IS)
+    shifted = scores_of(labels, (logits + shift).astype(np.float64), parts).result(joint.alone(NAMES, "any", shift))
     assert shifted["log_loss"] == pytest.approx(natural["log_loss"], rel=1e-12)
-    assert shifted["log_loss_as_sampled"] > natural["log_loss"]
+    assert shifted["log_loss_as_sampled"] > natural["log_loss_as_sampled"]
     assert shifted["auc"] == natural["auc"]
 
 
@@ -217,7 +218,7 @@ def test_a_logit_that_is_not_finite_is_refused(value):
 
 def test_no_slice_has_no_result():
     with pytest.raises(TrainingFailed, match="no slice was scored"):
-        scores_of(*drawn(1), [np.array([], np.int64)], padding=2).result(NAMES, WEIGHTS, NO_SHIFT)
+        scores_of(*drawn(1), [np.array([], np.int64)], padding=2).result(AS_IT_IS)
 
 
 IN_GRAPH = tf.function(

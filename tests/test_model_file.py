@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ich_tfrecords import manifest as manifests
-from trainer import calibration, model_file, models, thresholds
+from trainer import calibration, joint, model_file, models, thresholds
 from trainer.model_file import About
 from trainer.problems import TrainingFailed, WrongUse
 
@@ -36,7 +36,8 @@ def about(tiny_dataset) -> About:
     fitted = calibration.unfitted(spec.labels.names, [0.5, 0, 0, 0, 0, 0.1], "too few slices")
     even = thresholds.unchosen(spec.labels.names)
     facts = {"parameters": 7, "epoch": 2, "step": 219}
-    return About(spec, done.fingerprint, {"model": "cnn", "seed": 1}, fitted, even, even, facts)
+    odds = joint.alone(spec.labels.names, spec.labels.any, [0.5, 0, 0, 0, 0, 0.1], 0.01)
+    return About(spec, done.fingerprint, {"model": "cnn", "seed": 1}, fitted, even, even, facts, odds)
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
@@ -115,6 +116,32 @@ def test_a_place_that_cannot_be_made(about, tmp_path):
         model_file.write(Path(tmp_path / "file" / "export"), build(), about)
 
 
+# what it says
+
+
+def test_probabilities_hold_no_kind_above_any(about):
+    """Logits 1 to 6, the smoothing undone, the shift taken off twice; `any`, the first, is the least."""
+    found = about.probabilities([[1.0, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]])
+    natural = about.odds.log_odds([[1.0, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]]) - about.calibration.shift
+    np.testing.assert_allclose(found[0], 1 / (1 + np.exp(-natural[0, 0])))
+    np.testing.assert_allclose(found[1], 1 / (1 + np.exp(-np.minimum(natural[1], natural[1, 0]))))
+
+
+def test_a_model_of_an_earlier_version_loads_and_says_so(about, tmp_path):
+    """Its format is 1 and it has no odds; what it makes of logits is as it was, but for kinds above `any`."""
+    values = json.loads(model_file.to_json(about))
+    del values["odds"]
+    (tmp_path / "about.json").write_text(json.dumps({**values, "format": 1}))
+    found = model_file.read_about(tmp_path)
+    assert found.odds is None
+    logits = np.array([[3.0, 2, 1, 0, -1, -2]])
+    np.testing.assert_array_equal(found.probabilities(logits), about.calibration.probabilities(logits))
+    (note,) = found.notes("runs/old")
+    assert note.startswith("the calibration is of the earlier kind: it undoes the sampling label by label, which is")
+    assert note.endswith("; fit it anew with python -m trainer.evaluate --job_dir runs/old --recalibrate")
+    assert about.notes("runs/new") == []
+
+
 # finding and reading
 
 
@@ -184,7 +211,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda values: values.update(format=2), "this version reads format 1"),
+        (lambda values: values.update(format=3), "this version reads the formats 1, 2"),
         (lambda values: values.pop("format"), "'format'"),
         (lambda values: values.pop("fingerprint"), "fingerprint"),
         (lambda values: values.update(more=1), "more"),

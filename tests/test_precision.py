@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 import training_runs as runs
 
-from trainer import checkpoints, dataset, input_pipeline, loop, losses, model_file, models, optimizers, task
+from trainer import checkpoints, dataset, input_pipeline, loop, model_file, models, optimizers, task
 from trainer.input_pipeline import Share
 from trainer.metrics import Scores
 from trainer.run_dir import RunDir
@@ -76,11 +76,9 @@ def assert_float32(model: keras.Model) -> None:
 
 def scores(job_dir: Path, found: tuple[np.ndarray, ...]) -> dict[str, float]:
     about = model_file.read_about(job_dir / "export")
-    names, shift = about.calibration.names, about.calibration.shift
     collected = Scores()
     collected.add(*found)
-    weights = losses.label_weights(names, "any", about.settings["any_weight"])
-    return collected.result(names, weights, shift)
+    return collected.result(about.odds)
 
 
 @pytest.mark.usefixtures("own_process_state")

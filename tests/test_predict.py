@@ -292,7 +292,7 @@ def test_the_same_slice_converted_and_predicted_gives_the_same_probabilities(
     for shard in sorted(dataset.glob("*.tfrecord-*")):
         with shard.open("rb") as file:
             parsed = [records.parse(payload, table) for _, payload in records.read_records(file)]
-        wanted = about.calibration.probabilities(score(np.stack([one["image"] for one in parsed])))
+        wanted = about.probabilities(score(np.stack([one["image"] for one in parsed])))
         for one, values in zip(parsed, wanted, strict=True):
             row = told[one["sop_uid"].decode()]
             np.testing.assert_allclose([float(row[name]) for name in about.spec.labels.names], values, rtol=3e-6)
@@ -403,7 +403,7 @@ def test_flip_is_the_mean_of_a_slice_and_its_mirror_image(run, tmp_path, export,
     logits = (np.asarray(model(image[None])) + np.asarray(model(image[None, :, ::-1]))) / 2
     (row,) = rows(tmp_path / "out" / "predictions.csv")
     told = [float(row[name]) for name in about.spec.labels.names]
-    np.testing.assert_allclose(told, about.calibration.probabilities(logits)[0], rtol=3e-6)
+    np.testing.assert_allclose(told, about.probabilities(logits)[0], rtol=3e-6)
     assert facts(tmp_path / "out")["flags"]["flip"] is True
 
 

@@ -14,8 +14,9 @@ import pytest
 import tensorflow as tf
 
 from ich_tfrecords import dicom, manifest, pixels, records, spec
-from trainer import model_file, models, saved_model
+from trainer import joint, model_file, models, saved_model
 from trainer.calibration import Calibration
+from trainer.joint import Odds
 from trainer.model_file import About
 
 RSNA = spec.load("rsna_ich")
@@ -28,7 +29,15 @@ def about_of(model: str, data: spec.DatasetSpec = RSNA) -> About:
     fitted = Calibration(LABELS, shift, slope, np.linspace(0.2, -0.2, 6), {})
     thresholds = {name: {"even": 0.5} for name in LABELS}
     facts = {"data_dir": "data/rsna_ich", "parameters": 1, "epoch": 1, "step": 7, "versions": {}}
-    return About(data, "f" * 64, {"model": model}, fitted, thresholds, thresholds, facts)
+    return About(data, "f" * 64, {"model": model}, fitted, thresholds, thresholds, facts, odds_of(LABELS))
+
+
+def odds_of(names: tuple[str, ...]) -> Odds:
+    """Of a draw that shows each number of kinds as often, after a loss with smoothed labels and focus."""
+    kinds = joint.combinations(names, "any").sum(axis=1)
+    drawn = 1 / np.bincount(kinds)[kinds]
+    natural = drawn * 4.0**-kinds
+    return Odds(names, "any", 0.02, 1.5, natural / natural.sum(), drawn / drawn.sum(), np.zeros(len(names)))
 
 
 def drawn(name: str, architecture: dict, data: spec.DatasetSpec = RSNA) -> keras.Model:
@@ -44,7 +53,7 @@ def drawn(name: str, architecture: dict, data: spec.DatasetSpec = RSNA) -> keras
 def expected(model: keras.Model, about: About, hu: np.ndarray) -> np.ndarray:
     """Probabilities by pixels.py, Keras and numpy."""
     images = np.stack([pixels.window_slice(one, about.spec.image) for one in hu])
-    return about.calibration.probabilities(model(images, training=False))
+    return about.probabilities(model(images, training=False))
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +141,7 @@ def test_what_it_was_made_from_lies_among_the_assets(folder, loaded):
     found, about = model_file.read_about(path.parent), about_of("cnn")
     assert (found.spec, found.fingerprint, found.settings) == (about.spec, about.fingerprint, about.settings)
     assert found.calibration.to_dict() == about.calibration.to_dict()
+    assert found.odds.to_dict() == about.odds.to_dict()
     assert json.loads(path.read_text())["thresholds"] == about.thresholds
 
 

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 
 from ich_tfrecords import dicom, pixels, records, spec
 from ich_tfrecords.problems import Problem
-from ich_tfrecords.spec import ImageSpec, Window
-from trainer import serving
+from ich_tfrecords.spec import ImageSpec, LabelSpec, Window
+from trainer import joint, serving
 from trainer.calibration import Calibration
+from trainer.joint import Odds
+from trainer.model_file import About
 
 RSNA = spec.load("rsna_ich")
 # odd widths end on halves; the last ones reach the ends of int16
@@ -189,6 +191,14 @@ def test_records_of_another_size_are_refused(serialized, words):
 
 NAMES = ("any", "bleed")
 FITTED = Calibration(NAMES, np.array([1.5, -2.0]), np.array([0.3, 2.0]), np.array([-1.0, 0.25]), {})
+TWO_LABELS = dataclasses.replace(RSNA, labels=LabelSpec("any", NAMES, ("bleed",)))
+DRAWN = np.array([0.95, 0.05]), np.array([0.5, 0.5])
+JOINT = Odds(NAMES, "any", 0, 0, *DRAWN, np.zeros(2))
+
+
+def about_of(odds: Odds | None) -> About:
+    even = {name: {"even": 0.5} for name in NAMES}
+    return About(TWO_LABELS, "f" * 64, {"model": "cnn"}, FITTED, even, even, {}, odds)
 
 
 def passing() -> keras.Model:
@@ -197,12 +207,38 @@ def passing() -> keras.Model:
     return keras.Model(image, keras.layers.Rescaling(10, -1280)(keras.layers.Flatten()(image)))
 
 
-def test_probabilities_are_calibrated():
-    images = np.arange(256, dtype=np.uint8).repeat(2).reshape(-1, 1, 2, 1)
-    found = tf.function(serving.probabilities_of(passing(), FITTED))(images)
+@pytest.mark.parametrize(
+    "odds",
+    [None, joint.unchanged(NAMES, "any", 0.1), joint.alone(NAMES, "any", [1, -1]), JOINT],
+    ids=["of an earlier run", "smoothed", "alone", "joint"],
+)  # fmt: skip
+def test_probabilities_are_those_of_about(odds):
+    images = np.random.default_rng(0).integers(0, 256, (500, 1, 2, 1), np.uint8)
+    about = about_of(odds)
+    found = tf.function(serving.probabilities_of(passing(), about))(images).numpy()
     logits = images.reshape(-1, 2) * 10.0 - 1280
-    assert found.dtype == tf.float32
-    np.testing.assert_allclose(found, FITTED.probabilities(logits), rtol=1e-6, atol=1e-30)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, about.probabilities(logits), rtol=1e-6, atol=1e-30)
+    assert (found[:, 1] <= found[:, 0]).all()
+
+
+SIX = RSNA.labels.names
+SHARES = st.lists(st.floats(0, 1), min_size=64, max_size=64)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHARES, st.sampled_from([0, 0.01, 0.2]), st.sampled_from([0, 0.5, 2, 5]), st.integers(0, 10**6))
+def test_log_odds_in_the_graph_are_those_of_numpy(shares, smoothing, gamma, seed):
+    """To 1e-9, for draws that leave combinations out, and for logits far from any that a model gives."""
+    natural, weight = np.array(shares[:32]) + 1e-3, np.array(shares[32:])
+    weight[int(seed) % 32] = 1.0
+    drawn = natural * weight
+    odds = Odds(SIX, "any", smoothing, gamma, natural / natural.sum(), drawn / drawn.sum(), np.zeros(6))
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(20, 6)) * 10.0 ** rng.integers(-1, 4, (20, 1))
+    wanted = odds.log_odds(logits)
+    assert np.isfinite(wanted).all()
+    np.testing.assert_allclose(serving.log_odds(tf.constant(logits), odds), wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_probabilities_of_no_slices_come_from_convolutions_too():
@@ -211,7 +247,8 @@ def test_probabilities_of_no_slices_come_from_convolutions_too():
     features = keras.layers.Conv2D(4, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(image))
     model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(features)))
     ask = tf.function(
-        serving.probabilities_of(model, FITTED), input_signature=[tf.TensorSpec((None, 8, 8, 3), tf.uint8)]
+        serving.probabilities_of(model, about_of(JOINT)),
+        input_signature=[tf.TensorSpec((None, 8, 8, 3), tf.uint8)],
     )
     assert ask(np.zeros((0, 8, 8, 3), np.uint8)).shape == (0, 2)
     assert ask(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 2)

@@ -17,7 +17,7 @@ from PIL import Image
 from small_runs import log_of, one_line, result_of, steps_saved, train
 from tensorboard.backend.event_processing import event_accumulator
 
-from trainer import checkpoints, dataset, input_pipeline, model_file, session
+from trainer import checkpoints, dataset, input_pipeline, joint, model_file, session
 from trainer.input_pipeline import Share
 from trainer.problems import TrainingFailed
 from trainer.run_dir import RunDir
@@ -103,26 +103,29 @@ def test_the_result_is_scikit_learns_on_the_exported_model(run, tiny_dataset):
     found = result_of(run)["test"]
     labels, logits = predictions(run, tiny_dataset, "test")
     assert len(labels) == 60
-    shift = model_file.read_about(run / "export").calibration.shift
-    assert (np.abs(shift) > 0.1).any()  # else the test would be about nothing
-    for shifted, key in ((logits, "log_loss_as_sampled"), (logits - shift, "log_loss")):
-        probability = 1 / (1 + np.exp(-shifted))
+    odds = model_file.read_about(run / "export").odds
+    natural = joint.coherent(odds.log_odds(logits), 0)
+    assert (np.abs(natural - logits) > 0.1).any()  # else the test would be about nothing
+    for those, key in ((logits, "log_loss_as_sampled"), (natural, "log_loss")):
+        probability = 1 / (1 + np.exp(-those))
         each = [sklearn.metrics.log_loss(labels[:, i], probability[:, i], labels=[0, 1]) for i in range(6)]
         assert found[key] == pytest.approx(np.average(each, weights=[2, 1, 1, 1, 1, 1]), rel=1e-5)
     for i, name in enumerate(LABELS):
         assert found[f"auc_{name}"] == pytest.approx(
-            sklearn.metrics.roc_auc_score(labels[:, i], logits[:, i]), abs=1e-3
+            sklearn.metrics.roc_auc_score(labels[:, i], natural[:, i]), abs=1e-3
         )
-        right = sklearn.metrics.accuracy_score(labels[:, i], logits[:, i] >= shift[i])
+        right = sklearn.metrics.accuracy_score(labels[:, i], natural[:, i] >= 0)
         assert found[f"accuracy_{name}"] == pytest.approx(right)
     assert found["auc"] == pytest.approx(np.mean([found[f"auc_{name}"] for name in LABELS]))
 
 
-def test_the_shift_is_the_one_of_the_counts(run, tiny_dataset):
-    """Balanced: each of six strata has a sixth of the batch. Label `any`: five sixths, instead of 70 of 138."""
+def test_the_odds_are_those_of_the_counts(run, tiny_dataset):
+    """Balanced: each of six strata has a sixth of the batch, so 1/6 are without hemorrhage, instead of 68 of 138."""
     about = model_file.read_about(run / "export")
-    assert about.calibration.names == LABELS
-    assert about.calibration.shift[0] == pytest.approx(np.log(5) - np.log(70 / 68))
+    assert about.calibration.names == about.odds.names == LABELS
+    np.testing.assert_array_equal(about.calibration.shift, 0)
+    assert about.odds.natural[0] == pytest.approx(68 / 138)
+    assert about.odds.drawn[0] == pytest.approx(1 / 6, abs=0.03)
     assert about.fingerprint == result_of(run)["fingerprint"]
 
 

@@ -61,7 +61,7 @@ def expected(run: Path, data: Path, flip: bool = False) -> tuple[list[str], np.n
     logits = np.asarray(model(images))
     if flip:
         logits = (logits + np.asarray(model(images[:, :, ::-1]))) / 2
-    return [uid for uids, _ in found for uid in uids], about.calibration.probabilities(logits)
+    return [uid for uids, _ in found for uid in uids], about.probabilities(logits)
 
 
 def _decoded(path: Path, spec) -> tuple[list[str], np.ndarray]:

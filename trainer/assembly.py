@@ -8,12 +8,14 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from trainer import input_pipeline, losses, metrics, model_weights, models, optimizers, sampling
+from ich_tfrecords.labels import stratum_indices
+from trainer import input_pipeline, joint, losses, metrics, model_weights, models, optimizers, sampling
 from trainer.augment import Augmentation
 from trainer.averages import Averages
 from trainer.dataset import Dataset, Slices
 from trainer.hparams import HParams
 from trainer.input_pipeline import EpochPlan
+from trainer.joint import Odds
 from trainer.loop import Data, Network
 from trainer.problems import WrongUse
 from trainer.steps import Objective, Update
@@ -84,7 +86,7 @@ def _check_monitor(validation: Slices, settings: HParams) -> None:
 
 
 def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -> Data:
-    """What the loop reads, how an epoch is drawn, and by how much that shifts the odds. Raises `WrongUse`."""
+    """What the loop reads, how an epoch is drawn, and what that does to the odds. Raises `WrongUse`."""
     train = slices[settings.train_split]
     counts = train.stratum_counts
     shares = sampling.proportions(settings.sampling, counts, settings.proportions)
@@ -99,9 +101,7 @@ def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -
         quantum=_quantum(settings, devices),
         augmentation=Augmentation(settings.flip, settings.rotate_deg, settings.shift),
     )
-    natural = settings.sampling == sampling.NATURAL
-    shift = np.zeros(len(train.spec.labels.names)) if natural else _shift(train, shares)
-    return Data(train, slices.get(settings.validation_split), plan, train.spec.labels.names, shift)
+    return Data(train, slices.get(settings.validation_split), plan, train.spec.labels.names, odds_of(settings, train))
 
 
 def _quantum(settings: HParams, devices: Devices) -> int:
@@ -128,10 +128,29 @@ def _epoch_size(settings: HParams, train: Slices, devices: Devices) -> int:
     return every if settings.sampling == sampling.NATURAL else -(-every // settings.batch_size) * settings.batch_size
 
 
+def odds_of(settings: HParams, train: Slices) -> Odds:
+    """What loss and sampling do to the odds of the labels of `train`, and so what to undo. Raises `WrongUse`."""
+    labels, loss = train.spec.labels, (settings.label_smoothing, settings.focal_gamma)
+    counts = train.stratum_counts
+    shares = sampling.proportions(settings.sampling, counts, settings.proportions)
+    if len(labels.names) == 1 or sampling.is_natural(shares, counts):
+        return joint.unchanged(labels.names, labels.any, *loss)
+    if not joint.fits(labels.names):
+        return joint.alone(labels.names, labels.any, _shift(train, shares), *loss)
+    weights = sampling.weights(shares, counts)
+    of_stratum = np.array([weights.get(name, np.nan) for name in labels.strata])
+    every = joint.combinations(labels.names, labels.any)
+    rows, of_combination = train.labelled, of_stratum[stratum_indices(every, labels)]
+    found = joint.estimate(
+        labels.names, labels.any, train.labels[rows], of_stratum[train.stratum[rows]], of_combination
+    )
+    return joint.Odds(labels.names, labels.any, *loss, *found, np.zeros(len(labels.names)))
+
+
 def _shift(train: Slices, shares: Mapping[str, float]) -> npt.NDArray[np.float64]:
-    """float64 [L]: by how much sampling moves the log-odds of each label."""
+    """float64 [L]: by how much sampling moves the log-odds of each label on average."""
     strata = train.spec.labels.strata
-    inside = {name: train.labels[train.stratum == index] for index, name in enumerate(strata) if shares.get(name)}
+    inside = {name: train.labels[train.stratum == index] for index, name in enumerate(strata)}
     positives = {name: (labels == 1).sum(0) for name, labels in inside.items()}
     negatives = {name: (labels == 0).sum(0) for name, labels in inside.items()}
     return sampling.log_odds_shift(positives, negatives, shares)

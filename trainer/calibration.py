@@ -1,8 +1,9 @@
 """From the logits of a model to probabilities that can be relied on, and how far they can; float64, on numpy alone.
 
-First the shift that a skewed sampler added to each label's log odds is taken off, which gives the natural logits.
-Then, for each label, a slope and an intercept fitted on a natural split straighten what is left (Platt scaling), as far
-as its patients speak against the shift alone. A label that cannot be calibrated says its prevalence.
+It starts from natural log odds (`trainer.joint`); the logits of an earlier version's model still bear a shift of each
+label, which is taken off first. Then, for each label, a slope and an intercept fitted on a natural split straighten
+what is left (Platt scaling), as far as its patients speak against leaving it. A label that cannot be calibrated says
+its prevalence.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -13,19 +13,15 @@ import pyarrow as pa
 import tensorflow as tf
 
 from ich_tfrecords import __version__, splits
-from trainer import assembly, calibration, metrics, model_file, steps, study_level, thresholds
-from trainer.calibration import Calibration
+from trainer import assembly, fitting, metrics, model_file, steps
 from trainer.dataset import Dataset, Slices
+from trainer.fitting import Fitted
 from trainer.loop import Loop
 from trainer.model_file import About
-from trainer.predictions import IDS, Predictions, patients_of
+from trainer.predictions import IDS
 from trainer.probability import prevalence
 from trainer.state import State
 from trainer.strategy import Devices
-
-RESAMPLES = 200  # of the validation patients, to foresee what thresholds will hold
-
-Thresholds = dict[str, dict[str, float]]
 
 
 def finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: Callable[[str], None]) -> None:
@@ -40,9 +36,9 @@ def finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: C
         copy = model_file.float32_copy(
             loop.network.model, lambda: assembly.build_model(loop.settings, data, weights="none")
         )
-        model_file.write(loop.doors.run_dir.export, copy, _about(loop, data, state, *decided))
+        model_file.write(loop.doors.run_dir.export, copy, _about(loop, data, state, decided))
         loop.doors.run_dir.write_result(found)
-    for line in (*_result_lines(found, loop, test), *_calibration_lines(decided[0])):
+    for line in (*_result_lines(found, loop, test), *_calibration_lines(loop, decided)):
         note(line)
     note(f"model {loop.doors.run_dir.export / model_file.MODEL}")
     _meet(loop.devices)  # a worker that leaves earlier would look lost to the others
@@ -53,57 +49,29 @@ def _meet(devices: Devices) -> None:
         steps.summed(devices, [0.0])
 
 
-def _calibrated(loop: Loop) -> tuple[Calibration, Thresholds, Thresholds, dict[str, Any]]:
-    """Of the weights as they are, by the validation split: the calibration, and thresholds of slices and of studies.
-
-    At last what those rest on and will hold, see `thresholds.foreseen`: "slices" and "studies" -> label -> that.
-    """
-    names, shift, held = loop.data.labels, loop.data.shift, loop.data.validation
+def _calibrated(loop: Loop) -> Fitted:
+    """Of the weights as they are: the calibration, and thresholds of slices and of studies, by the validation split."""
+    held = loop.data.validation
     if held is None:
-        unfitted = calibration.unfitted(names, shift, "the run had no validation split")
-        return unfitted, thresholds.unchosen(names), thresholds.unchosen(names), {}
+        return fitting.unfitted(loop.data.labels, "the run had no validation split")
     rows, labels, logits = loop.evaluate(held).arrays()
     ids = held.table.select(list(IDS)).take(pa.array(rows))
-    patients = patients_of(ids)
-    fitted = calibration.fit(names, labels, logits, shift, patients, prevalence(loop.data.train.labels))
-    found = Predictions(names, held.spec.labels.any, ids, labels, logits, fitted.probabilities(logits))
-    of_studies, shown, whose = study_level.studies(found)
-    slices, studies = (labels, found.probabilities), (of_studies, shown)
-    foreseen = {"slices": _foreseen(names, *slices, patients), "studies": _foreseen(names, *studies, whose)}
-    return fitted, _chosen(names, *slices), _chosen(names, *studies), foreseen
+    return fitting.fit(loop.data.odds, ids, labels, logits, prevalence(loop.data.train.labels))
 
 
-def _chosen(names: Sequence[str], labels: Any, probabilities: Any) -> Thresholds:
-    return {name: thresholds.choose(labels[:, at], probabilities[:, at]) for at, name in enumerate(names)}
-
-
-def _foreseen(names: Sequence[str], labels: Any, probabilities: Any, patients: Any) -> dict[str, Any]:
-    return {
-        name: thresholds.foreseen(labels[:, at], probabilities[:, at], patients, RESAMPLES, seed=0)
-        for at, name in enumerate(names)
-    }
-
-
-def _about(
-    loop: Loop,
-    data: Dataset,
-    state: State,
-    fitted: Calibration,
-    chosen: Thresholds,
-    of_studies: Thresholds,
-    foreseen: Mapping[str, Any],
-) -> About:
+def _about(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
     facts = {
         "data_dir": data.place,
         "parameters": loop.network.model.count_params(),
         "epoch": int(state.best.get("epoch", state.epoch)),
         "step": state.step,
         "prevalence": dict(zip(loop.data.labels, prevalence(loop.data.train.labels).tolist())),
-        "foreseen": foreseen,
+        "foreseen": found.foreseen,
         "versions": versions(),
     }
     settings = dataclasses.asdict(loop.settings)
-    return About(data.manifest.spec, data.manifest.fingerprint, settings, fitted, chosen, of_studies, facts)
+    decided = (found.calibration, found.thresholds, found.study_thresholds)
+    return About(data.manifest.spec, data.manifest.fingerprint, settings, *decided, facts, loop.data.odds)
 
 
 def versions() -> dict[str, str]:
@@ -131,8 +99,12 @@ def _knowing_nothing(loop: Loop, slices: Slices) -> float:
     """The log loss of one who says of every slice how often each label is positive in training."""
     shares = prevalence(loop.data.train.labels)
     logits = np.broadcast_to(np.log(shares) - np.log1p(-shares), slices.labels.shape)
-    return metrics.log_loss(slices.labels, logits, loop.network.objective.label_weights)
+    return metrics.log_loss(
+        slices.labels, logits, metrics.competition_weights(slices.spec.labels.names, slices.spec.labels.any)
+    )
 
 
-def _calibration_lines(fitted: Calibration) -> Iterator[str]:
-    yield from fitted.told()
+def _calibration_lines(loop: Loop, found: Fitted) -> Iterator[str]:
+    if loop.data.odds.shift.any():
+        yield f"{len(loop.data.labels)} labels: the sampling is undone label by label, which is right on average only"
+    yield from found.calibration.told()

@@ -57,6 +57,10 @@ def _parser() -> command.Parser:
         "--output", type=Path, metavar="DIR",
         help="folder for the files (default: RUN/evaluation/SPLIT, with -flip and -<data set> where those differ)",
     )  # fmt: skip
+    parser.add_argument(
+        "--recalibrate", action="store_true",
+        help="first fit odds, calibration and thresholds anew on the run's validation split, and keep them in the run",
+    )  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="average over each slice and its left-right mirror image")
     parser.add_argument(
         "--resamples", type=int, default=1000, metavar="N", help="of the patients, for intervals (default: 1000)"
@@ -83,7 +87,24 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(f"{args.job_dir}: {len(slices):,} slices of split {slices.split} in {place}", flush=True)
     if about.fingerprint != data.manifest.fingerprint:
         print("the model was trained on another data set; see to it that no patient is in both")
+    if args.recalibrate:
+        about = _recalibrated(folder, about, data)
+    for line in about.notes(args.job_dir):
+        print(line, flush=True)
     _write(args, about, folder, data, slices, output)
+
+
+def _recalibrated(folder: Path, about: About, data: Dataset) -> About:
+    """What is fitted anew, and written into the folder of the model."""
+    from trainer import fitting
+
+    if (folder / "saved_model.pb").exists():
+        raise WrongUse(f"{folder} is an export, whose graph keeps its calibration; give the folder of its run")
+    with progress_line.shown("validation", "slices", sys.stdout) as tell:
+        found = fitting.anew(folder, about, data, tell)
+    atomic.write_bytes(folder / model_file.ABOUT, model_file.to_json(found).encode())
+    print(f"{folder / model_file.ABOUT}: odds, calibration and thresholds fitted anew; export and predict again")
+    return found
 
 
 def _slices(about: About, data: Dataset, name: str) -> Slices:

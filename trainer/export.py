@@ -74,7 +74,7 @@ def _export(args: argparse.Namespace) -> None:
     quiet.import_tensorflow()
     with _told(output), _replacing(output) as folder:
         _fill(folder, source, about, result)
-    print("\n".join(_lines(output, about, result is not None)))
+    print("\n".join([*_lines(output, about, result is not None), *about.notes(args.job_dir)]))
 
 
 def _shared(about: About) -> About:
@@ -130,7 +130,7 @@ def _check_answers(folder: Path, model: keras.Model, about: About) -> None:
 
     hu = np.random.default_rng(0).integers(-1100, 2000, CHECKED, np.int16)
     images = np.stack([pixels.window_slice(one, about.spec.image) for one in hu])
-    wanted = about.calibration.probabilities(model_file.scorer(model)(images))
+    wanted = about.probabilities(model_file.scorer(model)(images))
     loaded = tf.saved_model.load(str(folder)).signatures
     if not np.array_equal(loaded["image"](hu=tf.constant(hu))["image"].numpy(), images):
         raise WorkFailed(

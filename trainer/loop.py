@@ -16,6 +16,7 @@ from trainer.dataset import Slices
 from trainer.display import Display
 from trainer.hparams import HParams, to_yaml
 from trainer.input_pipeline import EpochPlan, Share
+from trainer.joint import Odds
 from trainer.metrics import Scores
 from trainer.pace import Pace
 from trainer.problems import Stopped, TrainingFailed, WrongUse
@@ -33,14 +34,14 @@ NAMED_SLICES = 64
 class Data:
     """The slices of a run: to train on, to validate on (or None), how an epoch is drawn, and the labels' names.
 
-    `shift`: float64 [L], by how much sampling moved the log-odds of each label.
+    `odds`: what lies between the logits of the model and natural log odds.
     """
 
     train: Slices
     validation: Slices | None
     plan: EpochPlan
     labels: tuple[str, ...]
-    shift: npt.NDArray[np.float64]
+    odds: Odds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,8 +248,8 @@ class Loop:
         return evaluation.scores(self._evaluate, steps.distribute(self.devices, batches), count, self._evaluated)
 
     def result(self, scores: Scores) -> dict[str, float]:
-        """Metrics of scores, with the shift of the sampling undone."""
-        return scores.result(self.data.labels, self.network.objective.label_weights, self.data.shift)
+        """Metrics of scores, with what loss and sampling do to the odds undone; the log loss is the competition's."""
+        return scores.result(self.data.odds)
 
     def _evaluated(self, done: int, total: int) -> None:
         self.doors.display.evaluating(done, total)

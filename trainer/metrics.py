@@ -9,11 +9,17 @@ import numpy as np
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
-from trainer.probability import CLIP, log_losses, sigmoid
+from trainer.joint import Odds, coherent
+from trainer.probability import ANY_WEIGHT, CLIP, log_losses, sigmoid
 from trainer.problems import TrainingFailed, WrongUse, hint
 
 _BETTER = {"log_loss": -1, "log_loss_as_sampled": -1, "auc": 1, "accuracy": 1}
 _PER_LABEL = ("auc", "accuracy")
+
+
+def competition_weights(names: Sequence[str], any_label: str) -> list[float]:
+    """Weight of each label in the competition's loss."""
+    return [ANY_WEIGHT if name == any_label else 1.0 for name in names]
 
 
 def log_loss(labels: Any, logits: Any, weights: Any) -> float:
@@ -87,16 +93,17 @@ class Scores:
         order = np.argsort(rows)
         return rows[order], labels[order], logits[order]
 
-    def result(self, names: Sequence[str], weights: Any, shift: Any) -> dict[str, float]:
-        """The numbers of `metric_names(names)`, from all that was added.
+    def result(self, odds: Odds) -> dict[str, float]:
+        """The numbers of `metric_names(odds.names)`, from all that was added.
 
-        `weights` [L] as in `log_loss`; `shift` [L]: the log odds that the sampler added to each label. It is
-        undone (logits - shift) before log loss and accuracy; `log_loss_as_sampled` is without that, and no
-        shift changes an AUC. `auc` and `accuracy` are means over the labels where they are defined.
+        They are of the natural log odds, no kind above `any`; `log_loss_as_sampled` is of the logits as they are.
+        Log losses weigh `any` as the competition does, whatever the loss of the training: so runs can be compared.
+        `auc` and `accuracy` are means over the labels where they are defined.
         """
         _, labels, logits = self.arrays()
-        natural = logits.astype(np.float64) - np.asarray(shift, np.float64)
-        areas = np.array([auc(labels[:, at], logits[:, at]) for at in range(len(names))])
+        names, natural = odds.names, coherent(odds.log_odds(logits), odds.any_index)
+        weights = competition_weights(names, odds.any)
+        areas = np.array([auc(labels[:, at], natural[:, at]) for at in range(len(names))])
         shares = accuracy(labels, natural)
         return {
             "log_loss": log_loss(labels, natural, weights),

@@ -70,9 +70,11 @@ Patients stand in one split only.{tested}
 
 ## Calibration
 
-probability = sigmoid(slope * (logit - shift) + intercept). The shift is what sampling added to the log odds; slope and
-intercept were fitted on the validation split (Platt scaling), and are 1 and 0 where its patients do not clearly speak
-against that. A label that could not be fitted has slope 0: it says its prevalence, whatever the logit.
+probability = sigmoid(slope * (log odds - shift) + intercept), and no kind above `any`. Log odds are the logits with
+what the loss and the sampling did to them undone, on the joint of all labels (`odds` in about.json); a shift that is
+not 0 is of an earlier version, which did so label by label. Slope and intercept were fitted on the validation split
+(Platt scaling), and are 1 and 0 where its patients do not clearly speak against that. A label that could not be fitted
+has slope 0: it says its prevalence, whatever the logit.
 
 {calibration}
 

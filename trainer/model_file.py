@@ -19,6 +19,8 @@ from ich_tfrecords import atomic
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, to_dict
 from trainer import calibration as calibrations
 from trainer import vertex
+from trainer.joint import Odds, coherent
+from trainer.joint import from_dict as odds_from_dict
 from trainer.problems import TrainingFailed, WrongUse
 from trainer.thresholds import EVEN
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 MODEL = "model.keras"
 ABOUT = "about.json"
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # format 1 has no odds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +41,8 @@ class About:
     probability from which on a slice counts as positive, chosen on the validation split; `study_thresholds`: the
     same for the greatest probability of a study. `facts`: data_dir, parameters, epoch (of the weights), step (at the
     end of training), prevalence (label -> share of positives of the training split), foreseen (what the
-    thresholds rest on and will hold, see `thresholds.foreseen`), versions.
+    thresholds rest on and will hold, see `thresholds.foreseen`), versions. `odds`: what lies between logits and natural log odds,
+    before the calibration; None for a calibration of the earlier kind, which takes one shift off each label.
     """
 
     spec: DatasetSpec
@@ -48,12 +52,31 @@ class About:
     thresholds: Mapping[str, Mapping[str, float]]
     study_thresholds: Mapping[str, Mapping[str, float]]
     facts: Mapping[str, Any]
+    odds: Odds | None = None
+
+    def log_odds(self, logits: Any) -> npt.NDArray[np.float64]:
+        """float64 [n, L], what the calibration starts from; `logits` float [n, L] of the model."""
+        return np.asarray(logits, np.float64) if self.odds is None else self.odds.log_odds(logits)
+
+    def probabilities(self, logits: Any) -> npt.NDArray[np.float64]:
+        """float64 [n, L], natural and calibrated, no kind above `any`; `logits` float [n, L] of the model."""
+        labels = self.spec.labels
+        return coherent(self.calibration.probabilities(self.log_odds(logits)), labels.names.index(labels.any))
+
+    def notes(self, place: str) -> list[str]:
+        """What whoever uses the model of `place` must know of it."""
+        if self.odds is not None:
+            return []
+        why = "it undoes the sampling label by label, which is right on average only"
+        command = f"python -m trainer.evaluate --job_dir {place} --recalibrate"
+        return [f"the calibration is of the earlier kind: {why}; fit it anew with {command}"]
 
 
 def to_json(about: About) -> str:
     """Text of `about.json`."""
     values = {field.name: getattr(about, field.name) for field in dataclasses.fields(About)}
-    plain = {"spec": to_dict(about.spec), "calibration": about.calibration.to_dict()}
+    odds = None if about.odds is None else about.odds.to_dict()
+    plain = {"spec": to_dict(about.spec), "calibration": about.calibration.to_dict(), "odds": odds}
     return json.dumps({"format": FORMAT, **values, **plain}, indent=1, allow_nan=False) + "\n"
 
 
@@ -62,10 +85,11 @@ def read_about(folder: Path) -> About:
     path = folder / ABOUT
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("format") != FORMAT:
-            raise ValueError(f"this version reads format {FORMAT}")
+        if values.pop("format") not in READABLE:
+            raise ValueError(f"this version reads the formats {', '.join(map(str, READABLE))}")
         values["spec"] = from_dict(values["spec"], f"{path}: spec")
         values["calibration"] = calibrations.from_dict(values["calibration"])
+        values["odds"] = odds_from_dict(values["odds"]) if values.get("odds") is not None else None
         about = About(**values)
         _check(about)
         return about
@@ -82,6 +106,8 @@ def _check(about: About) -> None:
             raise ValueError(f"{what} is {getattr(about, what)!r}, no object")
     if about.calibration.names != names:
         raise ValueError("the calibration is of other labels than the spec")
+    if about.odds is not None and (about.odds.names, about.odds.any) != (names, about.spec.labels.any):
+        raise ValueError("the odds are of other labels than the spec")
     for what in ("thresholds", "study_thresholds"):
         chosen = getattr(about, what)
         if not all(isinstance(chosen.get(name), dict) and EVEN in chosen[name] for name in names):

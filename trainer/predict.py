@@ -132,7 +132,7 @@ def _predict(args: argparse.Namespace) -> int:
         pictured = predict_pictures.draw(output, found.to_picture(), found.partial(), about, model, args.map)
         facts = _run_facts(args, folder, about, listing, found)
         output.finish({**facts, "pictures": [path.name for path in pictured], "seconds": round(seconds, 3)})
-    _tell(about, listing, found, seconds, output, pictured)
+    _tell(args, about, listing, found, seconds, output, pictured)
     return _exit_code(found, output)
 
 
@@ -187,7 +187,7 @@ def _scored(
     detail = "the model gives a number that is not finite"
     rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, detail) for found in bad)]
     slices = [batch.slices[row] for row in np.flatnonzero(good)]
-    return slices, about.calibration.probabilities(logits[good]), rejects
+    return slices, about.probabilities(logits[good]), rejects
 
 
 def _logits(score: Score, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -231,6 +231,7 @@ def _run_facts(
 
 
 def _tell(
+    args: argparse.Namespace,
     about: About,
     listing: sources.Listing,
     found: Triage,
@@ -240,7 +241,8 @@ def _tell(
 ) -> None:
     """Print the outcome: the sentences of a single slice, or the head of the triage list, and where all of it lies."""
     _tell_studies(about, found)
-    print(*about.calibration.told(), sep="\n", end="\n" * bool(about.calibration.refused))
+    for line in (*about.notes(args.model), *about.calibration.told()):
+        print(line)
     studies, rate = _counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
     print(f"{_counted(found.slices, 'slice')} of {studies}, {rate} slices/s")
     if listing.ignored:

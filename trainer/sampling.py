@@ -127,6 +127,17 @@ def batch_sizes(size: int, batch_size: int, quantum: int) -> tuple[int, int]:
     return full, rest - rest % quantum
 
 
+def weights(shares: Mapping[str, float], counts: Mapping[str, int]) -> dict[str, float]:
+    """How often a slice of each stratum that has slices is drawn, beside the others: its share a slice."""
+    return {name: shares.get(name, 0.0) / slices for name, slices in counts.items() if slices}
+
+
+def is_natural(shares: Mapping[str, float], counts: Mapping[str, int]) -> bool:
+    """Whether every slice is drawn as often as any other, whatever the policy is called."""
+    found = list(weights(shares, counts).values())
+    return math.isclose(min(found), max(found), rel_tol=1e-9)
+
+
 def log_odds_shift(
     positives: Mapping[str, npt.NDArray[np.int64]],
     negatives: Mapping[str, npt.NDArray[np.int64]],
@@ -136,8 +147,9 @@ def log_odds_shift(
 
     `positives`, `negatives`: stratum -> int64 [L], slices of it with the label known to be 1 or 0. A slice of
     stratum s weighs share_s / slices_s when sampled and 1 by nature; p is the weighted part of the known labels
-    that is 1. Take the shift from a logit to undo the sampling (King and Zeng 2001, prior correction). A label
-    that is always 0 or always 1, sampled or by nature, gets 0.
+    that is 1. Take the shift from a logit to undo the sampling (King and Zeng 2001, prior correction): on average
+    over slices, since the other labels matter too (`trainer.joint`). A label that is always 0 or always 1, sampled
+    or by nature, gets 0. A stratum without a share still counts for what is natural.
     """
     used = [name for name in positives if name != UNLABELLED]
     ones = np.array([positives[name] for name in used], np.float64)

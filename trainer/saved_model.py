@@ -69,7 +69,7 @@ def signatures(model: keras.Model, about: About) -> dict[str, Any]:
 
 def _scored(model: keras.Model, about: About) -> Callable[[Any], Mapping[str, Any]]:
     """A function: `image` uint8 [n, size_px, size_px, windows] -> the outputs of a signature."""
-    probabilities = serving.probabilities_of(model, about.calibration)
+    probabilities = serving.probabilities_of(model, about)
     names = tf.constant([about.spec.labels.names])
 
     @tf.function(input_signature=[tf.TensorSpec((None, *about.spec.image.shape), tf.uint8)])

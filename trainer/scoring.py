@@ -50,10 +50,8 @@ def predict_split(
     rows, labels, logits = scores.arrays()
     if len(rows) != len(slices):
         raise WorkFailed(f"{slices.place}: {len(rows):,} of the {len(slices):,} slices of {slices.split} were read")
-    found = about.calibration
-    names, any_name = found.names, about.spec.labels.any
-    ids = slices.table.select(list(IDS))
-    return Predictions(names, any_name, ids, labels.astype(np.int8), logits, found.probabilities(logits))
+    ids, names = slices.table.select(list(IDS)), about.spec.labels
+    return Predictions(names.names, names.any, ids, labels.astype(np.int8), logits, about.probabilities(logits))
 
 
 def _batches(slices: Slices, batch_size: int) -> Iterator[dict[str, Any]]:

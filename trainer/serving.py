@@ -14,11 +14,13 @@ import tensorflow as tf
 
 from ich_tfrecords import records
 from ich_tfrecords.spec import DatasetSpec, ImageSpec
+from trainer import joint
 
 if TYPE_CHECKING:
     import keras
 
-    from trainer.calibration import Calibration
+    from trainer.joint import Odds
+    from trainer.model_file import About
 
 PARALLEL_SLICES = 8  # windowed at once; each takes about 15 MB at 512 x 512
 
@@ -54,9 +56,10 @@ def image_of_records(serialized: Any, spec: DatasetSpec) -> Any:
         return tf.reshape(tf.io.decode_raw(raw, tf.uint8), (-1, *spec.image.shape))
 
 
-def probabilities_of(model: keras.Model, calibration: Calibration) -> Callable[[Any], Any]:
-    """A function: `image` uint8 [n, size_px, size_px, windows] -> calibrated probabilities float32 [n, labels]."""
-    scale, offset = calibration.scale_offset()
+def probabilities_of(model: keras.Model, about: About) -> Callable[[Any], Any]:
+    """A function: `image` uint8 [n, size_px, size_px, windows] -> probabilities float32 [n, labels], as of `about`."""
+    scale, offset = about.calibration.scale_offset()
+    any_index = about.spec.labels.names.index(about.spec.labels.any)
 
     def probabilities(image: Any) -> Any:
         slices = tf.shape(image)[0]
@@ -64,9 +67,56 @@ def probabilities_of(model: keras.Model, calibration: Calibration) -> Callable[[
         blank = tf.cast(tf.equal(slices, 0), tf.int32)
         filled = tf.pad(image, [[0, blank], [0, 0], [0, 0], [0, 0]])
         logits = tf.cast(model(filled, training=False), tf.float64)[:slices]
-        return tf.cast(tf.sigmoid(scale * logits + offset), tf.float32)
+        natural = logits if about.odds is None else log_odds(logits, about.odds)
+        found = tf.sigmoid(scale * natural + offset)
+        return tf.cast(tf.minimum(found, found[:, any_index : any_index + 1]), tf.float32)
 
     return probabilities
+
+
+def log_odds(logits: Any, odds: Odds) -> Any:
+    """float64 [n, L], natural ones, of `logits` float64 [n, L] of the model: `Odds.log_odds`, to 1e-9."""
+    found = _unsmoothed(_unfocused(logits, odds.gamma), odds.smoothing)
+    return _undrawn(found, odds) if len(odds.drawn) else found - odds.shift
+
+
+def _unfocused(logits: Any, gamma: float) -> Any:
+    """`joint.unfocused`."""
+    if gamma == 0:
+        return logits
+    logits = tf.clip_by_value(logits, -joint.GREATEST_FOCAL, joint.GREATEST_FOCAL)
+
+    def odds(side: Any) -> Any:
+        one, other = side, np.log(gamma) + tf.math.log(tf.math.softplus(side))
+        return tf.maximum(one, other) + tf.math.softplus(-tf.abs(one - other))
+
+    return (gamma - 1) * logits + odds(logits) - odds(-logits)
+
+
+def _unsmoothed(logits: Any, smoothing: float) -> Any:
+    """`joint.unsmoothed`."""
+    if smoothing == 0:
+        return logits
+    end = joint.smooth_end(smoothing)
+    held = tf.clip_by_value(logits, -end, end)
+    up, down = (tf.sigmoid(side) - smoothing / 2 for side in (held, -held))
+    return tf.math.log(up) - tf.math.log(down) + (logits - held)
+
+
+def _undrawn(logits: Any, odds: Odds) -> Any:
+    """The correction of the joint, as `joint.Odds.log_odds` does it."""
+    how = joint.plan(odds)
+    shown, hidden = (tf.sigmoid(side * tf.clip_by_value(logits, -joint.GREATEST, joint.GREATEST)) for side in (1, -1))
+    found = tf.tile(tf.constant(odds.drawn[None]), (tf.shape(logits)[0], 1))
+    for at in how.steps:
+        inside = how.member[:, at]
+        ones, zeros = (tf.maximum(tf.linalg.matvec(found, part), joint.LEAST) for part in (inside, 1 - inside))
+        found *= inside * (shown[:, at] / ones)[:, None] + (1 - inside) * (hidden[:, at] / zeros)[:, None]
+    found *= how.factor
+    found *= (1 - how.outside.sum()) / tf.maximum(tf.reduce_sum(found, 1, keepdims=True), joint.LEAST)
+    found += how.outside
+    ones, zeros = (tf.maximum(tf.matmul(found, part), joint.LEAST) for part in (how.member, 1 - how.member))
+    return tf.where(how.settled, tf.math.log(ones) - tf.math.log(zeros), logits)
 
 
 def _window_slice(hu: Any, image: ImageSpec) -> Any:

@@ -70,6 +70,8 @@ def _submit(args: argparse.Namespace) -> None:
     atomic.write_bytes(args.output, text.encode())
     slices = sum(map(len, splits))
     print(f"submission of {slices:,} slices, {slices * len(about.spec.labels.names):,} rows: {args.output}")
+    for line in about.notes(args.job_dir):
+        print(line)
     absent = sum(data.manifest.rejects.values()) + data.manifest.not_drawn
     if absent and not args.split:
         print(f"{absent:,} more were left out when {place} was converted; the competition asks for every slice")

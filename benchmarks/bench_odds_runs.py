@@ -1,0 +1,94 @@
+"""Finished runs with one shift a label, and with the joint of the labels: log loss on their test split, paired.
+
+    python benchmarks/bench_odds_runs.py RUN [RUN ...] [--data_dir DIR]
+
+Both corrections start from the same logits, and each is followed by the same Platt scaling on the validation split.
+The interval of the difference comes from 2,000 resamples of the patients. Exit code 1 where the joint is above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer import assembly, calibration, hparams, joint, metrics, model_file, sampling, scoring
+from trainer.dataset import Slices, open_dataset
+from trainer.hparams import HParams
+from trainer.joint import Odds
+from trainer.predictions import Predictions
+from trainer.probability import ANY_WEIGHT, log_losses
+
+RESAMPLES = 2000
+
+
+def alone(settings: HParams, train: Slices) -> Odds:
+    """Odds with one shift a label, as before the joint was used."""
+    labels = train.spec.labels
+    shares = sampling.proportions(settings.sampling, train.stratum_counts, settings.proportions)
+    rows = {name: train.labels[train.stratum == index] for index, name in enumerate(labels.strata)}
+    ones, zeros = ({name: (values == value).sum(0) for name, values in rows.items()} for value in (1, 0))
+    return joint.alone(labels.names, labels.any, sampling.log_odds_shift(ones, zeros, shares))
+
+
+def scored(odds: Odds, held: Predictions, test: Predictions) -> tuple[npt.NDArray[np.float64], list[float]]:
+    """The log loss of each slice of the test split, float64 [n], and the AUC of each label."""
+    fitted = calibration.fit(odds.names, held.labels, odds.log_odds(held.logits), np.zeros(len(odds.names)))
+    shown = fitted.probabilities(odds.log_odds(test.logits))
+    if len(odds.drawn):
+        shown = joint.coherent(shown, odds.any_index)
+    weights = np.array([ANY_WEIGHT if name == odds.any else 1.0 for name in odds.names]) * (test.labels >= 0)
+    losses = (log_losses(test.labels == 1, shown) * weights).sum(1) / weights.sum(1)
+    return losses, [metrics.auc(test.labels[:, at], shown[:, at]) for at in range(len(odds.names))]
+
+
+def interval(difference: npt.NDArray[np.float64], patients: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """95% interval of the mean of `difference`, by resampling whole patients."""
+    totals, slices = np.bincount(patients, difference), np.bincount(patients)
+    drawn = np.random.default_rng(0).integers(0, len(totals), (RESAMPLES, len(totals)))
+    low, high = np.quantile(totals[drawn].sum(1) / slices[drawn].sum(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def compare(run: str, data_dir: str) -> float:
+    """Print a run's line; the mean difference, joint less alone."""
+    folder = model_file.find(run)
+    about = model_file.read_about(folder)
+    settings, data = hparams.from_dict(about.settings), open_dataset(data_dir or about.facts["data_dir"])
+    splits = assembly.splits(data, settings)
+    train, score = splits[settings.train_split], model_file.scorer(model_file.load_model(folder, about))
+    held, test = (
+        scoring.predict_split(score, about, splits[name], settings.eval_batch_size, lambda done, total: None)
+        for name in (settings.validation_split, settings.test_split)
+    )
+    before, areas_before = scored(alone(settings, train), held, test)
+    after, areas_after = scored(assembly.odds_of(settings, train), held, test)
+    low, high = interval(after - before, test.patients)
+    areas = ", ".join(f"{n} {b:.3f} -> {a:.3f}" for n, b, a in zip(about.spec.labels.names, areas_before, areas_after))
+    print(
+        f"{run}: {before.mean():.4f} -> {after.mean():.4f}, "
+        f"{after.mean() - before.mean():+.4f} ({low:+.4f} to {high:+.4f})"
+    )
+    print(f"  AUC {areas}")
+    return float((after - before).mean())
+
+
+def main() -> int:
+    """Print the comparison; returns 1 where the joint does worse."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--data_dir", default="", metavar="DIR", help="default: what each run was trained on")
+    args = parser.parse_args()
+    differences = [compare(run, args.data_dir) for run in args.runs]
+    return int(max(differences) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
