@@ -271,9 +271,9 @@ def _calibration(every: Mapping[str, Measures], found: Measures) -> str:
     refused = "; ".join(calibration.from_dict(found).told())
     told = f" Not fitted: {refused}." if refused else ""
     words = (
-        "A probability is sigmoid(slope * (log odds - shift) + intercept), fitted on validation, and no kind is above any; "
-        "slope and intercept stay at 1 and 0 where its patients do not clearly speak against that. Log odds are the "
-        f"logits with what loss and sampling did to them undone.{told}"
+        "A probability is sigmoid(slope * (log odds - shift) + intercept), fitted on validation, and no kind is above "
+        "any; slope and intercept stay at 1 and 0 where its patients do not clearly speak against that. Log odds are "
+        f"the logits with what loss and sampling did to them undone.{told}"
     )
     return f'<h3>Calibration</h3><p class="note">{escape(words)}</p>{html_page.table(heads, rows)}'
 

@@ -41,8 +41,8 @@ class About:
     probability from which on a slice counts as positive, chosen on the validation split; `study_thresholds`: the
     same for the greatest probability of a study. `facts`: data_dir, parameters, epoch (of the weights), step (at the
     end of training), prevalence (label -> share of positives of the training split), foreseen (what the
-    thresholds rest on and will hold, see `thresholds.foreseen`), versions. `odds`: what lies between logits and natural log odds,
-    before the calibration; None for a calibration of the earlier kind, which takes one shift off each label.
+    thresholds rest on and will hold, see `thresholds.foreseen`), versions. `odds`: what lies between logits and
+    natural log odds, before the calibration; None for one of the earlier kind, which takes one shift off each label.
     """
 
     spec: DatasetSpec
