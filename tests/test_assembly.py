@@ -165,8 +165,8 @@ def test_the_network(data):
     strategy.prepare(settings(), {})
     assert made.model.output_shape == (None, 6)
     assert made.backbone is None
-    assert type(made.optimizer).__name__ == "LossScaleOptimizer"
-    assert made.optimizer.built
+    assert type(made.update.optimizer).__name__ == "LossScaleOptimizer"
+    assert made.update.optimizer.built
     objective = made.objective
     assert objective.label_weights.tolist() == [3, 1, 1, 1, 1, 1]
     assert (objective.smoothing, objective.gamma, objective.accumulate, objective.batch_size) == (0.1, 2.0, 4, 16)
