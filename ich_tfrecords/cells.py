@@ -47,7 +47,8 @@ def from_stream(samples: Samples, bits_allocated: int, bits_stored: int, signed:
     """
     values, precision = samples.values.astype(np.int64), samples.precision
     if signed and not samples.signed:
-        _check_near(values, samples)
+        if samples.near:
+            _check_near(values, samples)
         values = _extended(values, precision)
     elif samples.signed and not signed:
         values &= (1 << precision) - 1

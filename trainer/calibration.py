@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.probability import sigmoid
+from trainer.probability import logit, sigmoid
 from trainer.problems import WrongUse
 
 _Numbers = npt.NDArray[np.float64]
@@ -149,7 +149,7 @@ def fit(
     """
     labels, logits = np.asarray(labels), np.asarray(logits, np.float64)
     natural = logits - np.asarray(shift, np.float64)
-    slope, intercept, refused = np.zeros(len(names)), _logit(prevalence), {}
+    slope, intercept, refused = np.zeros(len(names)), logit(prevalence), {}
     for at, name in enumerate(names):
         known = labels[:, at] >= 0
         fitted = _fit_label(name, labels[known, at] == 1, natural[known, at], patients[known])
@@ -158,11 +158,6 @@ def fit(
         else:
             slope[at], intercept[at] = fitted
     return Calibration(tuple(names), np.array(shift, np.float64), slope, intercept, refused)
-
-
-def _logit(probability: Any) -> _Numbers:
-    values = np.asarray(probability, np.float64)
-    return np.log(values) - np.log1p(-values)
 
 
 def _fit_label(

@@ -20,7 +20,7 @@ from trainer import bootstrap, study_level
 from trainer.bootstrap import FEWEST_PATIENTS
 from trainer.comparable import Model, Part, Run, align, doubts, group
 from trainer.curves import roc_points
-from trainer.probability import ANY_WEIGHT
+from trainer.probability import competition_weights
 from trainer.ratings import (
     Rating,
     calibration_errors,
@@ -183,7 +183,7 @@ def _ratings(part: Part) -> tuple[dict[str, Rating], Rating, Rating]:
 
 
 def _log_loss(of: Mapping[str, Mapping[str, Floats]], any_name: str, suffix: str) -> Floats:
-    weights = {name: ANY_WEIGHT if name == any_name else 1 for name in of}
+    weights = dict(zip(of, competition_weights(of, any_name)))
     keys = (f"log_loss{suffix}", "known")
     return ratio(*(sum(weight * of[name][key][:, 0] for name, weight in weights.items()) for key in keys))
 

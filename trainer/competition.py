@@ -17,7 +17,7 @@ import pyarrow.csv as pa_csv
 from ich_tfrecords import spec
 from ich_tfrecords.label_csv import CsvFile, LabelError, open_csv, shorten
 from ich_tfrecords.spec import LabelSpec
-from trainer.probability import ANY_WEIGHT, log_losses
+from trainer.probability import competition_weights, log_losses
 from trainer.problems import WrongUse
 
 COLUMNS = ("ID", "Label")
@@ -46,7 +46,7 @@ def loss(labels: Any, probabilities: Any, names: Sequence[str], any_name: str) -
         raise WrongUse("no image to score; the competition's loss is a mean over at least one")
     if not np.isin(labels, (0, 1)).all():
         raise WrongUse("a label to score on is neither 0 nor 1; the competition knows every label, leave out the image")
-    weights = np.where(np.array(names) == any_name, ANY_WEIGHT, 1.0)
+    weights = competition_weights(names, any_name)
     return float(np.average(log_losses(labels == 1, probabilities), axis=1, weights=weights).mean())
 
 

@@ -19,7 +19,7 @@ from trainer.fitting import Fitted
 from trainer.loop import Loop
 from trainer.model_file import About
 from trainer.predictions import IDS
-from trainer.probability import prevalence
+from trainer.probability import competition_weights, logit, prevalence
 from trainer.state import State
 from trainer.strategy import Devices
 
@@ -97,11 +97,9 @@ def _result_lines(found: Mapping[str, Any], loop: Loop, test: Slices | None) -> 
 
 def _knowing_nothing(loop: Loop, slices: Slices) -> float:
     """The log loss of one who says of every slice how often each label is positive in training."""
-    shares = prevalence(loop.data.train.labels)
-    logits = np.broadcast_to(np.log(shares) - np.log1p(-shares), slices.labels.shape)
-    return metrics.log_loss(
-        slices.labels, logits, metrics.competition_weights(slices.spec.labels.names, slices.spec.labels.any)
-    )
+    logits = np.broadcast_to(logit(prevalence(loop.data.train.labels)), slices.labels.shape)
+    labels = slices.spec.labels
+    return metrics.log_loss(slices.labels, logits, competition_weights(labels.names, labels.any))
 
 
 def _calibration_lines(loop: Loop, found: Fitted) -> Iterator[str]:

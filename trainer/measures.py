@@ -11,7 +11,7 @@ import numpy.typing as npt
 from trainer import bootstrap, calibration, study_level
 from trainer.bootstrap import FEWEST_PATIENTS
 from trainer.predictions import Predictions
-from trainer.probability import ANY_WEIGHT
+from trainer.probability import competition_weights
 from trainer.problems import WrongUse
 from trainer.ratings import (
     Drawn,
@@ -127,7 +127,7 @@ def _overall(
 
 
 def _weights(predictions: Predictions) -> list[float]:
-    return [ANY_WEIGHT if name == predictions.any else 1 for name in predictions.names]
+    return competition_weights(predictions.names, predictions.any)
 
 
 def _informed(ratings: Mapping[str, Rating], predictions: Predictions) -> int:

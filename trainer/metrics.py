@@ -10,16 +10,11 @@ import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
 from trainer.joint import Odds, coherent
-from trainer.probability import ANY_WEIGHT, CLIP, log_losses, sigmoid
+from trainer.probability import CLIP, competition_weights, log_losses, sigmoid
 from trainer.problems import TrainingFailed, WrongUse, hint
 
 _BETTER = {"log_loss": -1, "log_loss_as_sampled": -1, "auc": 1, "accuracy": 1}
 _PER_LABEL = ("auc", "accuracy")
-
-
-def competition_weights(names: Sequence[str], any_label: str) -> list[float]:
-    """Weight of each label in the competition's loss."""
-    return [ANY_WEIGHT if name == any_label else 1.0 for name in names]
 
 
 def log_loss(labels: Any, logits: Any, weights: Any) -> float:

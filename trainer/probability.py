@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,17 @@ def sigmoid(logits: Any) -> _Numbers:
     """float64, of the shape of `logits`: 1 / (1 + exp(-logit))."""
     # beyond 700 exp overflows, and nothing that is shown can tell the difference
     return 1 / (1 + np.exp(-np.clip(np.asarray(logits, np.float64), -700, 700)))
+
+
+def logit(probabilities: Any) -> _Numbers:
+    """float64, of the shape of `probabilities`, which lie between 0 and 1: what `sigmoid` makes them of."""
+    values = np.asarray(probabilities, np.float64)
+    return np.log(values) - np.log1p(-values)
+
+
+def competition_weights(names: Iterable[str], any_name: str) -> list[float]:
+    """Weight of each label in the competition's loss."""
+    return [ANY_WEIGHT if name == any_name else 1.0 for name in names]
 
 
 def log_losses(positive: Any, probabilities: Any) -> _Numbers:
