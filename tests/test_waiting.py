@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import threading
 import time
@@ -117,6 +119,21 @@ def test_after_the_limit_the_missing_are_named(places):
     assert worker.is_alive()
     others = [Task(cluster[0]), Task(cluster[2])]  # tried again
     assert [task.ended() for task in (worker, *others)] == [None] * 3
+
+
+def test_a_process_with_many_open_files(places):
+    """select(2) knows no file above 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
+    try:
+        with contextlib.ExitStack() as stack:
+            while stack.enter_context(open(os.devnull)).fileno() < 1100:
+                pass
+            cluster = places(2)
+            chief, worker = Task(cluster[0]), Task(cluster[1])
+            assert [task.ended() for task in (chief, worker)] == [None] * 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_without_a_limit(places):

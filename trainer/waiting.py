@@ -11,7 +11,6 @@ import contextlib
 import faulthandler
 import math
 import re
-import select
 import selectors
 import signal
 import socket
@@ -176,7 +175,7 @@ class _Other:
         try:
             if self._connection is None:
                 self._come()
-            elif select.select([self._connection], [], [], _TURN_S)[0]:
+            elif _speaks(self._connection):
                 self._hear(self._connection.recv(4096))
         except (OSError, _Lost) as error:
             self.close()
@@ -216,6 +215,13 @@ class _Other:
         if self._connection is not None:
             self._connection.close()
         self._connection, self._heard = None, b""
+
+
+def _speaks(connection: socket.socket) -> bool:
+    """Whether there is something to hear within a turn; whatever the number of files this process has open."""
+    with selectors.DefaultSelector() as events:
+        events.register(connection, selectors.EVENT_READ)
+        return bool(events.select(_TURN_S))
 
 
 def _told(absent: Sequence[int]) -> bytes:
