@@ -25,6 +25,7 @@ from beam_pipelines.progress import Progress
 from ich_tfrecords import (
     buckets,
     card,
+    commit,
     file_lock,
     job,
     labels,
@@ -37,8 +38,8 @@ from ich_tfrecords import (
     splits,
 )
 from ich_tfrecords.bucket_path import AnyPath, BucketPath, any_path
-from ich_tfrecords.job import Identity, WorkDir
-from ich_tfrecords.manifest import Manifest, Sidecar
+from ich_tfrecords.job import Identity, Sidecar, WorkDir
+from ich_tfrecords.manifest import Manifest
 from ich_tfrecords.patient_key import PatientKey
 
 WRONG_USE = (
@@ -231,7 +232,7 @@ def _convert(
         _write_shards(work, planned, pending, identity.spec, options, tally)
     with clock.stage("commit"):
         finished = _finished(work, planned, identity.spec, args, files)
-        result = manifest.commit(work.output, identity.spec, planned, finished, identity.made_from, lock.require)
+        result = commit.commit(work.output, identity.spec, planned, finished, identity.made_from, lock.require)
         job.clear(work)
     print(card.describe(args.output, result))
     print(describe_work(tally, clock.seconds))
@@ -313,7 +314,7 @@ def _finished(
         raise launch.ConversionFailed(
             f"{len(changed):,} shards are not what their workers wrote (first: {changed[0]}); run the command again"
         )
-    rejects = pa.Table.from_pylist(manifest.reject_rows(data_spec, planned, found), plan.REJECT_SCHEMA)
+    rejects = pa.Table.from_pylist(commit.reject_rows(data_spec, planned, found), plan.REJECT_SCHEMA)
     reject_limit.check(rejects, files, args.max_reject_fraction)
     if not any(sidecar.slices for sidecar in found.values()):
         raise plan.PlanError(f"no slice could be converted: {plan.top_reasons(rejects)}")

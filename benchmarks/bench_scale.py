@@ -69,7 +69,7 @@ class Meter:
 def measure(folder: Path, slices: int) -> Figures:
     """Figures of each stage in this process; `folder` holds the input."""
     from beam_pipelines import inputs  # the launcher, for what its imports weigh
-    from ich_tfrecords import job, manifest, patient_key, plan, sources, spec
+    from ich_tfrecords import commit, job, patient_key, plan, sources, spec
 
     pa.set_memory_pool(pa.system_memory_pool())  # as `convert.main` does
     data_spec, work = spec.load(made_inventory.SPEC), job.WorkDir(folder / made_inventory.OUTPUT)
@@ -104,8 +104,8 @@ def measure(folder: Path, slices: int) -> Figures:
         sidecars = dict(job.sidecars(work, names))
         if changed := job.changed_shards(work.output, sidecars.values()):
             raise SystemExit(f"{changed[0]} is not as long as its sidecar tells")
-        manifest.reject_rows(data_spec, planned, sidecars)
-        done = manifest.commit(work.output, data_spec, planned, sidecars, made_from, lambda: None)
+        commit.reject_rows(data_spec, planned, sidecars)
+        done = commit.commit(work.output, data_spec, planned, sidecars, made_from, lambda: None)
         job.clear(work)
     lock.close()
     check(done, slices)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dicom_files import dicom_file, head_slice, slice_elements
 
-from ich_tfrecords import conversion, job, labels, manifest, plan, sources, spec
+from ich_tfrecords import commit, conversion, job, labels, plan, sources, spec
 
 SCRIPT, FORMULA, CLIMBER = "<script>alert(1)</script>", "=1+1", "../x"
 HOSTILE = (SCRIPT, FORMULA, CLIMBER, '"><img src=x>', "-a", "ID_plain")
@@ -63,7 +63,7 @@ def convert(source: Path, output: Path, data_spec: spec.DatasetSpec, table: labe
         names = job.write_plan(work, planned, data_spec)
         for name in names:
             conversion.write_shard(work, name, data_spec, reader, tally)
-    manifest.commit(
+    commit.commit(
         output, data_spec, planned, dict(job.sidecars(work, names)), {"input": {"files": len(listing)}}, lambda: None
     )
     job.clear(work)
