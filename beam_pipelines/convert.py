@@ -28,7 +28,6 @@ from ich_tfrecords import (
     commit,
     file_lock,
     job,
-    labels,
     manifest,
     packed,
     plan,
@@ -39,13 +38,15 @@ from ich_tfrecords import (
 )
 from ich_tfrecords.bucket_path import AnyPath, BucketPath, any_path
 from ich_tfrecords.job import Identity, Sidecar, WorkDir
+from ich_tfrecords.label_csv import LabelError
+from ich_tfrecords.labels import LabelTable
 from ich_tfrecords.manifest import Manifest
 from ich_tfrecords.patient_key import PatientKey
 
 WRONG_USE = (
     spec.SpecError,
     sources.SourceError,
-    labels.LabelError,
+    LabelError,
     job.JobError,
     plan.PlanError,
     splits.SubsetError,
@@ -163,7 +164,7 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     _tell(f"{listing.table.num_rows:,} files to read" + _ignored(listing))
     _tell(packed.unread(listing.ignored))
     with clock.stage("labels"):
-        table, label_facts = inputs.read_labels(args.labels, listing, data_spec.labels)
+        table, label_facts = inputs.labels_given(args.labels, listing, data_spec.labels)
         inputs.check_stems(listing, table, args.max_reject_fraction)
     for note in [key_note, *(table.notes() if table else ["no labels: every label is unknown (-1)"])]:
         _tell(note)
@@ -213,7 +214,7 @@ def _convert(
     work: WorkDir,
     identity: Identity,
     key: PatientKey,
-    table: labels.LabelTable | None,
+    table: LabelTable | None,
     clock: _Clock,
     lock: job.Lock,
 ) -> Manifest:

@@ -78,7 +78,7 @@ def measure(folder: Path, slices: int) -> Figures:
         listing = sources.list_inputs([str(folder / made_inventory.ARCHIVE)], [made_inventory.TRAIN])
         input_facts = inputs.input_facts(listing)
     with meter.stage("labels"):
-        labels, label_facts = inputs.read_labels(str(folder / made_inventory.LABELS), listing, data_spec.labels)
+        labels, label_facts = inputs.labels_given(str(folder / made_inventory.LABELS), listing, data_spec.labels)
         inputs.check_stems(listing, labels, limit=0.01)
     key = patient_key.patient_key(data_spec.split.salt, file=None)
     made_from = {"input": input_facts, "labels": label_facts, "patient_key": {"check": key.check}}
