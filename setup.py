@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -57,7 +57,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=["ich_tfrecords", "ich_tfrecords.configs", "beam_pipelines", "trainer"],
+    packages=[
+        "ich_tfrecords.configs",
+        *find_packages(include=["ich_tfrecords", "ich_tfrecords.*", "beam_pipelines", "trainer", "trainer.*"]),
+    ],
     package_dir={"ich_tfrecords.configs": "configs"},
     package_data={"ich_tfrecords": ["py.typed"], "ich_tfrecords.configs": ["*.yaml"], "beam_pipelines": ["py.typed"]},
     install_requires=BASE,
@@ -73,7 +76,7 @@ setup(
     entry_points={
         "console_scripts": [
             "ich-convert=beam_pipelines.convert:main",
-            "ich-kaggle=ich_tfrecords.kaggle:main",
+            "ich-kaggle=ich_tfrecords.kaggle.command:main",
             "ich-inspect=ich_tfrecords.inspect:main",
             "ich-train=trainer.task:main",
             "ich-evaluate=trainer.evaluate:main",
@@ -82,7 +85,7 @@ setup(
             "ich-export=trainer.export:main",
             "ich-submit=trainer.submit:main",
             "ich-score=trainer.score:main",
-            "ich-synthetic=ich_tfrecords.synthetic_command:main",
+            "ich-synthetic=ich_tfrecords.synthetic.command:main",
         ]
     },
 )

@@ -1,0 +1,4 @@
+"""Owns a data set opened: slices of a split, readers, the order of an epoch, augmentation, batches.
+
+It never knows a model: what it hands on is uint8 images, labels and weights.
+"""
