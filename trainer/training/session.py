@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from trainer.data import input_pipeline
 from trainer.data.dataset import Dataset, Slices
-from trainer.shell import vertex
+from trainer.shell import vertex, waiting
 from trainer.shell.display import Display
 from trainer.shell.problems import TrainingFailed, closed_after
-from trainer.training import assembly, ending, input_page, strategy, waiting
+from trainer.training import assembly, ending, input_page, strategy
 from trainer.training.hparams import HParams, to_yaml
 from trainer.training.loop import Data, Doors, Loop
 from trainer.training.run_dir import RunDir

@@ -13,9 +13,9 @@ import keras
 import tensorflow as tf
 
 from trainer.data.input_pipeline import Share
+from trainer.shell import waiting
 from trainer.shell.problems import WrongUse
 from trainer.shell.vertex import Cluster, cluster
-from trainer.training import waiting
 from trainer.training.hparams import HParams
 
 TPU_ANSWERS_S = 30.0

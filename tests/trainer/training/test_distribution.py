@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import training_runs as runs
 
-from trainer.shell import vertex
-from trainer.training import waiting
+from trainer.shell import vertex, waiting
 from trainer.training.run_dir import RunDir
 
 STEPS = 20

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
+from trainer.shell import waiting
 from trainer.shell.problems import TrainingFailed, WrongUse
 from trainer.shell.vertex import Cluster
-from trainer.training import waiting
 
 END_S = 30.0  # generous; nothing waits so long
 TURN_S = 0.02
