@@ -12,15 +12,11 @@ import contextlib
 import io
 import json
 import re
-import shutil
-import subprocess
 import sys
-import sysconfig
 import tarfile
 import tempfile
 import threading
 import time
-import venv
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +24,7 @@ from typing import Any
 
 import pytest
 from bucket_server import BucketServer
+from clean_environment import ROOT, CleanEnvironment, checkout
 from dataflow_service import DataflowService
 
 from ich_tfrecords.conversion import job, steps
@@ -44,7 +41,6 @@ from apache_beam.portability.api import beam_runner_api_pb2
 
 from beam_pipelines import launch
 
-ROOT = Path(__file__).parents[2]
 SECRET = "9f86d081884c7d659a2feaa0c55ad015"
 ENGINE = ("--runner", "DataflowRunner", "--project", "project-x", "--region", "europe-west4", "--no_auth")
 PART_SLICES = 20  # of the 60 slices, so that the index has three parts
@@ -71,7 +67,7 @@ class Cloud:
         here = ("--labels", self.labels, "--patient_key_file", self.key, "--output", self.local)
         assert convert("--spec", self.spec, "--input", made.output / "stage_2_train", *here) == 0
         self._upload()
-        self.setup_file = _checkout(folder / "checkout") / "setup.py"
+        self.setup_file = checkout(folder / "checkout") / "setup.py"
 
     def _upload(self) -> None:
         for path in self.slices:
@@ -109,47 +105,22 @@ class Cloud:
         return {blob.name[len(prefix) :]: (blob.generation, blob.download_as_bytes()) for blob in found}
 
 
-def _checkout(folder: Path) -> Path:
-    """A copy of what the package is built from: building leaves files behind, and other tests run beside this one."""
-    for name in ("ich_tfrecords", "beam_pipelines", "trainer", "configs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, folder)
-    return folder
-
-
 class Worker:
-    """A clean environment with the staged package, and nothing of the checkout.
-
-    It sees this environment's dependencies through a .pth file, since fetching Beam would take minutes and a network. A
-    folder named there adds its packages, but its own .pth files, an editable install's among them, do not count.
-    pip and setuptools come the same way.
-    """
+    """A clean environment with the staged package."""
 
     def __init__(self, folder: Path, package: bytes) -> None:
-        self._folder = folder
-        venv.create(folder, symlinks=True)
-        site = next((folder / "lib").glob("python*/site-packages"))
-        places = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-        (site / "dependencies.pth").write_text("\n".join(places))
+        self._clean = CleanEnvironment(folder)
         archive = folder / "workflow.tar.gz"
         archive.write_bytes(package)
-        flags = ("--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed", "--no-warn-script-location")
-        self._python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", *flags, archive)
+        self._clean.install(archive)
 
     def run(self, graph: bytes, *what: str) -> None:
-        path = self._folder / "pipeline.pb"
+        path = self._clean.folder / "pipeline.pb"
         path.write_bytes(graph)
-        loaded = self._python(Path(__file__).parent / "staged_worker.py", path, *what).split()
+        loaded = self._clean.python(Path(__file__).parent / "staged_worker.py", path, *what).split()
         assert len(loaded) == 2
-        assert all(Path(place).is_relative_to(self._folder) for place in loaded), loaded
+        assert all(Path(place).is_relative_to(self._clean.folder) for place in loaded), loaded
         assert not any(Path(place).is_relative_to(ROOT) for place in loaded), loaded
-
-    def _python(self, *arguments: object) -> str:
-        run = [self._folder / "bin" / "python", "-I", *arguments]  # isolated: no PYTHONPATH, no folder of the script
-        done = subprocess.run([*map(str, run)], cwd=self._folder, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
