@@ -225,7 +225,7 @@ TRAINER_MAY_IMPORT = {
     "scoring": {"dataset", "input_pipeline", "metrics", "model_file", "predictions", "problems", "manifest", "spec"},
     "explain": {"problems"},
     "slice_picture": {"triage", "charts", "montage", "spec"},
-    "figures": {"charts", "montage"},
+    "figures": {"charts", "html_page", "montage"},
     "plots": {"charts", "figures"},
     "evaluation_sections": {
         "calibration",
