@@ -10,6 +10,7 @@ import re
 import browser
 import pytest
 from evaluated_runs import folds, predictions, run
+from html_pages import assert_every_text_stays_text
 
 from trainer import comparison_page, figures
 from trainer.comparison import LUCK, compare
@@ -163,6 +164,11 @@ def test_the_page_shows_names_as_text(compared):
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     for title in ("Side by side", "Differences to =cmd $x$", "Curves", "Cost", "Made from"):
         assert f"<h2>{title}</h2>" in page
+
+
+def test_whatever_comes_in_as_text_stays_text(monkeypatch):
+    found = compare([*folds("a", 2.0, 10), *folds("b", 2.6, 30)], DRAWS, 0, False)
+    assert_every_text_stays_text(monkeypatch, lambda: comparison_page.page(found))
 
 
 def test_a_browser_shows_it_whole(compared, tmp_path):
