@@ -212,6 +212,20 @@ class TestNumbers:
         assert "Of 100 slices that it flags, 64 (95%" in words
         assert "Calling every slice free of hemorrhage would be right for 90.9% of them." in words
 
+    @pytest.mark.parametrize(
+        ("split", "trained_on", "words"),
+        [
+            ("train", "a" * 64, "Trained on these very slices, so nothing here says how good it is on new patients."),
+            ("validation", "a" * 64, "Calibration, thresholds and the best epoch were chosen on these very slices, so"),
+            ("train", "b" * 64, "Trained on another data set than the one evaluated on; see to it that no patient is"),
+        ],
+    )
+    def test_the_head_says_what_the_training_has_seen(self, made, split, trained_on, words):
+        settings = made[0]["what"]["settings"] | {"train_split": "train", "validation_split": "validation"}
+        what = made[0]["what"] | {"split": split, "trained_on": trained_on, "settings": settings}
+        page = Page(pages.page(made[0] | {"what": what}, made[1], [], []))
+        assert words in page.words
+
     def test_tables_hold_the_measures(self, made, text):
         page, found = Page(text), made[0]["measures"]
         label = found["labels"]["subdural"]

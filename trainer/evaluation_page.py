@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from ich_tfrecords import html_page, montage
 from ich_tfrecords.html_page import Table
+from trainer import evaluated, figures
 from trainer import evaluation_sections as sections
-from trainer import figures
 from trainer.measures import unskilled
 from trainer.predictions import Predictions
 from trainer.probability import log_losses
@@ -85,16 +85,9 @@ def page(
 
 def _doubts(what: Mapping[str, Any]) -> Iterator[str]:
     """What makes the numbers of the page kinder, or other, than those of new patients."""
-    settings, own = what["settings"], what["trained_on"] == what["dataset"]["fingerprint"]
-    if own and what["split"] == settings["train_split"]:
-        yield "The model was trained on these very slices, so nothing here says how it does on new patients."
-    elif own and what["split"] == settings["validation_split"]:
-        yield (
-            "Calibration, thresholds and the best epoch were chosen on these very slices, so log loss, calibration "
-            "error and decisions are kinder than on new patients."
-        )
-    if not own:
-        yield "The model was trained on another data set. See to it that none of these patients was in it."
+    if doubt := evaluated.doubt(what):
+        words = evaluated.DOUBTS[doubt]
+        yield f"{words[0].upper()}{words[1:]}."
     if what["flip"]:
         yield "Logits are means with the mirror image; calibration and thresholds were fitted without it."
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ich_tfrecords import atomic, pixels
-from trainer import command, model_card, model_file, quiet, vertex
+from trainer import command, evaluated, model_card, model_file, quiet, vertex
 from trainer.model_file import About
 from trainer.problems import WorkFailed, WrongUse
 
@@ -70,7 +70,7 @@ def _export(args: argparse.Namespace) -> None:
     _check_output(output)
     about = _shared(model_file.read_about(source))
     split = str(about.settings.get("test_split") or "test")
-    result = _result(run / "evaluation" / split / "metrics.json", about, model_file.digest(source))
+    result = _result(evaluated.folder(run, split) / evaluated.METRICS, about, model_file.digest(source))
     quiet.import_tensorflow()
     with _told(output), _replacing(output) as folder:
         _fill(folder, source, about, result)
