@@ -20,6 +20,7 @@ BAND_RESAMPLES = 200  # of the patients, for the bands of the curves; a picture 
 _SEED = 0
 
 Measures = Mapping[str, Any]
+Shown = Mapping[str, Any]  # in a section
 
 
 def training(what: Measures, history: Sequence[Mapping[str, float]]) -> Image | None:
@@ -68,7 +69,7 @@ RULES = {
 }
 
 
-def labels(measures: Measures) -> Measures:
+def labels(measures: Measures) -> Shown:
     """Every measure of every label, with intervals."""
     every = measures["labels"]
     ranked = ("log_loss", "auc", "average_precision", "calibration_error")
@@ -98,7 +99,7 @@ def skill(measures: Measures) -> Mapping[str, Table]:
     }
 
 
-def studies(measures: Measures, foreseen: Measures) -> Measures:
+def studies(measures: Measures, foreseen: Measures) -> Shown:
     """Every measure at the level of studies, with intervals."""
     every = measures["studies_level"]
     heads = ["label", "known", "positive", "ROC AUC", "average precision"]
@@ -193,7 +194,7 @@ def confusions(measures: Measures) -> Image:
     return figures.image(plots.confusion(panels), f"Confusion matrix of each label: {words}")
 
 
-def reliability(measures: Measures, fitted: Measures) -> Measures:
+def reliability(measures: Measures, fitted: Measures) -> Shown:
     """How far probabilities can be relied on, before and after calibration, and the calibration itself."""
     panels: dict[str, plots.Bins | str] = {}
     for name, label in measures["labels"].items():
@@ -248,7 +249,7 @@ def _foreseen(every: Measures) -> Table:
     return Table(heads, rows, words=2)
 
 
-def both_ways(measures: Measures) -> Measures:
+def both_ways(measures: Measures) -> Shown:
     """Accuracy, precision, recall and F1, for hemorrhage and for its absence."""
     heads = ["read for", "threshold", "slices", "accuracy", "precision", "recall", "F1"]
     rows = [
