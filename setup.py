@@ -11,6 +11,8 @@ BASE = [
     "google-cloud-storage>=2.18",
     "google-crc32c>=1.5",
     "isal>=1.7",
+    "jinja2>=3.1",
+    "markupsafe>=2.1",
     "numpy>=1.26",
     "pandas>=2.2",
     "pillow>=10.3",
@@ -62,7 +64,13 @@ setup(
         *find_packages(include=["ich_tfrecords", "ich_tfrecords.*", "beam_pipelines", "trainer", "trainer.*"]),
     ],
     package_dir={"ich_tfrecords.configs": "configs"},
-    package_data={"ich_tfrecords": ["py.typed"], "ich_tfrecords.configs": ["*.yaml"], "beam_pipelines": ["py.typed"]},
+    package_data={
+        "ich_tfrecords": ["py.typed"],
+        "ich_tfrecords.configs": ["*.yaml"],
+        "ich_tfrecords.views": ["templates/*"],
+        "beam_pipelines": ["py.typed"],
+        "trainer.pages": ["templates/*"],
+    },
     install_requires=BASE,
     extras_require={
         "train": TRAIN,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ich_tfrecords.storage import atomic
+from trainer.results import evaluated
 from trainer.shell import command, vertex
 from trainer.shell.problems import WrongUse
 
 if TYPE_CHECKING:
     from trainer.results.comparable import Run
 
-FORMAT = 2  # of metrics.json
-_FOLDER = re.compile(r"(.*?)(-flip)?(-[0-9a-f]{8})?", re.DOTALL)
 FEWEST_RESAMPLES = 40  # of fewer, a standard error is off by more than a tenth
 _WHAT = ("split", "dataset", "trained_on", "flip", "model", "parameters", "settings", "fold", "train")
 
@@ -147,14 +145,14 @@ def _require_evaluated(places: Sequence[Path], split: str) -> None:
 
 
 def _files(place: Path, split: str) -> tuple[Path, Path]:
-    folder = place / "evaluation" / split
-    return folder / "metrics.json", folder / "predictions.parquet"
+    folder = evaluated.folder(place, split)
+    return folder / evaluated.METRICS, folder / evaluated.PREDICTIONS
 
 
 def _evaluate(place: Path, split: str) -> str:
     """The command that makes the folder `split`, whose name is that of the split and of what else differs."""
-    name, flip, other = _FOLDER.fullmatch(split).groups()  # type: ignore[union-attr]  # it fits every text
-    more = f"{' --flip' * bool(flip)}{' --data_dir DIR' * bool(other)}"
+    name, flip, other = evaluated.parts_of(split)
+    more = f"{' --flip' * flip}{' --data_dir DIR' * other}"
     return f"python -m trainer.evaluate --job_dir {shlex.quote(str(place))} --split {shlex.quote(name)}{more}"
 
 
@@ -174,8 +172,9 @@ def _result(path: Path, again: str) -> Mapping[str, Any]:
     """Values of metrics.json. Raises `WrongUse` when it is damaged or of another format."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT:
-            raise WrongUse(f"{path} has format {values['format']}, this version reads {FORMAT}; run `{again}`")
+        if values["format"] != evaluated.FORMAT:
+            known = evaluated.FORMAT
+            raise WrongUse(f"{path} has format {values['format']}, this version reads {known}; run `{again}`")
         for key in _WHAT:
             values["what"][key]
         values["measures"]["labels"], values["measures"]["skill"]["prevalence"]

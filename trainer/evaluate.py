@@ -20,13 +20,13 @@ from ich_tfrecords.storage import atomic
 from trainer.data.dataset import Dataset, Slices, open_dataset
 from trainer.models import model_file
 from trainer.models.model_file import About
+from trainer.results import evaluated
+from trainer.results.evaluated import FORMAT, METRICS, PAGE, PREDICTIONS
 from trainer.shell import command, progress_line, quiet
 from trainer.shell.problems import WrongUse
 from trainer.training import hparams
 from trainer.training.run_dir import RunDir, json_text
 
-FORMAT = 2
-PREDICTIONS, METRICS, PAGE = "predictions.parquet", "metrics.json", "report.html"
 WORST = 24  # slices shown
 EPILOG = f"""\
 Written to RUN/evaluation/SPLIT:
@@ -84,11 +84,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     scoring.check_spec(about, data.manifest, place)
     slices = _slices(about, data, args.split)
     run = model_file.run_folder(folder)
-    output = args.output or run / "evaluation" / _name(about, data, args)
+    output = args.output or evaluated.folder(run, _name(about, data, args))
     _make(output)
     print(f"{args.job_dir}: {len(slices):,} slices of split {slices.split} in {place}", flush=True)
     if about.fingerprint != data.manifest.fingerprint:
-        print("the model was trained on another data set; see to it that no patient is in both")
+        print(f"the model was {evaluated.DOUBTS['elsewhere']}")
     if args.recalibrate:
         about = _recalibrated(folder, about, data)
     for line in about.notes(args.job_dir):
@@ -126,7 +126,7 @@ def _slices(about: About, data: Dataset, name: str) -> Slices:
 def _name(about: About, data: Dataset, args: argparse.Namespace) -> str:
     """Name of the folder; only what was trained on, seen once, is called by the name of the split alone."""
     own = about.fingerprint == data.manifest.fingerprint
-    return "".join((args.split, "-flip" * args.flip, "" if own else f"-{data.manifest.fingerprint[:8]}"))
+    return evaluated.name_of(args.split, args.flip, "" if own else data.manifest.fingerprint)
 
 
 def _make(output: Path) -> None:

@@ -24,6 +24,7 @@ from ich_tfrecords import pixels
 from ich_tfrecords.storage import atomic
 from trainer.models import model_file
 from trainer.models.model_file import About
+from trainer.results import evaluated
 from trainer.serving import model_card
 from trainer.shell import command, quiet, vertex
 from trainer.shell.problems import WorkFailed, WrongUse
@@ -73,7 +74,7 @@ def _export(args: argparse.Namespace) -> None:
     _check_output(output)
     about = _shared(model_file.read_about(source))
     split = str(about.settings.get("test_split") or "test")
-    result = _result(run / "evaluation" / split / "metrics.json", about, model_file.digest(source))
+    result = _result(evaluated.folder(run, split) / evaluated.METRICS, about, model_file.digest(source))
     quiet.import_tensorflow()
     with _told(output), _replacing(output) as folder:
         _fill(folder, source, about, result)

@@ -1,4 +1,4 @@
-"""Charts as SVG text: bars of shares, a histogram, and windows drawn as ramps over HU.
+"""Charts as SVG that goes into a page as it is: bars of shares, a histogram, and windows drawn as ramps over HU.
 
 Every text that comes in is escaped. Colors are those of Okabe and Ito, which people of all color visions
 tell apart, and no chart depends on them: what a color says stands beside it in words.
@@ -11,6 +11,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from markupsafe import Markup
+
 from ich_tfrecords.dataset.summary import Share
 from ich_tfrecords.spec import Window
 
@@ -19,7 +21,7 @@ WIDTH = 1080
 _INK, _SOFT, _LINE = "#1b1f24", "#59636e", "#d8dee4"
 
 
-def bars(groups: Sequence[tuple[str, Mapping[str, Share]]], title: str) -> str:
+def bars(groups: Sequence[tuple[str, Mapping[str, Share]]], title: str) -> Markup:
     """Horizontal bars of named shares in named groups, over one axis in percent."""
     bar_px, gap_px, left, right = 20, 14, 290, 230
     span = WIDTH - left - right
@@ -45,10 +47,10 @@ def bars(groups: Sequence[tuple[str, Mapping[str, Share]]], title: str) -> str:
     return _svg(height + 26, title, parts)
 
 
-def histogram(values: Sequence[int], x_name: str, title: str) -> str:
+def histogram(values: Sequence[int], x_name: str, title: str) -> Markup:
     """Counts of whole numbers in at most 40 bins of equal width; the empty text for no values."""
     if not values:
-        return ""
+        return Markup()
     first, width, counts = bins(values, 40)
     left, height, span = 60, 200, WIDTH - 80
     step = max(1, round(nice_step(max(counts), 4)))
@@ -86,7 +88,7 @@ def _round_widths() -> Iterator[int]:
         power *= 10
 
 
-def window_ramps(windows: Sequence[Window], title: str) -> str:
+def window_ramps(windows: Sequence[Window], title: str) -> Markup:
     """Each window as the greys it gives, over one axis in HU."""
     left, right, row_px = 120, 250, 44
     span = WIDTH - left - right
@@ -123,10 +125,10 @@ def nice_step(span: float, most: int) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
 
 
-def _svg(height: float, title: str, parts: Sequence[str]) -> str:
+def _svg(height: float, title: str, parts: Sequence[str]) -> Markup:
     name = html.escape(title)
     head = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{name}"><title>{name}</title>'
-    return head + "".join(parts) + "</svg>"
+    return Markup(head + "".join(parts) + "</svg>")
 
 
 def _rect(x: float, y: float, width: float, height: float, fill: str, stroke: str = "none") -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 
 from ich_tfrecords import __version__
 from ich_tfrecords.dataset.manifest import REJECTS, Manifest
@@ -36,12 +37,13 @@ from ich_tfrecords.spec import NO_HEMORRHAGE, UNLABELLED, canonical_json
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.storage.bucket_path import AnyPath
 from ich_tfrecords.views import charts, html_page, montage
-from ich_tfrecords.views.html_page import escape, section, table
+from ich_tfrecords.views.html_page import Table
 
 PAGE = "index.html"
 PICTURES_A_LABEL = 4
 EXAMPLES = 3
 PANEL_PX = 128
+Values = Mapping[str, object]  # of one thing on the page
 
 
 def write(directory: AnyPath, manifest: Manifest, generator: str, output: Path) -> Path:
@@ -57,52 +59,38 @@ def write(directory: AnyPath, manifest: Manifest, generator: str, output: Path) 
 
 def page(directory: AnyPath, manifest: Manifest, generator: str) -> str:
     """HTML text of the page. `generator`: what wrote the data set."""
-    rows = montage.slice_rows(directory, manifest.spec)
-    duplicates = find_duplicates(rows, manifest.spec.labels.names, EXAMPLES)
-    title = f"{manifest.spec.name} {manifest.spec.version}"
-    sections = [
-        section(
-            "Splits",
-            _splits(manifest),
-            "Patients stand in one split only; prevalence is that among slices with a known label.",
-        ),
-        section("Labels", _labels(manifest), "Positive slices among those whose label is known."),
-        section("Labels together", _together(rows, manifest), _TOGETHER),
-        section("Windows", charts.window_ramps(manifest.spec.image.windows, "Windows over HU"), _WINDOWS),
-        section("Pictures", _pictures(directory, rows, manifest), _picture_note(manifest)),
-        section("Slices a series", _series(rows), ""),
-        section("Identical images", _duplicates(duplicates), _IDENTICAL),
-        section("Files without a record", _rejects(directory, manifest), f"{REJECTS} names each file."),
-        section("Made from", _made_from(manifest, generator), ""),
-        section(
-            "Spec", f"<pre>{escape(_pretty_spec(manifest))}</pre>", "manifest.json holds it; it decides every byte."
-        ),
-    ]
-    return html_page.page(title, _head(title, manifest) + "".join(sections))
-
-
-_TOGETHER = "Slices positive for both; the share is that of the row's label. The diagonal counts the label itself."
-_WINDOWS = "The grey that each HU becomes. Below a window all is black, above it all is white."
-_IDENTICAL = (
-    "Slices whose image tensors agree in every byte. A group that crosses splits shows an image of the training "
-    "in the evaluation; a group whose labels differ cannot be learned."
-)
-
-
-def _head(title: str, manifest: Manifest) -> str:
-    total = totals(manifest)
-    facts = {name: f"{total[name]:,}" for name in ("slices", "patients", "studies", "series")}
-    facts |= {"shards": f"{len(manifest.shards):,}", "size": megabytes(total["bytes"])}
-    size, _, windows = manifest.spec.image.shape
-    image = f"uint8 {size} x {size} px, {windows} window{'s' if windows > 1 else ''}"
-    return (
-        f"<header><h1>{escape(title)}</h1><p>Head CT slices as TFRecords, {image}. "
-        f"Fingerprint <code>{escape(manifest.fingerprint)}</code></p>"
-        f"{html_page.tiles(facts)}</header>"
+    spec = manifest.spec
+    rows = montage.slice_rows(directory, spec)
+    return html_page.page(
+        "report.html",
+        title=f"{spec.name} {spec.version}",
+        shape=spec.image.shape,
+        fingerprint=manifest.fingerprint,
+        facts=_facts(manifest),
+        splits=_splits(manifest),
+        prevalence=_prevalence(manifest),
+        unknown=_unknown(manifest),
+        labels=spec.labels.names,
+        together=_together(cooccurrence(rows, spec.labels.names)),
+        windows=charts.window_ramps(spec.image.windows, "Windows over HU"),
+        panels=montage.panel_heads(spec),
+        pictures=_pictures(directory, rows, manifest),
+        series=_series(series_sizes(rows)),
+        duplicates=_duplicates(find_duplicates(rows, spec.labels.names, EXAMPLES)),
+        rejects=_rejects(directory, manifest) if manifest.rejects else None,
+        reject_list=REJECTS,
+        made_from=_made_from(manifest, generator),
+        spec=json.dumps(json.loads(canonical_json(spec)), indent=2, ensure_ascii=False),
     )
 
 
-def _splits(manifest: Manifest) -> str:
+def _facts(manifest: Manifest) -> dict[str, str]:
+    total = totals(manifest)
+    facts = {name: f"{total[name]:,}" for name in ("slices", "patients", "studies", "series")}
+    return facts | {"shards": f"{len(manifest.shards):,}", "size": megabytes(total["bytes"])}
+
+
+def _splits(manifest: Manifest) -> Table:
     names = manifest.spec.labels.names
     whole = {**totals(manifest), "labels": {name: total_counts(manifest, name) for name in names}}
     columns = {**manifest.splits, "all": whole} if len(manifest.splits) > 1 else manifest.splits
@@ -112,93 +100,82 @@ def _splits(manifest: Manifest) -> str:
         [f"prevalence of {name}", *(prevalence(values["labels"][name]).percent for values in columns.values())]
         for name in names
     ]
-    return table(["", *columns], rows)
+    return Table(["", *columns], rows)
 
 
-def _labels(manifest: Manifest) -> str:
-    names = manifest.spec.labels.names
+def _prevalence(manifest: Manifest) -> Markup | None:
+    """Bars of each label in each split; None where no label is known."""
     groups = [
-        (name, {split: prevalence(of["labels"][name]) for split, of in manifest.splits.items()}) for name in names
+        (name, {split: prevalence(of["labels"][name]) for split, of in manifest.splits.items()})
+        for name in manifest.spec.labels.names
     ]
-    unknown = {name: total_counts(manifest, name)["unknown"] for name in names}
-    words = ", ".join(f"{name} {count:,}" for name, count in unknown.items() if count)
-    note = f"<p>Slices whose label is unknown (-1): {escape(words)}.</p>" if words else ""
     if not any(share.total for _, shares in groups for share in shares.values()):
-        return note
-    return charts.bars(groups, "Prevalence of each label in each split") + note
+        return None
+    return charts.bars(groups, "Prevalence of each label in each split")
 
 
-def _together(rows: pa.Table, manifest: Manifest) -> str:
-    names = manifest.spec.labels.names
-    counts = cooccurrence(rows, names)
+def _unknown(manifest: Manifest) -> list[str]:
+    counts = {name: total_counts(manifest, name)["unknown"] for name in manifest.spec.labels.names}
+    return [f"{name} {count:,}" for name, count in counts.items() if count]
+
+
+def _together(counts: npt.NDArray[np.int64]) -> list[list[Values]] | None:
+    """A row of cells a label; None where no slice is positive."""
     if not counts.any():
-        return "<p>No slice is positive.</p>"
-    head = "".join(f'<th scope="col" class="number">{escape(name)}</th>' for name in names)
-    lines = "".join(
-        f'<tr><th scope="row" class="text">{escape(name)}</th>{"".join(_heat_cells(counts, row))}</tr>'
-        for row, name in enumerate(names)
-    )
-    return f'<table class="heat"><thead><tr><th></th>{head}</tr></thead><tbody>{lines}</tbody></table>'
+        return None
+    return [
+        [_cell(Share(count, row[at]), own=at == column) for column, count in enumerate(row)]
+        for at, row in enumerate(counts.tolist())
+    ]
 
 
-def _heat_cells(counts: npt.NDArray[np.int64], row: int) -> Iterator[str]:
-    """Cells of one row: the darker the blue, the greater the share; white text where it is dark."""
-    own = int(counts[row, row])
-    for column, count in enumerate(counts[row].tolist()):
-        if column == row:
-            yield f'<td class="number own"><b>{count:,}</b></td>'
-            continue
-        share = Share(count, own)
-        mixed = [round(255 + (dark - 255) * share.part) for dark in (8, 69, 148)]
-        ink = "#fff" if share.part > 0.5 else "#1b1f24"
-        color = f"background:rgb({','.join(map(str, mixed))});color:{ink}"
-        yield f'<td class="number" style="{color}">{count:,}<small>{share.percent}</small></td>'
+def _cell(share: Share, own: bool) -> Values:
+    """The darker the blue, the greater the share; white text where it is dark."""
+    mixed = ",".join(str(round(255 + (dark - 255) * share.part)) for dark in (8, 69, 148))
+    style = f"background:rgb({mixed});color:{'#fff' if share.part > 0.5 else '#1b1f24'}"
+    return {"slices": share.count, "percent": share.percent, "style": None if own else style}
 
 
-def _picture_note(manifest: Manifest) -> str:
-    heads = ", ".join(montage.panel_heads(manifest.spec))
-    return f"From left to right: {heads} (level/width in HU). Seeded draw, of as many patients as possible."
-
-
-def _pictures(directory: AnyPath, rows: pa.Table, manifest: Manifest) -> str:
+def _pictures(directory: AnyPath, rows: pa.Table, manifest: Manifest) -> list[Values]:
+    """Of each label, and of its absence: name, number of slices, and figures of a few of them."""
     labels = manifest.spec.labels
     groups = [(label, pc.equal(rows[label], 1)) for label in labels.names if label != labels.any]
     groups += [(stratum, pc.equal(rows["stratum"], stratum)) for stratum in (NO_HEMORRHAGE, UNLABELLED)]
-    return "".join(_picture_group(directory, rows.filter(mask), name, manifest) for name, mask in groups)
+    return [
+        {"name": name, "slices": members.num_rows, "figures": list(_figures(directory, members, manifest))}
+        for name, mask in groups
+        if (members := rows.filter(mask)).num_rows
+    ]
 
 
-def _picture_group(directory: AnyPath, members: pa.Table, name: str, manifest: Manifest) -> str:
-    if not members.num_rows:
-        return ""
+def _figures(directory: AnyPath, members: pa.Table, manifest: Manifest) -> Iterator[Values]:
     drawn = montage.draw(members, PICTURES_A_LABEL, seed=0)
-    figures = [_figure(picture, manifest) for picture in montage.read_pictures(directory, drawn, manifest.spec)]
-    count = f"{members.num_rows:,} slice{'s' if members.num_rows > 1 else ''}"
-    return f'<h3>{escape(name)} <small>{count}</small></h3><div class="pictures">{"".join(figures)}</div>'
+    for picture in montage.read_pictures(directory, drawn, manifest.spec):
+        strip = montage.strip(picture.image, PANEL_PX)
+        uid, labels = picture.row["sop_uid"], montage.positive_labels(picture.row, manifest.spec)
+        words = f"{montage.shortened(uid)}, {montage.place(picture.row)}"
+        image = html_page.image(montage.png_bytes(strip), "png", f"{labels}: {words}", strip.width)
+        yield {"image": image, "labels": labels, "uid": uid, "words": words}
 
 
-def _figure(picture: montage.Picture, manifest: Manifest) -> str:
-    image = montage.strip(picture.image, PANEL_PX)
-    uid, labels = picture.row["sop_uid"], montage.positive_labels(picture.row, manifest.spec)
-    words = f"{montage.shortened(uid)}, {montage.place(picture.row)}"
-    shown = html_page.image(montage.png_bytes(image), "png", f"{labels}: {words}", image.width)
-    return (
-        f"<figure>{shown}<figcaption><b>{escape(labels)}</b><br>"
-        f'<span title="{escape(uid)}">{escape(words)}</span></figcaption></figure>'
-    )
-
-
-def _series(rows: pa.Table) -> str:
-    sizes = series_sizes(rows)
+def _series(sizes: list[int]) -> Values | None:
+    """`sizes`: slices of each series, ascending."""
     if not sizes:
-        return "<p>No slice.</p>"
-    words = f"{len(sizes):,} series of {sizes[0]:,} to {sizes[-1]:,} slices, median {float(np.median(sizes)):g}."
+        return None
     chart = charts.histogram(sizes, "slices in the series (across), number of series (up)", "Slices a series")
-    return f"<p>{words}</p>{chart}"
+    return {
+        "number": len(sizes),
+        "least": sizes[0],
+        "most": sizes[-1],
+        "median": float(np.median(sizes)),
+        "chart": chart,
+    }
 
 
-def _duplicates(found: Duplicates) -> str:
+def _duplicates(found: Duplicates) -> tuple[Table, Table] | None:
+    """How many there are, and the first groups; None where there are none."""
     if not found.groups:
-        return "<p>No two slices have the same image.</p>"
+        return None
     facts = [
         ["groups of identical images", f"{found.groups:,}"],
         ["slices in them", f"{found.slices:,}"],
@@ -212,15 +189,14 @@ def _duplicates(found: Duplicates) -> str:
         for row in group[:_MEMBERS]
     ]
     heads = ["group", "sop_uid", "split", "patient_key (begin)", "stratum"]
-    return table(["what", "number"], facts) + "<h3>First groups</h3>" + table(heads, shown, words=len(heads))
+    return Table(["what", "number"], facts), Table(heads, shown, words=len(heads))
 
 
 _MEMBERS = 6  # of a group, shown
 
 
-def _rejects(directory: AnyPath, manifest: Manifest) -> str:
-    if not manifest.rejects:
-        return "<p>Every file gave a record.</p>"
+def _rejects(directory: AnyPath, manifest: Manifest) -> Table:
+    """The reasons by their number of files, each with its first files."""
     examples = reject_examples(directory / REJECTS, EXAMPLES)
     ranked = sorted(manifest.rejects.items(), key=lambda item: (-item[1], item[0]))
     rows = [
@@ -228,17 +204,13 @@ def _rejects(directory: AnyPath, manifest: Manifest) -> str:
         for reason, count in ranked
         for number, row in enumerate(examples.get(reason) or [{"name": "", "detail": ""}])
     ]
-    return table(["reason", "files", "first files", "detail"], rows, words=4)
+    return Table(["reason", "files", "first files", "detail"], rows, words=4)
 
 
-def _made_from(manifest: Manifest, generator: str) -> str:
+def _made_from(manifest: Manifest, generator: str) -> Table:
     facts = {**flat(manifest.made_from), "outside the subset": manifest.not_drawn}
     facts |= {"label rows of no slice": manifest.labels_unused, "data set written by": generator}
     versions = {"ich_tfrecords": __version__, "python": platform.python_version()}
     versions |= {"numpy": np.__version__, "pyarrow": pa.__version__, "pillow": PIL.__version__}
     facts["this page by"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return table(["what", "value"], [[name, plain(value)] for name, value in facts.items()], words=2)
-
-
-def _pretty_spec(manifest: Manifest) -> str:
-    return json.dumps(json.loads(canonical_json(manifest.spec)), indent=2, ensure_ascii=False)
+    return Table(["what", "value"], [[name, plain(value)] for name, value in facts.items()], words=2)

@@ -1,6 +1,6 @@
-"""What a comparison says: a sentence on what may be claimed, an HTML page without scripts, a CSV, a table of text.
+"""What a comparison says: a sentence on what may be claimed, an HTML page, a CSV, a table of text.
 
-The same comparison gives the same bytes. Everything that comes from the runs is escaped.
+The same comparison gives the same bytes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 from ich_tfrecords import __version__
 from ich_tfrecords.storage.csv_text import csv_text
 from ich_tfrecords.views import html_page
+from ich_tfrecords.views.html_page import Image, Table
 from ich_tfrecords.views.progress_bar import clock
 from trainer.pages import figures, plots
 from trainer.results.comparison import BETTER, UNCLEAR, WORSE
 
+TEMPLATES = "trainer.pages"
 Result = Mapping[str, Any]
 _READINGS = {WORSE: "worse than the best", BETTER: "better than the best", UNCLEAR: "no difference can be claimed"}
 HEAD = ("run", "metric", "value", "low", "high", "mean_of_folds", "sd_of_folds", "difference", "difference_low",
@@ -148,63 +150,47 @@ def _count(value: float) -> str:
 
 def page(result: Result) -> str:
     """The HTML text."""
-    names = [model["name"] for model in result["models"]]
-    title = f"Comparison of {', '.join(names) if len(names) <= ACROSS else f'{len(names)} models'}"
-    body = [
-        _header(title, result),
-        _metrics(result),
-        _gaps(result),
-        _curves(result),
-        _cost(result),
-        _folds(result),
-        _settings(result),
-        _made_from(result),
-    ]
-    return html_page.page(title, "".join(body))
-
-
-def _header(title: str, result: Result) -> str:
-    facts = {name: f"{result[name]:,}" for name in ("slices", "studies", "patients", "resamples")}
-    notes = "".join(f'<p class="note">{html_page.escape(note)}</p>' for note in result["notes"])
-    first, *others = map(html_page.escape, verdict(result))
-    words = f"<p><strong>{first}</strong> {' '.join(others)}</p>"
-    return f"<header><h1>{html_page.escape(title)}</h1>{words}{notes}{html_page.tiles(facts)}</header>"
-
-
-def _metrics(result: Result) -> str:
     models = result["models"]
-    tables = [_values(models[first : first + ACROSS], result) for first in range(0, len(models), ACROSS)]
-    note = (
-        f"On split {result['split']}, with {percent(result['level'])} intervals from {result['resamples']:,} resamples "
-        f"of the patients. Lower is better for log loss and calibration error, higher for all else. Sensitivity and "
-        f"specificity hold at the threshold of each run, chosen on its validation split. Skill: the part that a run "
-        f"saves of the log loss of one who says of every slice how often a label was positive in training; none can be "
-        f"claimed where its interval includes 0."
+    names = [model["name"] for model in models]
+    return html_page.page(
+        "comparison.html",
+        TEMPLATES,
+        title=f"Comparison of {', '.join(names) if len(names) <= ACROSS else f'{len(names)} models'}",
+        result=result,
+        verdict=verdict(result),
+        facts={name: f"{result[name]:,}" for name in ("slices", "studies", "patients", "resamples")},
+        level=percent(result["level"]),
+        log_losses=_log_losses(models),
+        metrics=[_metrics(models[first : first + ACROSS], result) for first in range(0, len(models), ACROSS)],
+        gaps={"chart": _gap_chart(result), "table": _gaps(result)} if result["differences"] else None,
+        corrected=_corrected(result) if result["pairs"] > 1 else "",
+        roc=_roc(result),
+        histories=_histories(models),
+        cost=_cost(models),
+        folds={model["name"]: _folds(model, result) for model in models if model["folds"]},
+        settings=Table(["", *names], [[key, *words] for key, words in result["settings"].items()], len(names) + 1),
+        made_from=_made_from(result),
     )
-    log_losses = [(model["name"], *(model["values"]["log_loss"][end] for end in _ENDS)) for model in models]
-    chart = _image(plots.interval_plot(log_losses, "log loss"), "Log loss of each run with its interval")
-    return html_page.section("Side by side", chart + "<p></p>".join(tables), note)
 
 
-def _values(models: Sequence[Result], result: Result) -> str:
-    """Every metric of a few models, with its interval."""
-    rows = [
-        [words, *(_unbroken(_with_interval(model["values"][metric])) for model in models)]
-        for metric, words in result["metrics"].items()
-    ]
-    return html_page.table(["", *(model["name"] for model in models)], rows)
+def _log_losses(models: Sequence[Result]) -> Image:
+    rows = [(model["name"], *(model["values"]["log_loss"][end] for end in _ENDS)) for model in models]
+    return figures.image(plots.interval_plot(rows, "log loss"), "Log loss of each run with its interval")
 
 
 _ENDS = ("value", "low", "high")
 
 
-def _image(svg: bytes, alt: str) -> str:
-    return html_page.image(svg, "svg+xml", alt, figures.WIDTH_PX)
+def _metrics(models: Sequence[Result], result: Result) -> Table:
+    """Every metric of a few models, with its interval."""
+    rows = [
+        [words, *(_unbroken(_with_interval(model["values"][metric])) for model in models)]
+        for metric, words in result["metrics"].items()
+    ]
+    return Table(["", *(model["name"] for model in models)], rows)
 
 
-def _gaps(result: Result) -> str:
-    if not result["differences"]:
-        return ""
+def _gaps(result: Result) -> Table:
     rows = []
     for metric in result["compared"]:
         for one in result["differences"]:
@@ -215,84 +201,57 @@ def _gaps(result: Result) -> str:
             share = figures.DASH if math.isnan(found["worse"]) else f"{100 * found['worse']:.1f}%"
             words = [result["metrics"][metric], one["name"], _READINGS[found["reading"]]]
             rows.append([*words, _signed(found["value"], d), _unbroken(span), share])
-    level = percent(result["pair_level"])
-    head = ["metric", "run", "reading", "difference", f"{level} interval", "worse in"]
-    chart = _gap_chart(result)
-    corrected = f" {_corrected(result)}" if result["pairs"] > 1 else ""
-    note = (
-        f"The run minus {result['best']}, which has the lowest log loss; the same patients are drawn for both in each "
-        f"resample. Worse in: share of the resamples. Log loss decides; the areas are shown beside it, and the "
-        f"readings of the areas are not corrected for several metrics.{corrected}"
-    )
-    body = chart + html_page.table(head, rows, words=3)
-    return html_page.section(f"Differences to {result['best']}", body, note)
+    head = ["metric", "run", "reading", "difference", f"{percent(result['pair_level'])} interval", "worse in"]
+    return Table(head, rows, words=3)
 
 
-def _gap_chart(result: Result) -> str:
+def _gap_chart(result: Result) -> Image:
     """The differences in log loss; the best at 0, so that each run has the color of the other charts."""
     gaps = {one["name"]: one["values"]["log_loss"] for one in result["differences"]}
     at_zero = {"value": 0.0, "low": None, "high": None}
     shown = [(model["name"], *map(gaps.get(model["name"], at_zero).get, _ENDS)) for model in result["models"]]
     digits = max(map(decimals, gaps.values()))
     svg = plots.interval_plot(shown, f"log loss minus that of {result['best']}", 0.0, digits)
-    return _image(svg, "Differences in log loss with their intervals")
+    return figures.image(svg, "Differences in log loss with their intervals")
 
 
-def _curves(result: Result) -> str:
-    models = result["models"]
-    rates = {model["name"]: model["roc"] for model in models}  # all of them, so that colors agree between charts
+def _roc(result: Result) -> Image | None:
+    rates = {model["name"]: model["roc"] for model in result["models"]}  # all, so that colors agree between charts
+    if not any(rate for rate, _ in rates.values()):
+        return None
+    return figures.image(plots.roc_overlay(rates), f"ROC curves of {result['any']}, one a run")
+
+
+def _histories(models: Sequence[Result]) -> Image | None:
     histories = {model["name"]: model["history"] for model in models}
-    parts = []
-    if any(rate for rate, _ in rates.values()):
-        parts.append(f"<h3>ROC of {html_page.escape(result['any'])}</h3>")
-        parts.append(_image(plots.roc_overlay(rates), f"ROC curves of {result['any']}, one a run"))
-    if any(histories.values()):
-        columns = {"val_log_loss": "validation log loss", "val_auc": "mean validation ROC AUC"}
-        parts.append("<h3>Training</h3>")
-        parts.append(_image(plots.history_overlay(histories, columns), "Validation log loss and AUC by epoch"))
-    return html_page.section("Curves", "".join(parts)) if parts else ""
+    if not any(histories.values()):
+        return None
+    columns = {"val_log_loss": "validation log loss", "val_auc": "mean validation ROC AUC"}
+    return figures.image(plots.history_overlay(histories, columns), "Validation log loss and AUC by epoch")
 
 
-def _cost(result: Result) -> str:
+def _cost(models: Sequence[Result]) -> Table:
     rows = []
-    for model in result["models"]:
+    for model in models:
         facts = model["facts"]
         time = figures.DASH if math.isnan(facts["seconds"]) else clock(facts["seconds"])
         numbers = [_count(facts[key]) for key in ("parameters", "epochs", "images_per_s")]
         rows.append([model["name"], facts["network"], facts["sampling"], facts["flip"], *numbers, time])
     head = ["run", "network", "sampling", "flipped too", "parameters", "epochs", "images/s", "training time"]
-    note = "Images/s and time are those of training; of folds the mean. Flipped too: scored with its mirror image."
-    return html_page.section("Cost", html_page.table(head, rows, words=4), note)
+    return Table(head, rows, words=4)
 
 
-def _folds(result: Result) -> str:
-    parts = []
-    for model in result["models"]:
-        if model["folds"]:
-            rows = [
-                [words, _number(value["mean"]), _number(value["sd"]), *map(_number, value["of_runs"].values())]
-                for metric, words in result["metrics"].items()
-                for value in [model["values"][metric]]
-            ]
-            head = ["", "mean", "sd", *model["values"]["log_loss"]["of_runs"]]
-            parts.append(f"<h3>{html_page.escape(model['name'])}</h3>{html_page.table(head, rows)}")
-    note = (
-        "Mean and standard deviation over the runs of a cross-validation. Where each run was evaluated on its own "
-        "validation fold, the values above are those of all folds pooled. Means over labels are here those of the "
-        "labels that have slices of both values in every fold."
-    )
-    return html_page.section("Folds", "".join(parts), note) if parts else ""
+def _folds(model: Result, result: Result) -> Table:
+    """Every metric of the runs of a cross-validation."""
+    rows = [
+        [words, *map(_number, [value["mean"], value["sd"], *value["of_runs"].values()])]
+        for metric, words in result["metrics"].items()
+        for value in [model["values"][metric]]
+    ]
+    return Table(["", "mean", "sd", *model["values"]["log_loss"]["of_runs"]], rows)
 
 
-def _settings(result: Result) -> str:
-    if not result["settings"]:
-        return ""
-    rows = [[key, *words] for key, words in result["settings"].items()]
-    table = html_page.table(["", *(model["name"] for model in result["models"])], rows, words=len(result["models"]) + 1)
-    return html_page.section("Settings that differ", table)
-
-
-def _made_from(result: Result) -> str:
+def _made_from(result: Result) -> Table:
     dataset = result["dataset"]
     rows = [
         ["data set", f"{dataset['name']} {dataset['version']}"],
@@ -302,7 +261,7 @@ def _made_from(result: Result) -> str:
         ["runs", ", ".join(run for model in result["models"] for run in model["runs"])],
         ["version", __version__],
     ]
-    return html_page.section("Made from", html_page.table(["", ""], rows, words=2))
+    return Table(["", ""], rows, words=2)
 
 
 # beside the page

@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ich_tfrecords.views import html_page, montage
-from ich_tfrecords.views.html_page import escape, section
+from ich_tfrecords.views.html_page import Table
 from trainer.pages import figures, sections
+from trainer.results import evaluated
 from trainer.results.measures import unskilled
 from trainer.results.predictions import Predictions
 from trainer.results.probability import log_losses
 
+TEMPLATES = "trainer.pages"
 PANEL_PX = 128  # of the pictures
 
 
@@ -54,59 +56,40 @@ def page(
 ) -> str:
     """HTML text of the page. `result`: metrics.json; `history`: the rows of history.csv; `worst`: slices to show."""
     what, measures = result["what"], result["measures"]
-    body = [
-        _head(what, measures, predictions.any),
-        sections.training(what, history),
-        sections.labels(measures, what["split"]),
-        sections.skill(measures),
-        sections.roc(measures, predictions),
-        sections.precision_recall(measures, predictions),
-        sections.confusions(measures),
-        sections.reliability(measures, result["calibration"]),
-        sections.thresholds(measures, what["foreseen"]),
-        sections.studies(measures, what["foreseen"]),
-        sections.both_ways(measures, predictions.any),
-        _worst(worst),
-        _made_from(what, measures),
-        _settings(what["settings"]),
-    ]
-    return html_page.page(_title(what), "".join(body))
-
-
-def _title(what: Mapping[str, Any]) -> str:
-    return f"{what['run']}: {what['split']} split"
-
-
-def _head(what: Mapping[str, Any], measures: Mapping[str, Any], any_name: str) -> str:
-    told = " ".join(filter(None, [unskilled(measures), *_summary(measures, any_name)]))
-    doubts = "".join(f"<p><b>{escape(sentence)}</b></p>" for sentence in _doubts(what))
-    return (
-        f"<header><h1>{escape(_title(what))}</h1>"
-        f"<p>Model {escape(what['model'])} with {what['parameters']:,} parameters, on {escape(_dataset(what))}. "
-        f"Fingerprint <code>{escape(what['dataset']['fingerprint'])}</code></p>"
-        f"{html_page.tiles(_facts(measures, any_name))}"
-        f'<p style="margin-top:16px;font-size:17px;max-width:62em">{escape(told)}</p>{doubts}</header>'
+    return html_page.page(
+        "evaluation.html",
+        TEMPLATES,
+        title=f"{what['run']}: {what['split']} split",
+        what=what,
+        any=predictions.any,
+        dash=figures.DASH,
+        facts=_facts(measures, predictions.any),
+        told=list(filter(None, [unskilled(measures), *_summary(measures, predictions.any)])),
+        doubts=list(_doubts(what)),
+        training=sections.training(what, history),
+        labels=sections.labels(measures),
+        skill=sections.skill(measures),
+        band_resamples=sections.BAND_RESAMPLES,
+        roc=sections.roc(measures, predictions),
+        precision_recall=sections.precision_recall(measures, predictions),
+        confusions=sections.confusions(measures),
+        reliability=sections.reliability(measures, result["calibration"]),
+        thresholds=sections.thresholds(measures, what["foreseen"]),
+        studies=sections.studies(measures, what["foreseen"]),
+        both_ways=sections.both_ways(measures),
+        worst=list(map(_picture, worst)),
+        made_from=_made_from(what, measures),
+        settings=[f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in what["settings"].items()],
     )
 
 
 def _doubts(what: Mapping[str, Any]) -> Iterator[str]:
     """What makes the numbers of the page kinder, or other, than those of new patients."""
-    settings, own = what["settings"], what["trained_on"] == what["dataset"]["fingerprint"]
-    if own and what["split"] == settings["train_split"]:
-        yield "The model was trained on these very slices, so nothing here says how it does on new patients."
-    elif own and what["split"] == settings["validation_split"]:
-        yield (
-            "Calibration, thresholds and the best epoch were chosen on these very slices, so log loss, calibration "
-            "error and decisions are kinder than on new patients."
-        )
-    if not own:
-        yield "The model was trained on another data set. See to it that none of these patients was in it."
+    if doubt := evaluated.doubt(what):
+        words = evaluated.DOUBTS[doubt]
+        yield f"{words[0].upper()}{words[1:]}."
     if what["flip"]:
         yield "Logits are means with the mirror image; calibration and thresholds were fitted without it."
-
-
-def _dataset(what: Mapping[str, Any]) -> str:
-    return f"{what['dataset']['name']} {what['dataset']['version']}"
 
 
 def _facts(measures: Mapping[str, Any], any_name: str) -> dict[str, str]:
@@ -150,29 +133,15 @@ def _of_100(share: Mapping[str, Any]) -> str:
     return "" if words == figures.DASH else words.replace("(", "(95% interval ")
 
 
-def _worst(worst: Sequence[Worst]) -> str:
-    if not worst:
-        return section("Worst errors", "<p>No probability is nearer to the wrong value than to the truth.</p>")
-    note = (
-        "Slices that the model is surest and wrongest about, the labels taking turns; each window in grey, then all "
-        "as colors. Now and then it is the label that is wrong."
-    )
-    return section("Worst errors", f'<div class="pictures">{"".join(map(_picture, worst))}</div>', note)
-
-
-def _picture(one: Worst) -> str:
-    picture = montage.strip(one.image, PANEL_PX)
+def _picture(one: Worst) -> dict[str, Any]:
+    strip = montage.strip(one.image, PANEL_PX)
     words = f"{one.label} is {'positive' if one.truth == 1 else 'negative'}, probability {one.probability:.3g}"
-    image = html_page.image(montage.png_bytes(picture), "png", f"{one.row['sop_uid']}: {words}", picture.width)
-    return (
-        f'<figure style="width:{picture.width}px">{image}<figcaption><b>{escape(words)}</b><br>'
-        f"{escape(one.row['sop_uid'])}, slice {one.row['slice_index'] + 1}<br>"
-        f"<span>study {escape(one.row['study_uid'])}</span></figcaption></figure>"
-    )
+    image = html_page.image(montage.png_bytes(strip), "png", f"{one.row['sop_uid']}: {words}", strip.width)
+    return {"image": image, "words": words, "row": one.row}
 
 
-def _made_from(what: Mapping[str, Any], measures: Mapping[str, Any]) -> str:
-    train = what["train"]
+def _made_from(what: Mapping[str, Any], measures: Mapping[str, Any]) -> Table:
+    train, data = what["train"], what["dataset"]
     facts = {
         "run": what["run"],
         "model": f"{what['model']}, {what['parameters']:,} parameters",
@@ -181,20 +150,15 @@ def _made_from(what: Mapping[str, Any], measures: Mapping[str, Any]) -> str:
         "speed of training": _number(train["images_per_s"], "images/s"),
         "fold": "none" if what["fold"] is None else "{} of {}".format(*what["fold"]),
         "trained on the fingerprint": what["trained_on"],
-        "data set": f"{_dataset(what)}, split {what['split']}",
-        "its fingerprint": what["dataset"]["fingerprint"],
+        "data set": f"{data['name']} {data['version']}, split {what['split']}",
+        "its fingerprint": data["fingerprint"],
         "mean with the mirror image": "yes" if what["flip"] else "no",
         "evaluation": _number(what["evaluated_slices_per_s"], "slices/s"),
         "intervals": f"{100 * measures['level']:g}%, {measures['resamples']:,} resamples of the patients",
         "versions": ", ".join(f"{name} {version}" for name, version in what["versions"].items()),
     }
-    return section("Made from", html_page.table(["what", "value"], [[*pair] for pair in facts.items()], words=2))
+    return Table(["what", "value"], list(facts.items()), words=2)
 
 
 def _number(value: float | None, unit: str) -> str:
     return figures.DASH if value is None else f"{value:,.0f} {unit}"
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    lines = "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items())
-    return section("Settings", f'<pre style="columns:3">{escape(lines)}</pre>', "Those of the training run.")

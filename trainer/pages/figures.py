@@ -19,6 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ich_tfrecords.views import html_page
 from ich_tfrecords.views.charts import COLORS
 from ich_tfrecords.views.montage import fitted
 
@@ -75,6 +76,11 @@ def svg(draw: Callable[P, Figure]) -> Callable[P, bytes]:
         return out.getvalue()
 
     return drawn
+
+
+def image(svg_file: bytes, alt: str) -> html_page.Image:
+    """A figure as a page shows it; `alt` says what it shows."""
+    return html_page.image(svg_file, "svg+xml", alt, WIDTH_PX)
 
 
 def figure(height_px: float) -> Figure:

@@ -1,7 +1,6 @@
-"""The sections of the page of an evaluation, each from its part of metrics.json, as HTML text.
+"""What the sections of the page of an evaluation show, each from its part of metrics.json: tables, images, texts.
 
-Every section says in a sentence or two how to read it. A value that is not defined is a dash, and the reason stands
-under its table.
+A value that is not defined is a dash, and its reason is among those that are `missing`.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ich_tfrecords.views import html_page
-from ich_tfrecords.views.html_page import escape, section
+from ich_tfrecords.views.html_page import Image, Table
 from trainer.pages import figures, plots
 from trainer.pages.figures import DASH
 from trainer.results import calibration, curves
@@ -23,21 +21,16 @@ BAND_RESAMPLES = 200  # of the patients, for the bands of the curves; a picture 
 _SEED = 0
 
 Measures = Mapping[str, Any]
+Shown = Mapping[str, Any]  # in a section
 
 
-def training(what: Measures, history: Sequence[Mapping[str, float]]) -> str:
-    """Loss, accuracy, AUC and learning rate by epoch. `what`: that part of metrics.json."""
+def training(what: Measures, history: Sequence[Mapping[str, float]]) -> Image | None:
+    """Loss, accuracy, AUC and learning rate by epoch, where there is a history. `what`: that part of metrics.json."""
     if not history:
-        return section("Training", "<p>The run has no history.csv.</p>")
+        return None
     best = best_epoch(history, what["settings"]["monitor"])
     alt = f"Loss, accuracy, AUC and learning rate by epoch, {len(history)} epochs, the best {best}"
-    return section("Training", _figure(plots.curves(history, best), alt), _TRAINING)
-
-
-_TRAINING = (
-    "Where the loss of validation rises while that of training still falls, the model learns slices by heart. A "
-    "sampler that shows rare slices more often changes the odds; they are undone in the line named validation."
-)
+    return figures.image(plots.curves(history, best), alt)
 
 
 def best_epoch(history: Sequence[Mapping[str, float]], monitor: str) -> int | None:
@@ -46,10 +39,6 @@ def best_epoch(history: Sequence[Mapping[str, float]], monitor: str) -> int | No
 
     values = np.array([row.get(f"val_{monitor}", np.nan) for row in history]) * better(monitor)
     return None if np.isnan(values).all() else int(history[int(np.nanargmax(values))]["epoch"])
-
-
-def _figure(data: bytes, alt: str) -> str:
-    return html_page.image(data, "svg+xml", alt, figures.WIDTH_PX)
 
 
 # numbers
@@ -81,94 +70,73 @@ RULES = {
 }
 
 
-def labels(measures: Measures, split: str) -> str:
+def labels(measures: Measures) -> Shown:
     """Every measure of every label, with intervals."""
     every = measures["labels"]
     ranked = ("log_loss", "auc", "average_precision", "calibration_error")
     heads = ["label", "known", "positive", "log loss", "ROC AUC", "average precision", "calibration error"]
-    chosen = {name: f"{label['threshold']:.3g}" for name, label in every.items()}
-    body = f"<h3>Probabilities</h3>{_table(heads, every, ranked)}<h3>Decisions</h3>{_decisions(every, chosen)}"
-    note = (
-        f"Slices of the split {split}; in brackets the 95% interval over patients, where enough of them carry the "
-        "label: the fewer they are, the wider it is beyond what their slices show. AUC: how often a positive slice "
-        "ranks above a negative one, 0.5 for a model that guesses. Average precision: such a model has the share of "
-        "positive slices. Calibration error: noise makes it greater, most with few slices. Decisions are those at the "
-        "threshold chosen on validation."
-    )
-    return section("Labels", body + _notes(every), note)
+    return {
+        "probabilities": _table(heads, every, ranked),
+        "decisions": _decisions(every),
+        "missing": _missing(every),
+    }
 
 
-def skill(measures: Measures) -> str:
+def skill(measures: Measures) -> Mapping[str, Table]:
     """Log losses and Brier scores beside those of one who knows nothing but how often each label is positive."""
     found = measures["skill"]
     every = {"all labels": found["overall"], **found["labels"]}
     shares = {name: f"{share:.3g}" for name, share in found["prevalence"].items()}
-    body = "".join(
-        f"<h3>{title}</h3>"
-        + html_page.table(
-            ["label", "prevalence", "of the model", "of the prevalence", "skill"],
-            [[name, shares.get(name, ""), *(_cell(one[key]) for key in keys)] for name, one in every.items()],
+    heads = ["label", "prevalence", "of the model", "of the prevalence", "skill"]
+    kinds = {
+        "Log loss": ("log_loss", "log_loss_of_prevalence", "skill"),
+        "Brier score": ("brier", "brier_of_prevalence", "brier_skill"),
+    }
+    return {
+        title: Table(
+            heads, [[name, shares.get(name, ""), *(_cell(one[key]) for key in keys)] for name, one in every.items()]
         )
-        for title, keys in (
-            ("Log loss", ("log_loss", "log_loss_of_prevalence", "skill")),
-            ("Brier score", ("brier", "brier_of_prevalence", "brier_skill")),
-        )
-    )
-    note = (
-        "Beside one who knows nothing of a slice and says of each how often the label is positive where the model was "
-        "trained. Skill: the part of that one's loss that the model saves, 1 for a model that knows, 0 for one that "
-        "knows no more than the prevalence. No skill can be claimed where its interval includes 0. In the log loss of "
-        "all labels the headline label counts twice, as in the competition."
-    )
-    return section("Against knowing nothing", body, note)
+        for title, keys in kinds.items()
+    }
 
 
-def studies(measures: Measures, foreseen: Measures) -> str:
+def studies(measures: Measures, foreseen: Measures) -> Shown:
     """Every measure at the level of studies, with intervals."""
     every = measures["studies_level"]
     heads = ["label", "known", "positive", "ROC AUC", "average precision"]
-    chosen = {name: f"{label['threshold']:.3g}" for name, label in every.items()}
-    body = f"<h3>Ranking</h3>{_table(heads, every, ('auc', 'average_precision'))}<h3>Decisions</h3>"
-    note = (
-        "A study counts as its worst slice: label and probability are the greatest of its slices. Its thresholds were "
-        "chosen on the studies of the validation split."
-    )
-    return section(
-        "Studies", body + _decisions(every, chosen) + _notes(every) + _foreseen(foreseen.get("studies", {})), note
-    )
+    return {
+        "ranking": _table(heads, every, ("auc", "average_precision")),
+        "decisions": _decisions(every),
+        "missing": _missing(every),
+        "foreseen": _foreseen(foreseen.get("studies", {})),
+    }
 
 
-def _table(heads: Sequence[str], every: Mapping[str, Measures], keys: Sequence[str]) -> str:
+def _table(heads: Sequence[str], every: Mapping[str, Measures], keys: Sequence[str]) -> Table:
     rows = [
         [name, f"{label['known']:,}", f"{label['positives']:,}", *(_cell(label[key]) for key in keys)]
         for name, label in every.items()
     ]
-    return html_page.table(heads, rows)
+    return Table(heads, rows)
 
 
-def _decisions(every: Mapping[str, Measures], chosen: Mapping[str, str]) -> str:
-    """Table of what comes of the thresholds `chosen`; recall is sensitivity."""
+def _decisions(every: Mapping[str, Measures]) -> Table:
+    """What comes of the thresholds; recall is sensitivity."""
     keys = ("sensitivity", "specificity", "accuracy", "precision", "f1")
     heads = ["label", "threshold", "sensitivity (recall)", "specificity", "accuracy", "precision", "F1"]
-    return html_page.table(
-        heads, [[name, chosen[name], *(_cell(label[key]) for key in keys)] for name, label in every.items()]
-    )
+    rows = [[name, f"{one['threshold']:.3g}", *(_cell(one[key]) for key in keys)] for name, one in every.items()]
+    return Table(heads, rows)
 
 
-def _notes(every: Mapping[str, Measures]) -> str:
+def _missing(every: Mapping[str, Measures]) -> list[str]:
     """Why some values are a dash, or stand without an interval."""
-    words = "; ".join(f"{name}: {label['note']}" for name, label in every.items() if label["note"])
-    return (
-        f'<p class="note" style="margin-top:10px">What is missing ({DASH}), and why: {escape(words)}.</p>'
-        if words
-        else ""
-    )
+    return [f"{name}: {label['note']}" for name, label in every.items() if label["note"]]
 
 
 # curves
 
 
-def roc(measures: Measures, predictions: Predictions) -> str:
+def roc(measures: Measures, predictions: Predictions) -> Image:
     """ROC curve of each label."""
 
     def curve(label: Measures, truth: Any, shown: Any) -> plots.Curve:
@@ -176,14 +144,11 @@ def roc(measures: Measures, predictions: Predictions) -> str:
         point = (1 - label["specificity"]["value"], label["sensitivity"]["value"])
         return plots.Curve(f"AUC {_interval(label['auc'])}", *curves.roc_points(truth, shown), band, point)
 
-    note = (
-        "How many false alarms each gain in sensitivity costs; the nearer to the upper left corner, the better. "
-        f"Shaded: the middle 95% of {BAND_RESAMPLES} resamples of the patients."
-    )
-    return _curve_section("ROC", note, plots.roc, _curve_panels(measures, predictions, curve))
+    panels = _curve_panels(measures, predictions, curve)
+    return figures.image(plots.roc(panels), f"ROC of each label: {_spoken(panels)}")
 
 
-def precision_recall(measures: Measures, predictions: Predictions) -> str:
+def precision_recall(measures: Measures, predictions: Predictions) -> Image:
     """Precision over recall of each label."""
 
     def curve(label: Measures, truth: Any, shown: Any) -> plots.Curve:
@@ -193,14 +158,8 @@ def precision_recall(measures: Measures, predictions: Predictions) -> str:
         words = f"AP {_interval(label['average_precision'])}, {100 * share:.2g}% positive"
         return plots.Curve(words, *curves.pr_points(truth, shown), band, point, share)
 
-    note = (
-        "How many of the flagged slices are positive (precision) when so many of the positive ones are found (recall); "
-        "the nearer to the upper right corner, the better. AP: average precision. Shaded: the middle 95% of "
-        f"{BAND_RESAMPLES} resamples of the patients."
-    )
-    return _curve_section(
-        "Precision and recall", note, plots.precision_recall, _curve_panels(measures, predictions, curve)
-    )
+    panels = _curve_panels(measures, predictions, curve)
+    return figures.image(plots.precision_recall(panels), f"Precision and recall of each label: {_spoken(panels)}")
 
 
 def _curve_panels(
@@ -211,23 +170,20 @@ def _curve_panels(
     for at, name in enumerate(predictions.names):
         label, shown = measures["labels"][name], predictions.probabilities[:, at]
         defined = label["auc"]["value"] is not None
-        panels[name] = curve(label, predictions.labels[:, at], shown) if defined else _why_not(label)
+        no_curve = f"no curve: {label['note']}"
+        panels[name] = curve(label, predictions.labels[:, at], shown) if defined else no_curve
     return panels
 
 
-def _why_not(label: Measures) -> str:
-    return f"no curve: {label['note']}"
-
-
-def _curve_section(title: str, note: str, draw: Callable[..., bytes], panels: Mapping[str, plots.Curve | str]) -> str:
-    words = "; ".join(f"{name} {getattr(panel, 'words', panel)}" for name, panel in panels.items())
-    return section(title, _figure(draw(panels), f"{title} of each label: {words}"), note)
+def _spoken(panels: Mapping[str, Any]) -> str:
+    """What the panels show, for those who do not see them."""
+    return "; ".join(f"{name} {getattr(panel, 'words', panel)}" for name, panel in panels.items())
 
 
 # decisions and probabilities
 
 
-def confusions(measures: Measures) -> str:
+def confusions(measures: Measures) -> Image:
     """Confusion matrix of each label at the threshold chosen on validation."""
     panels: dict[str, plots.Counts | str] = {
         name: plots.Counts(f"threshold {_threshold(label['threshold'], label['rule'])}", **label["confusion"])
@@ -236,15 +192,10 @@ def confusions(measures: Measures) -> str:
         for name, label in measures["labels"].items()
     }
     words = "; ".join(f"{name} {label['confusion']}" for name, label in measures["labels"].items())
-    note = (
-        "Rows are the truth, columns what the model says at the threshold chosen on validation; each share is that of "
-        "its row. The upper left share is the sensitivity, the lower right one the specificity."
-    )
-    picture = _figure(plots.confusion(panels), f"Confusion matrix of each label: {words}")
-    return section("Confusion matrices", picture, note)
+    return figures.image(plots.confusion(panels), f"Confusion matrix of each label: {words}")
 
 
-def reliability(measures: Measures, fitted: Measures) -> str:
+def reliability(measures: Measures, fitted: Measures) -> Shown:
     """How far probabilities can be relied on, before and after calibration, and the calibration itself."""
     panels: dict[str, plots.Bins | str] = {}
     for name, label in measures["labels"].items():
@@ -252,36 +203,27 @@ def reliability(measures: Measures, fitted: Measures) -> str:
         groups = measures["reliability"][name]
         bins = plots.Bins(f"calibration error {before} before, {after} after", groups["before"], groups["after"])
         panels[name] = bins if label["known"] else label["note"]
-    words = "; ".join(f"{name} {getattr(panel, 'words', panel)}" for name, panel in panels.items())
-    note = (
-        f"Log loss {_interval(measures['log_loss_before'])} before calibration, {_interval(measures['log_loss'])} "
-        "after. Of slices given a probability of 0.2, one in five should be positive: then a sign lies on the dotted "
-        "line. Each sign is a tenth of the slices, or more where probabilities are equal; both axes grow by the square "
-        "root."
-    )
-    picture = _figure(plots.reliability(panels), f"Reliability of each label: {words}")
-    return section("Reliability", picture + _calibration(measures["labels"], fitted), note)
+    return {
+        "before": _interval(measures["log_loss_before"]),
+        "after": _interval(measures["log_loss"]),
+        "picture": figures.image(plots.reliability(panels), f"Reliability of each label: {_spoken(panels)}"),
+        "calibration": _calibration(measures["labels"], fitted),
+        "refused": list(calibration.from_dict(fitted).told()),
+    }
 
 
-def _calibration(every: Mapping[str, Measures], found: Measures) -> str:
+def _calibration(every: Mapping[str, Measures], found: Measures) -> Table:
     heads = ["label", "log loss before", "log loss after", "shift", "slope", "intercept"]
     rows = []
     for at, name in enumerate(found["names"]):
         losses = (_cell(every[name][key]) for key in ("log_loss_before", "log_loss"))
         rows.append([name, *losses, *(f"{found[key][at]:.3f}" for key in ("shift", "slope", "intercept"))])
-    refused = "; ".join(calibration.from_dict(found).told())
-    told = f" Not fitted: {refused}." if refused else ""
-    words = (
-        "A probability is sigmoid(slope * (log odds - shift) + intercept), fitted on validation, and no kind is above "
-        "any; slope and intercept stay at 1 and 0 where its patients do not clearly speak against that. Log odds are "
-        f"the logits with what loss and sampling did to them undone.{told}"
-    )
-    return f'<h3>Calibration</h3><p class="note">{escape(words)}</p>{html_page.table(heads, rows)}'
+    return Table(heads, rows)
 
 
-def thresholds(measures: Measures, foreseen: Measures) -> str:
+def thresholds(measures: Measures, foreseen: Measures) -> Mapping[str, Table]:
     """What comes of each rule that chose a threshold, beside what was foreseen on validation."""
-    heads = ["label", "rule", "threshold", "sensitivity", "specificity", "precision", "NPV"]
+    heads = ["label", "rule", "threshold", "sensitivity", "specificity", "precision", "NPV", "slices flagged"]
     rows = [
         [
             name if row is rules[0] else "",
@@ -293,17 +235,11 @@ def thresholds(measures: Measures, foreseen: Measures) -> str:
         for name, rules in measures["thresholds"].items()
         for row in rules
     ]
-    note = (
-        "Each rule chose its threshold on validation; the numbers are those of this split, so that a sensitivity meant "
-        "to be 0.95 may come out as another. Youden: the greatest sum of sensitivity and specificity. NPV: the "
-        "share of slices left alone that are negative."
-    )
-    body = html_page.table([*heads, "slices flagged"], rows, words=2) + _foreseen(foreseen.get("slices", {}))
-    return section("Thresholds", body, note)
+    return {"rules": Table(heads, rows, words=2), "foreseen": _foreseen(foreseen.get("slices", {}))}
 
 
-def _foreseen(every: Measures) -> str:
-    """What the thresholds rest on and will hold; nothing for a run that did not foresee."""
+def _foreseen(every: Measures) -> Table:
+    """What the thresholds rest on and will hold; no row for a run that did not foresee."""
     heads = ["label", "rule", "positive on validation", "of patients", "sensitivity to expect", "specificity to expect"]
     rows = [
         [name if first else "", RULES[rule], f"{label['positives']:,}", f"{label['patients']:,}"]
@@ -311,18 +247,11 @@ def _foreseen(every: Measures) -> str:
         for name, label in every.items()
         for first, (rule, held) in zip([True] + [False] * len(RULES), label["rules"].items())
     ]
-    words = (
-        "A threshold looks better on the slices that chose it than it is: what to expect on new patients is measured "
-        "on those whom a resample of the validation patients left out when it chose; with 95% intervals. On few "
-        "positive patients a threshold is half luck."
-    )
-    return (
-        f'<h3>What they rest on</h3><p class="note">{words}</p>{html_page.table(heads, rows, words=2)}' if rows else ""
-    )
+    return Table(heads, rows, words=2)
 
 
-def both_ways(measures: Measures, any_name: str) -> str:
-    """The table of accuracy, precision, recall and F1, for hemorrhage and for its absence."""
+def both_ways(measures: Measures) -> Shown:
+    """Accuracy, precision, recall and F1, for hemorrhage and for its absence."""
     heads = ["read for", "threshold", "slices", "accuracy", "precision", "recall", "F1"]
     rows = [
         [
@@ -335,21 +264,10 @@ def both_ways(measures: Measures, any_name: str) -> str:
         for rule, way in measures["both_ways"].items()
         for value in ("hemorrhage", "no hemorrhage")
     ]
-    note = (
-        f"The label {any_name}, read for each of its values. Where few slices hold a hemorrhage, accuracy and the rows "
-        "'no hemorrhage' look good even for a model that finds little: an accuracy of 86 to 91% with precision and "
-        "recall around 0.95, as published for such networks, can only be read for 'no hemorrhage'."
-    )
-    return section(
-        "Both values of the headline label",
-        _idle(measures["both_ways"][EVEN]) + html_page.table(heads, rows, words=2),
-        note,
-    )
+    return {"rules": Table(heads, rows, words=2), "without": _without(measures["both_ways"][EVEN])}
 
 
-def _idle(way: Measures) -> str:
-    """What a model that finds nothing would reach."""
+def _without(way: Measures) -> float | None:
+    """How many of 100 slices are free of hemorrhage, which a model that finds nothing would get right."""
     without, whole = way["no hemorrhage"]["slices"], way["no hemorrhage"]["slices"] + way["hemorrhage"]["slices"]
-    if not whole:
-        return ""
-    return f"<p>Calling every slice free of hemorrhage would be right for {100 * without / whole:.1f}% of them.</p>"
+    return 100 * without / whole if whole else None

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from trainer.results import evaluated
 from trainer.results.predictions import Predictions
 from trainer.shell.problems import WrongUse
 
@@ -31,18 +32,6 @@ class Run:
     def what(self) -> Mapping[str, Any]:
         """What was evaluated: model, data set, split, settings, cost."""
         return self.result["what"]
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether it was evaluated on another data set than it was trained on."""
-        return bool(self.what["dataset"]["fingerprint"] != self.what["trained_on"])
-
-    @property
-    def seen(self) -> str:
-        """`train_split` or `validation_split` where the training saw the evaluated slices as such, else empty."""
-        settings, split = self.what["settings"], self.what["split"]
-        of = [key for key in ("train_split", "validation_split") if settings.get(key) == split]
-        return of[0] if of and not self.elsewhere else ""
 
     @property
     def prevalence(self) -> Mapping[str, float]:
@@ -138,7 +127,7 @@ def _model(runs: Sequence[Run]) -> Model:
             raise WrongUse(f"{one.name} and {other.name} are both fold {_fold(one)} of one model; name one of them")
     folds, name = runs[0].what["fold"][1], _shared_name(runs)
     how_many = f"{folds} folds" if len(runs) == folds else f"{len(runs)} of {folds} folds"
-    pooled = all(run.seen == "validation_split" for run in runs)
+    pooled = all(evaluated.doubt(run.what) == "validation_split" for run in runs)
     shown = (pool(name, runs, parts),) if pooled else tuple(parts)
     return Model(f"{name} ({how_many})", tuple(runs), folds, pooled, shown)
 
@@ -285,23 +274,15 @@ def _disputed(models: Sequence[Model]) -> npt.NDArray[np.bool_]:
 # what is in doubt
 
 
-_SEEN = {
-    "train_split": "trained on these very slices, so nothing here says how good it is on new patients.",
-    "validation_split": "calibration, thresholds and the best epoch were chosen on these very slices, so log loss, "
-    "calibration error and decisions are kinder than on new patients.",
-}
-
-
 def doubts(models: Sequence[Model]) -> list[str]:
     """What a reader must know of the runs, as sentences: folds that are missing, slices that training has seen."""
     told = [sentence for model in models for sentence in _missing(model)]
     every = [run for model in models for run in model.runs]
     if len({run.what["trained_on"] for run in every}) > 1:
         told.append("The runs were trained on different data sets.")
-    for split, words in _SEEN.items():
-        told += _of_some(models, [run for run in every if run.seen == split], words)
-    other = "trained on another data set than the one evaluated on; see to it that no patient is in both."
-    return told + _of_some(models, [run for run in every if run.elsewhere], other)
+    for doubt, words in evaluated.DOUBTS.items():
+        told += _of_some(models, [run for run in every if evaluated.doubt(run.what) == doubt], words)
+    return told
 
 
 def _missing(model: Model) -> list[str]:
@@ -321,4 +302,4 @@ def _missing(model: Model) -> list[str]:
 def _of_some(models: Sequence[Model], runs: Sequence[Run], words: str) -> list[str]:
     """`words` behind the names of the models that the `runs` are of; nothing without runs."""
     names = [model.name for model in models if any(run in runs for run in model.runs)]
-    return [f"{'All runs' if len(names) == len(models) else ', '.join(names)}: {words}"] if names else []
+    return [f"{'All runs' if len(names) == len(models) else ', '.join(names)}: {words}."] if names else []

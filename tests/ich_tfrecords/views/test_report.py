@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html.parser
 import io
 import re
 import shutil
@@ -12,43 +11,12 @@ from pathlib import Path
 import browser
 import odd_dataset
 import pytest
+from html_pages import Page, assert_every_text_stays_text
 from PIL import Image
 
 from ich_tfrecords import inspect
 from ich_tfrecords.dataset import manifest
 from ich_tfrecords.views import report
-
-VOID = {"meta", "img", "br"}
-
-
-class Page(html.parser.HTMLParser):
-    """Tags, attributes and text of a page; every tag must be closed by its own end tag."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +53,9 @@ class TestPage:
         assert {odd_dataset.SCRIPT, odd_dataset.FORMULA, odd_dataset.CLIMBER, '"><img src=x>'} <= titles
         assert "b" in page.tags
         assert "&lt;b&gt;bad.dcm" in text
+
+    def test_whatever_comes_in_as_text_stays_text(self, odd, monkeypatch):
+        assert_every_text_stays_text(monkeypatch, lambda: text_of(odd))
 
     def test_it_says_what_the_data_set_holds(self, odd):
         done, words = manifest.read(odd), " ".join(Page(text_of(odd)).texts)

@@ -6,9 +6,13 @@ import browser
 from PIL import Image
 
 from ich_tfrecords.views import html_page
+from ich_tfrecords.views.html_page import Table
 
 BAD = """<body>hi<img src="http://127.0.0.1:9/x.png"><img src="data:image/png;base64,AAAA">
 <div style="width:3000px">wide</div><script>console.error("bad"); throw Error("worse")</script></body>"""
+
+GOOD = """{% extends "base.html" %}{% import "parts.html" as parts %}{% block sections %}
+<h2>{{ heading }}</h2>{{ parts.image(picture) }}{{ parts.table(many) }}{{ parts.tiles({"slices": "3"}) }}{% endblock %}"""
 
 
 def test_a_bad_page_is_seen(tmp_path):
@@ -25,8 +29,11 @@ def test_a_good_page_is_clean_and_its_picture_is_whole(tmp_path):
     dot = Image.new("RGB", (4, 4), "red")
     dot.save(tmp_path / "dot.png")
     picture = html_page.image((tmp_path / "dot.png").read_bytes(), "png", "a dot", 40)
-    body = html_page.section("One <script>alert(1)</script>", picture + html_page.table(["a"], [["<b>"]]) * 40)
-    (tmp_path / "good.html").write_text(html_page.page("good", body + html_page.tiles({"slices": "3"})))
+    page = html_page.templates(html_page.OWN).from_string(GOOD)
+    text = page.render(
+        title="good", heading="One <script>alert(1)</script>", picture=picture, many=Table(["a"], [["<b>"]] * 40)
+    )
+    (tmp_path / "good.html").write_text(text)
     report = browser.render(tmp_path / "good.html", tmp_path / "good.png")
     assert (report.console, report.requests, report.broken_images, report.scripts) == ([], [], 0, 0)
     assert report.images == 1

@@ -10,6 +10,7 @@ import re
 import browser
 import pytest
 from evaluated_runs import folds, predictions, run
+from html_pages import assert_every_text_stays_text
 
 from trainer.pages import comparison_page, figures
 from trainer.pages.comparison_page import decimals, percent, verdict
@@ -165,6 +166,11 @@ def test_the_page_shows_names_as_text(compared):
         assert f"<h2>{title}</h2>" in page
 
 
+def test_whatever_comes_in_as_text_stays_text(monkeypatch):
+    found = compare([*folds("a", 2.0, 10), *folds("b", 2.6, 30)], DRAWS, 0, False)
+    assert_every_text_stays_text(monkeypatch, lambda: comparison_page.page(found))
+
+
 def test_a_browser_shows_it_whole(compared, tmp_path):
     (tmp_path / "page.html").write_text(comparison_page.page(compared), encoding="utf-8")
     seen = browser.render(tmp_path / "page.html", tmp_path / "page.png")
@@ -201,7 +207,7 @@ def test_the_page_shows_a_mean_and_sd_of_folds():
 def test_folds_that_fell_out_have_no_column():
     other = run("b", predictions(2.6, 30, range(18)), split="validation")
     page = comparison_page.page(compare([*folds("a", 2.0, 10), other], DRAWS, 0, True))
-    (head,) = re.findall("<h3>a .4 folds.</h3><table><thead>(.*?)</thead>", page)
+    (head,) = re.findall(r"<h3>a .4 folds.</h3>\s*<table>\s*<thead>(.*?)</thead>", page)
     assert re.findall("a-fold.", head) == ["a-fold0", "a-fold1"]
     assert "a-fold2, a-fold3 have none of the slices" in page
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import html.parser
 import json
 import re
 from typing import Any
@@ -12,6 +11,7 @@ import browser
 import numpy as np
 import pyarrow as pa
 import pytest
+from html_pages import Page, assert_every_text_stays_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,7 +26,6 @@ from trainer.training.run_dir import json_text
 
 NAMES = ("any", "epidural", "subdural")
 SCRIPT = "<script>alert(1)</script>"
-VOID = {"meta", "img", "br"}
 SECTIONS = [
     *("Training", "Labels", "Against knowing nothing", "ROC", "Precision and recall", "Confusion matrices"),
     *(
@@ -44,46 +43,6 @@ HISTORY: list[dict[str, float]] = [
     {"epoch": 2, "log_loss": 0.4, "accuracy": 0.9, "val_log_loss": 0.3, "val_accuracy": 0.9, "val_auc": 0.7},
     {"epoch": 3, "log_loss": 0.3, "accuracy": 0.9, "val_log_loss": 0.3, "val_accuracy": 0.9, "val_auc": 0.9},
 ]
-
-
-class Page(html.parser.HTMLParser):
-    """Tags, attributes and text of a page; every tag must be closed by its own end tag."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.headings: list[str] = []
-        self.rows: list[list[str]] = []
-        self.words = ""
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-        self.words = " ".join(self.words.split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self._open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.words += data
-        if self._open[-1:] == ["h2"]:
-            self.headings.append(data)
-        if self._open[-1:] in (["td"], ["th"]):
-            self.rows[-1][-1] += " ".join(data.split())
-
-    def rows_of(self, first: str) -> list[list[str]]:
-        return [row[1:] for row in self.rows if row[0] == first]
 
 
 def predictions_of(labels: np.ndarray, logits: np.ndarray, names=NAMES, slices_a_patient: int = 10) -> Predictions:
@@ -214,6 +173,10 @@ class TestPage:
             assert f"{place}{SCRIPT}" in page.words
         assert f"study {SCRIPT}p0" in page.words
 
+    def test_whatever_comes_in_as_text_stays_text(self, made, monkeypatch):
+        result, found = made
+        assert_every_text_stays_text(monkeypatch, lambda: pages.page(result, found, HISTORY, worst_of(found)))
+
     def test_no_patient_key_is_shown(self, made, text):
         keys = set(made[1].ids["patient_key"].to_pylist())
         outside = re.sub(r'src="[^"]*"', "", text).replace(SCRIPT.replace("<", "&lt;").replace(">", "&gt;") + "p", "")
@@ -248,6 +211,20 @@ class TestNumbers:
         assert re.search(r"Of 100 slices without, it leaves 95 \(95% interval \d+ to \d+\) alone\.", words)
         assert "Of 100 slices that it flags, 64 (95%" in words
         assert "Calling every slice free of hemorrhage would be right for 90.9% of them." in words
+
+    @pytest.mark.parametrize(
+        ("split", "trained_on", "words"),
+        [
+            ("train", "a" * 64, "Trained on these very slices, so nothing here says how good it is on new patients."),
+            ("validation", "a" * 64, "Calibration, thresholds and the best epoch were chosen on these very slices, so"),
+            ("train", "b" * 64, "Trained on another data set than the one evaluated on; see to it that no patient is"),
+        ],
+    )
+    def test_the_head_says_what_the_training_has_seen(self, made, split, trained_on, words):
+        settings = made[0]["what"]["settings"] | {"train_split": "train", "validation_split": "validation"}
+        what = made[0]["what"] | {"split": split, "trained_on": trained_on, "settings": settings}
+        page = Page(pages.page(made[0] | {"what": what}, made[1], [], []))
+        assert words in page.words
 
     def test_tables_hold_the_measures(self, made, text):
         page, found = Page(text), made[0]["measures"]
