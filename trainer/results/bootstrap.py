@@ -5,9 +5,9 @@ its slices (cluster bootstrap; Davison and Hinkley 1997, section 3.8). A resampl
 a patient. What is a sum over slices is then a matrix product with the sums of each patient; what depends on the
 order of the scores is read off cumulative sums along that order, which no resample changes.
 
-The resamples give a standard error; the interval around the value follows from Student's t with as many degrees of
-freedom as patients carry the measure, less one, on a scale that fits it. The percentiles of the resamples themselves
-(Efron 1981) would cover 80 to 90% in place of 95 with few patients (docs/decisions/0027-small-samples.md).
+The resamples give a standard error; the interval around the value follows from Student's t, by how many patients
+carry the measure, on a scale that fits it. The percentiles of the resamples themselves (Efron 1981) would cover 80 to
+90% in place of 95 with few patients (docs/decisions/0027-small-samples.md).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from trainer.data.sampling import random_words
 
 LEVEL = 0.95  # of the intervals
 SHARE, LOSS, DIFFERENCE = "share", "loss", "difference"  # scales of an interval
-GUESSING = 0.005  # of a patient, of whom a model that guesses is right in half: no share is known to be 0 or 1
+GUESSING = 0.01  # of a patient, of whom a model that guesses is right in half: no share is known to be 0 or 1
 # behind an interval: of 5, all lie on the same side of the truth with a chance of 2 * 0.5**5 = 6% (the sign test), and
 # then no resample reaches across it; of 6, with 3%
 FEWEST_PATIENTS = 6
@@ -83,7 +83,8 @@ def interval(drawn: Any, scale: str, patients: int, level: float = LEVEL) -> tup
     """Low and high end of the interval of `level` around the first of `drawn`, float [1 + r]; the others: resamples.
 
     `patients`: how many carry the measure. `scale`: `SHARE` (0 to 1) Wilson's interval of as many independent trials
-    as have that standard error; `LOSS` (0 and more) even on the scale of logarithms; `DIFFERENCE` even as it is.
+    as have that standard error, wider towards 1/2; `LOSS` (0 and more) even on the scale of logarithms; `DIFFERENCE`
+    even as it is.
     (nan, nan) where the value is not defined, with fewer than `FEWEST_PATIENTS`, and with fewer than half of the
     resamples defined, or none at all.
     """
@@ -92,30 +93,48 @@ def interval(drawn: Any, scale: str, patients: int, level: float = LEVEL) -> tup
     undefined = np.isnan(value) or not len(defined) or 2 * len(defined) < len(drawn) - 1
     if undefined or patients < FEWEST_PATIENTS:
         return float("nan"), float("nan")
-    error = float(defined.std()) * math.sqrt(patients / (patients - 1))
-    return _SCALES[scale](value, error, patients, float(stdtrit(patients - 1, (1 + level) / 2)))
+    return _SCALES[scale](value, float(defined.std()), patients, (1 + level) / 2)
 
 
-def _share(value: float, error: float, patients: int, times: float) -> tuple[float, float]:
-    """Wilson's interval (1927), `times` standard errors wide, with `GUESSING` added to the `patients`."""
+def _share(value: float, deviation: float, patients: int, below: float) -> tuple[float, float]:
+    """Wilson's interval with `GUESSING` added to the `patients`, each end at its own multiple of the error.
+
+    How many patients carry the measure differs between resamples, which widens them by what n / (n - 1) would.
+    """
     every = patients + GUESSING
     centre = (patients * value + GUESSING / 2) / every
-    variance = ((patients * error) ** 2 + GUESSING * patients / every * (value - 0.5) ** 2) / every**2
-    # of so many independent trials; times ** 2 of them are added, half of which succeed
-    added = times**2 * variance / (centre * (1 - centre))
-    middle = (centre + added / 2) / (1 + added)
-    reach = times / (1 + added) * math.sqrt(variance + added * variance / 4 / (centre * (1 - centre)))
+    variance = ((patients * deviation) ** 2 + GUESSING * patients / every * (value - 0.5) ** 2) / every**2
+    times = float(stdtrit(patients + 1, below))
+    # a sample of easy patients has a value too near to its bound and an error too low, one of hard patients has not;
+    # how much wider one end is than the other for that was chosen by simulation
+    lean = 2 * (2 * centre - 1) * (times - float(ndtri(below)))
+    low, high = _wilson(centre, variance, times + lean)[0], _wilson(centre, variance, times - lean)[1]
     # GUESSING alone could put a value of 0 or 1 outside
-    return max(0.0, min(value, middle - reach)), min(1.0, max(value, middle + reach))
+    return max(0.0, min(value, low)), min(1.0, max(value, high))
 
 
-def _loss(value: float, error: float, patients: int, times: float) -> tuple[float, float]:
-    factor = math.exp(times * error / value) if value else 1.0
+def _wilson(share: float, variance: float, times: float) -> tuple[float, float]:
+    """Where the distance to `share` is `times` the standard error that is found there (Wilson 1927)."""
+    # of so many independent trials; times ** 2 of them are added, half of which succeed
+    added = times**2 * variance / (share * (1 - share))
+    middle = (share + added / 2) / (1 + added)
+    reach = times / (1 + added) * math.sqrt(variance + added * variance / 4 / (share * (1 - share)))
+    return middle - reach, middle + reach
+
+
+def _loss(value: float, deviation: float, patients: int, below: float) -> tuple[float, float]:
+    factor = math.exp(_reach(deviation, patients, below) / value) if value else 1.0
     return value / factor, value * factor
 
 
-def _difference(value: float, error: float, patients: int, times: float) -> tuple[float, float]:
-    return value - times * error, value + times * error
+def _difference(value: float, deviation: float, patients: int, below: float) -> tuple[float, float]:
+    reach = _reach(deviation, patients, below)
+    return value - reach, value + reach
+
+
+def _reach(deviation: float, patients: int, below: float) -> float:
+    """Half the width of the interval of Student's t; the variance of resamples is (n - 1) / n of what it should be."""
+    return float(stdtrit(patients - 1, below)) * deviation * math.sqrt(patients / (patients - 1))
 
 
 _SCALES = {SHARE: _share, LOSS: _loss, DIFFERENCE: _difference}

@@ -157,12 +157,14 @@ def test_intervals_by_hand():
     assert bootstrap.interval([0.0, 0.0, 0.0], LOSS, 8) == (0, 0)
 
 
-def test_a_share_of_independent_patients_has_wilsons_interval():
-    # 30 of 100; the resamples have the standard deviation that the bootstrap gives
-    times = t_distribution.ppf(0.975, 99)
-    found = bootstrap.interval(spread(0.3, math.sqrt(0.3 * 0.7 / 100 * 99 / 100)), SHARE, 100)
-    expected = proportion_confint(0.3, 100, times)
-    assert found == pytest.approx(expected, abs=1e-4)
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.2])
+def test_a_share_of_independent_patients_has_wilsons_interval_wider_towards_a_half(share):
+    # the resamples of 100 patients have the standard deviation that the bootstrap gives
+    found = bootstrap.interval(spread(share, math.sqrt(share * (1 - share) / 100)), SHARE, 100)
+    times = t_distribution.ppf(0.975, 101)
+    lean = 2 * (2 * share - 1) * (times - 1.959964)
+    low, high = (proportion_confint(share, 100, of)[end] for end, of in enumerate((times + lean, times - lean)))
+    assert found == pytest.approx((low, high), abs=1e-4)
 
 
 def proportion_confint(share: float, trials: int, times: float) -> tuple[float, float]:
@@ -186,9 +188,16 @@ def test_the_interval_of_a_share_holds_it_and_stays_inside_of_0_to_1(value, erro
     assert 0 <= low <= value <= high <= 1
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 0.3), st.integers(6, 1000))
+def test_the_interval_of_misses_is_the_mirror_of_that_of_hits(value, error, patients):
+    low, high = bootstrap.interval(spread(value, error), SHARE, patients)
+    assert bootstrap.interval(spread(1 - value, error), SHARE, patients) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
 def test_no_error_among_few_patients_is_no_proof():
     low, high = bootstrap.interval([1.0] * 100, SHARE, 8)
-    assert (low, high) == (pytest.approx(0.74, abs=0.01), 1)  # 0.63 of 8 independent trials (Clopper and Pearson)
+    assert (low, high) == (pytest.approx(0.66, abs=0.01), 1)  # 0.63 of 8 independent trials (Clopper and Pearson)
     assert low < bootstrap.interval([1.0] * 100, SHARE, 80)[0] < 1
 
 
