@@ -90,7 +90,7 @@ def _command(words: list[str], short: bool) -> Iterator[Command]:
     for at, word in enumerate(words):
         if re.fullmatch(r"(.*/)?python3?", word) and len(words) > at + 1:
             flag, *rest = words[at + 1 :]
-            if flag == "-m" or not flag.startswith("-"):
+            if rest if flag == "-m" else flag.endswith(".py"):
                 yield Command(rest if flag == "-m" else [flag, *rest], whole)
             return
         if word in SCRIPTS:
@@ -130,7 +130,7 @@ def _of_program(path: Path, words: list[str]) -> list[str]:
 
 
 def _parse(module: Any, words: list[str], whole: bool) -> None:
-    parser, words = module._parser(), list(map(_lower, words))
+    parser, words = module._parser(), [_lower(word) for word in words if word != "--help"]
     if words:  # a bare name is only a mention
         _adapt(parser, words, whole)
         args, unknown = parser.parse_known_args(words)
@@ -147,7 +147,7 @@ def _check_beam(args: argparse.Namespace, flags: list[str], whole: bool) -> list
     if args.spec and not _PLACEHOLDER.fullmatch(args.spec):
         inputs.data_spec(args)
     if whole:
-        launch.beam_options(args.runner, flags)
+        launch.beam_options(args.runner, [flag.lower() if _PLACEHOLDER.fullmatch(flag) else flag for flag in flags])
     known: list[argparse.ArgumentParser] = []
     PipelineOptions([]).get_all_options(add_extra_args_fn=known.append)
     _adapt(known[0], flags, whole)
