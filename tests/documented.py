@@ -138,7 +138,7 @@ def _parse(module: Any, words: list[str], whole: bool) -> None:
             unknown = _check_beam(args, unknown, whole)
         if unknown:
             raise _RefusedError(f"unknown {unknown[0]}")
-        elif module is task:
+        if module is task:
             _resolve(args)
 
 
@@ -146,6 +146,8 @@ def _check_beam(args: argparse.Namespace, flags: list[str], whole: bool) -> list
     """What neither `convert` nor Beam knows; the spec, and where a command is whole its runner, are looked at too."""
     if args.spec and not _PLACEHOLDER.fullmatch(args.spec):
         inputs.data_spec(args)
+    if launch._is_dask(args.runner):
+        launch._import_dask()  # which makes its flags known
     if whole:
         launch.beam_options(args.runner, [flag.lower() if _PLACEHOLDER.fullmatch(flag) else flag for flag in flags])
     known: list[argparse.ArgumentParser] = []

@@ -11,7 +11,6 @@ import subprocess
 import pytest
 from documented import MODULES, ROOT, SCRIPTS, TARGETS, Command, commands, complaints, in_text, pages, spans
 
-
 FOREIGN = {"--xla_gpu_cuda_data_dir"}  # stands in XLA_FLAGS
 
 
@@ -138,7 +137,7 @@ def test_a_right_line_is_left_alone(line):
 
 
 def test_mentions_in_running_text_need_no_more_than_right_flags():
-    text = "Then `trainer.evaluate --recalibrate`, `inspect info DIR`,\n`python -m trainer.task --model\ncnn` or `make demo`."
+    text = "`trainer.evaluate --recalibrate`, `inspect info DIR`, `python -m trainer.task --model\ncnn` or `make demo`."
     found = list(commands(text))
     assert [command.words[0] for command in found] == [
         "trainer.evaluate", "ich_tfrecords.inspect", "trainer.task", "make",
