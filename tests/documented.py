@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import importlib.util
 import re
@@ -146,14 +147,19 @@ def _check_beam(args: argparse.Namespace, flags: list[str], whole: bool) -> list
     """What neither `convert` nor Beam knows; the spec, and where a command is whole its runner, are looked at too."""
     if args.spec and not _PLACEHOLDER.fullmatch(args.spec):
         inputs.data_spec(args)
-    if launch._is_dask(args.runner):
-        launch._import_dask()  # which makes its flags known
     if whole:
         launch.beam_options(args.runner, [flag.lower() if _PLACEHOLDER.fullmatch(flag) else flag for flag in flags])
+    return _beam_parser(whole, launch._is_dask(args.runner)).parse_known_args(flags)[1]
+
+
+@functools.cache
+def _beam_parser(whole: bool, dask: bool) -> argparse.ArgumentParser:
+    if dask:
+        launch._import_dask()  # which makes its flags known
     known: list[argparse.ArgumentParser] = []
     PipelineOptions([]).get_all_options(add_extra_args_fn=known.append)
-    _adapt(known[0], flags, whole)
-    return known[0].parse_known_args(flags)[1]
+    _adapt(known[0], [], whole)
+    return known[0]
 
 
 def _lower(word: str) -> str:
