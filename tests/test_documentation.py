@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
-from documented import OURS, ROOT, anchors, links, pages, paths
+from documented import OURS, ROOT, anchors, links, pages, paths, spans
 
 BY_PAGE = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -37,10 +39,11 @@ def test_links_lead_somewhere(page):
     assert dead == []
 
 
-def test_pages_lead_to_the_index_and_back():
-    for name in ("convert", "train", "results", "buckets"):
-        assert "README.md" in links(_text(ROOT / "docs" / f"{name}.md"))
-        assert any(link.startswith(f"docs/{name}.md") for link in links(_text(ROOT / "README.md")))
+def test_pages_lead_to_the_index_and_the_readme_to_them():
+    shown = {link.partition("#")[0] for link in links(_text(ROOT / "README.md"))}
+    assert shown >= {f"docs/{name}.md" for name in ("README", "convert", "train", "results", "buckets", "benchmarks")}
+    for name in ("convert", "train", "results", "buckets", "dataflow", "faults", "security", "benchmarks"):
+        assert "README.md" in links(_text(ROOT / "docs" / f"{name}.md")), name
 
 
 @BY_PAGE
@@ -67,6 +70,20 @@ def _tests(name: str) -> list:
     return list((ROOT / "tests").rglob(f"{name}.py"))
 
 
+@BY_PAGE
+def test_names_of_the_code_exist(page):
+    """Such as `trainer.task`, and modules, classes and functions in it."""
+    named = {span for span in spans(_text(page)) if re.fullmatch(rf"({'|'.join(OURS)})(\.\w+)+(\(.*)?", span)}
+    assert [span for span in named if not _resolves(span.partition("(")[0])] == []
+
+
+def _resolves(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    return hasattr(import_module(module), attribute) or (
+        hasattr(import_module(module), "__path__") and bool(find_spec(name))
+    )
+
+
 def test_the_two_pages_of_promises_name_their_tests():
     for name in ("faults", "security"):
         assert len(re.findall(r"`[\w/]*test_\w+(?:\.py)?::", _text(ROOT / "docs" / f"{name}.md"))) >= 20
@@ -84,6 +101,11 @@ def test_texts_of_the_code_lead_to_pages_and_headings_that_exist():
 
 
 # --- the reading itself ---
+
+
+def test_names_of_the_code_are_looked_up():
+    assert all(map(_resolves, ("trainer.task", "trainer.task.main", "ich_tfrecords.spec.DatasetSpec")))
+    assert not any(map(_resolves, ("trainer.tusk", "trainer.task.mean")))
 
 
 def test_links_and_anchors_are_found():
