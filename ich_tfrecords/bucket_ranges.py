@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
-from ich_tfrecords import buckets
+from ich_tfrecords.storage import buckets
 
 PAGES_AT_ONCE = 16
 _LETTERS = range(0x20, 0x7F)  # ASCII that can be seen: what most names are made of

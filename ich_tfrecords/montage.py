@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
-from ich_tfrecords import atomic, records
-from ich_tfrecords.bucket_path import AnyPath
-from ich_tfrecords.manifest import SLICES, DatasetError, Manifest
+from ich_tfrecords.storage import atomic
+from ich_tfrecords.dataset import records
+from ich_tfrecords.storage.bucket_path import AnyPath
+from ich_tfrecords.dataset.manifest import SLICES, DatasetError, Manifest
 from ich_tfrecords.spec import DatasetSpec
 
 Uint8 = npt.NDArray[np.uint8]

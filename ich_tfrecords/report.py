@@ -16,12 +16,14 @@ import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords import __version__, atomic, charts, html_page, montage
-from ich_tfrecords.bucket_path import AnyPath
-from ich_tfrecords.html_page import escape, section, table
-from ich_tfrecords.manifest import REJECTS, Manifest
+from ich_tfrecords import __version__
+from ich_tfrecords.storage import atomic
+from ich_tfrecords.views import charts, html_page, montage
+from ich_tfrecords.storage.bucket_path import AnyPath
+from ich_tfrecords.views.html_page import escape, section, table
+from ich_tfrecords.dataset.manifest import REJECTS, Manifest
 from ich_tfrecords.spec import NO_HEMORRHAGE, UNLABELLED, canonical_json
-from ich_tfrecords.summary import (
+from ich_tfrecords.dataset.summary import (
     Duplicates,
     Share,
     cooccurrence,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ich_tfrecords import records
+from ich_tfrecords.dataset import records
 from ich_tfrecords.spec import DatasetSpec
 
 INFO = "dataset_info.json"

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords import atomic, manifest, records, splits, tfds
-from ich_tfrecords.bucket_path import AnyPath, BucketPath
-from ich_tfrecords.manifest import Manifest
+from ich_tfrecords.storage import atomic
+from ich_tfrecords.dataset import manifest, records, splits, tfds
+from ich_tfrecords.storage.bucket_path import AnyPath, BucketPath
+from ich_tfrecords.dataset.manifest import Manifest
 
 BLOCK_BYTES = 1 << 20
 

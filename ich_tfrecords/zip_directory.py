@@ -15,8 +15,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ich_tfrecords import packed, zip_names
-from ich_tfrecords.bucket_path import AnyPath
+from ich_tfrecords.storage import packed, zip_names
+from ich_tfrecords.storage.bucket_path import AnyPath
 
 STORED, DEFLATED = 0, 8
 LOCAL_HEADER_BYTES = 30
