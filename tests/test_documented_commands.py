@@ -87,7 +87,7 @@ def test_console_scripts_are_the_commands():
 
 WRONG = [
     ("python -m trainer.tusk --model cnn", "trainer.tusk is no command"),
-    ("python -m trainer.losses", "trainer.losses is no command"),
+    ("python -m trainer.training.losses", "trainer.training.losses is no command"),
     ("python -m no_such_module", "no module no_such_module"),
     ("python -m trainer.task --model resnet50", "model is 'resnet50'"),
     ("python -m trainer.task --model cnn --epoch 3", "unknown --epoch"),
