@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 the work failed, 2 wrong use or input."""
     launch.quiet_libraries()
     pa.set_memory_pool(pa.system_memory_pool())  # gives memory back after each stage; Arrow's own pool keeps it
-    args, beam_flags = _parse(argv)
+    args, beam_flags = _parser().parse_known_args(argv)
     try:
         options = launch.beam_options(args.runner, beam_flags)
         run(args, options)
@@ -73,7 +73,7 @@ def _complain(error: object, code: int) -> int:
     return code
 
 
-def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m beam_pipelines.convert",
         description="Convert CT slices (DICOM) to a TFRecord data set. The same command resumes what it began.",
@@ -125,7 +125,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="new, empty or unfinished folder, here or on gs://",
     )
     where.add_argument("--runner", metavar="NAME", help="Beam runner (default: this machine, chosen by input size)")
-    return parser.parse_known_args(argv)
+    return parser
 
 
 def _place(text: str) -> str:

@@ -26,7 +26,7 @@ INTRODUCTION = """# Benchmarks
 
 Written by `python benchmarks/page.py` from the figures of the programs in `benchmarks/`; with `--run` it makes all of
 them anew. Under each table stand command, date and machine. All slices are synthetic. Times vary with the machine and
-with what else runs on it; a promise is a limit that the program itself checks.
+with what else runs on it; a promise is a limit that the program itself checks. Other pages: [index](README.md).
 """
 
 

@@ -169,7 +169,7 @@ def streams(result: Result) -> str:
 
 Batches of 32 as the trainer gets them, 128 px, no augmentation, files in the page cache. *By number* is how local
 shards are read, *by stream* how those of a bucket are. The strata are drawn alike. Training of these models is slower
-than either, see the README.
+than either, see [train](train.md#measured).
 
 {table(["cores", "shards", "strata", "by number, images/s", "by stream, images/s"], rows)}
 

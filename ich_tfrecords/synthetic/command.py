@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Write phantom head-CT studies with labelled bleeds, in the layout of the RSNA 2019 data: "
         "stage_2_train/*.dcm, stage_2_test/*.dcm, stage_2_train.csv, stage_2_sample_submission.csv.",
         epilog="The same arguments give the same bytes. A slice takes 0.5 MB, about 0.2 MB with --zip; the "
-        "defaults make some 1,700 slices. Example: --output data/tiny --patients 6 --slices_per_study 5 "
-        "--test_patients 1 --every_label",
+        "defaults make some 1,700 slices. Example: python -m ich_tfrecords.synthetic --output data/tiny --patients 6 "
+        "--slices_per_study 5 --test_patients 1 --every_label",
     )
     parser.add_argument("--output", type=Path, required=True, help="directory to make; it must be empty")
     parser.add_argument("--patients", type=int, help="train patients, 1 or 2 studies each (%(default)s)")

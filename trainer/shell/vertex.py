@@ -115,7 +115,7 @@ def hosts(environ: Mapping[str, str]) -> list[str]:
 
 
 def _fault(text: str) -> WrongUse:
-    return WrongUse(f"TF_CONFIG {text}; see README, several machines")
+    return WrongUse(f"TF_CONFIG {text}; see docs/train.md, several machines")
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def _parts(address: str) -> tuple[str, int]:
     """Host and port of `host:port` or `[::1]:port`. Raises `WrongUse`."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise WrongUse(f"TF_CONFIG has the address {address!r}; write host:port; see README, several machines")
+        raise WrongUse(f"TF_CONFIG has the address {address!r}; write host:port; see docs/train.md, several machines")
     return host.strip("[]"), int(port)
 
 

@@ -119,7 +119,9 @@ def _mirrored_devices(replicas: int) -> list[str]:
 
 def _multi_worker(wait_minutes: float) -> Any:
     if not os.environ.get("TF_CONFIG"):
-        raise WrongUse("--strategy multi_worker needs TF_CONFIG, which names the workers; see README, several machines")
+        raise WrongUse(
+            "--strategy multi_worker needs TF_CONFIG, which names the workers; see docs/train.md, several machines"
+        )
     with waiting.no_longer_than(wait_minutes, _LOST):
         return tf.distribute.MultiWorkerMirroredStrategy()
 

@@ -12,7 +12,8 @@ BAD = """<body>hi<img src="http://127.0.0.1:9/x.png"><img src="data:image/png;ba
 <div style="width:3000px">wide</div><script>console.error("bad"); throw Error("worse")</script></body>"""
 
 GOOD = """{% extends "base.html" %}{% import "parts.html" as parts %}{% block sections %}
-<h2>{{ heading }}</h2>{{ parts.image(picture) }}{{ parts.table(many) }}{{ parts.tiles({"slices": "3"}) }}{% endblock %}"""
+<h2>{{ heading }}</h2>{{ parts.image(picture) }}{{ parts.table(many) }}
+{{ parts.tiles({"slices": "3"}) }}{% endblock %}"""
 
 
 def test_a_bad_page_is_seen(tmp_path):
