@@ -179,10 +179,10 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
             return _already_done(args.output, identity)
         work = WorkDir(args.output.absolute())
         job.check_identity(work, identity)
-        with clock.stage("list"):
-            job.write_listing(work, listing.table)
+        with clock.stage("index"):
+            parts = job.begin_index(work, listing.table)
         del listing  # workers read its parts; the launcher stays small
-        return _convert(args, options, work, identity, key, table, clock, lock)
+        return _convert(args, options, work, identity, key, table, parts, clock, lock)
 
 
 def _already_done(output: AnyPath, identity: Identity) -> Manifest:
@@ -213,16 +213,16 @@ def _convert(
     identity: Identity,
     key: PatientKey,
     table: labels.LabelTable | None,
+    parts: dict[int, pa.Table],
     clock: _Clock,
     lock: job.Lock,
 ) -> Manifest:
     files = identity.made_from["input"]["files"]
     tally: Counter[str] = Counter()
     with clock.stage("index"):
-        job.forget_transient(work, files)
-        _index(work, files, key, options, tally)
+        _index(work, files, parts, key, options, tally)
     with clock.stage("plan"):
-        planned = plan.build_plan(job.read_index(work, files), table, identity.spec)
+        planned = plan.build_plan(job.joined(parts), table, identity.spec)
         for note in [*planned.notes, reject_limit.by_nature(planned.rejects)]:
             _tell(note)
         reject_limit.check(plan.foreseen(planned), files, args.max_reject_fraction)
@@ -230,8 +230,8 @@ def _convert(
     with clock.stage("convert"):
         _write_shards(work, planned, pending, identity.spec, options, tally)
     with clock.stage("commit"):
-        finished = _finished(work, planned, identity.spec, args, files)
-        result = manifest.commit(work.output, identity.spec, planned, finished, identity.made_from, lock.require)
+        finished, lost = _finished(work, planned, identity.spec, args, files)
+        result = manifest.commit(work.output, identity.spec, planned, finished, lost, identity.made_from, lock.require)
         job.clear(work)
     print(card.describe(args.output, result))
     print(describe_work(tally, clock.seconds))
@@ -239,14 +239,25 @@ def _convert(
     return result
 
 
-def _index(work: WorkDir, files: int, key: PatientKey, options: PipelineOptions, tally: Counter[str]) -> None:
+def _index(
+    work: WorkDir,
+    files: int,
+    parts: dict[int, pa.Table],
+    key: PatientKey,
+    options: PipelineOptions,
+    tally: Counter[str],
+) -> None:
+    """Have workers index what is missing among `parts`, and add it."""
+
     def done() -> int:
         return min(files, job.LISTING_ROWS * job.indexed(work))
 
-    step = transforms.IndexParts(work, key)
-    progress = Progress("index", files, done, sys.stderr, isinstance(work.output, BucketPath))
-    _run(work, job.missing_index(work, files), step, options, tally, progress)
-    if job.missing_index(work, files):
+    if missing := job.missing_index(files, parts):
+        step = transforms.IndexParts(work, key)
+        progress = Progress("index", files, done, sys.stderr, isinstance(work.output, BucketPath))
+        _run(work, missing, step, options, tally, progress)
+        parts |= job.read_index(work, missing)
+    if job.missing_index(files, parts):
         raise launch.ConversionFailed(f"the index step left parts unwritten (see {work.path})")
 
 
@@ -300,7 +311,8 @@ def build(pipeline: beam.Pipeline, elements: Sequence[Any], step: beam.PTransfor
 
 def _finished(
     work: WorkDir, planned: plan.Plan, data_spec: spec.DatasetSpec, args: argparse.Namespace, files: int
-) -> dict[str, Sidecar]:
+) -> tuple[dict[str, Sidecar], pa.Table]:
+    """The sidecar of each shard by name, and the rejects, no more than may be."""
     names = [shard.name for shard in plan.planned_shards(planned, data_spec)]
     found = dict(job.sidecars(work, names))
     missing = [name for name in names if name not in found]
@@ -313,11 +325,11 @@ def _finished(
         raise launch.ConversionFailed(
             f"{len(changed):,} shards are not what their workers wrote (first: {changed[0]}); run the command again"
         )
-    rejects = pa.Table.from_pylist(manifest.reject_rows(data_spec, planned, found), plan.REJECT_SCHEMA)
-    reject_limit.check(rejects, files, args.max_reject_fraction)
+    lost = manifest.all_rejects(data_spec, planned, found)
+    reject_limit.check(lost, files, args.max_reject_fraction)
     if not any(sidecar.slices for sidecar in found.values()):
-        raise plan.PlanError(f"no slice could be converted: {plan.top_reasons(rejects)}")
-    return found
+        raise plan.PlanError(f"no slice could be converted: {plan.top_reasons(lost)}")
+    return found, lost
 
 
 def describe_work(tally: Counter[str], seconds: dict[str, float]) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +96,8 @@ def claim(output: AnyPath) -> Lock:
     try:
         return FileLock(path) if isinstance(path, Path) else BucketLock(path)
     except Held as error:
-        raise JobError(f"another conversion is writing to {output} ({error}); wait for it, or stop it") from error
+        holder = str(error) or "its process is not known"
+        raise JobError(f"another conversion is writing to {output} ({holder}); wait for it, or stop it") from error
     except buckets.NoAnswer:
         raise
     except OSError as error:
@@ -142,11 +143,22 @@ def _describe(value: Any) -> str:
     return " ".join(f"{key} {item[:12] if isinstance(item, str) else f'{item:,}'}" for key, item in value.items())
 
 
-def write_listing(work: WorkDir, listing: pa.Table) -> None:
-    """Cut the listing into parts, one an index element.
+def begin_index(work: WorkDir, listing: pa.Table) -> dict[int, pa.Table]:
+    """The parts of the index that an earlier run left for good, by number; the listing of the others is written.
 
-    Where the files lie (container, offset) is no part of a data set's identity. When it has changed since the
-    interrupted run, the old listing and index are thrown away.
+    A part with a problem that may have passed is dropped, so that its files are read again.
+    """
+    _forget_moved(work, listing)
+    parts = read_index(work, missing_index(listing.num_rows, {}))
+    forget_transient(work, parts)
+    write_listing(work, listing, missing_index(listing.num_rows, parts))
+    return parts
+
+
+def _forget_moved(work: WorkDir, listing: pa.Table) -> None:
+    """Throw the listing and the index away where the files lie elsewhere than when the interrupted run read them.
+
+    Where they lie (container, offset) is no part of a data set's identity.
     """
     places = hashlib.sha256()
     for name in ("container", "offset", "method", "stored_bytes"):
@@ -159,8 +171,18 @@ def write_listing(work: WorkDir, listing: pa.Table) -> None:
         work.create()
         atomic.write_bytes(told, places.hexdigest().encode())
 
-    whole = _whole([work.listing(number) for number in _parts(listing.num_rows)])
-    lacking = [number for number, data in enumerate(whole) if data is None]
+
+def forget_transient(work: WorkDir, parts: dict[int, pa.Table]) -> None:
+    """Drop the index parts that hold a problem which may have passed."""
+    for number in [number for number, part in parts.items() if not TRANSIENT.isdisjoint(part["reason"].to_pylist())]:
+        del parts[number]
+        work.index(number).unlink()
+
+
+def write_listing(work: WorkDir, listing: pa.Table, numbers: Sequence[int]) -> None:
+    """Write the parts of the listing that the index elements of these numbers read."""
+    whole = {number for number, _ in _whole(work.listing, numbers)}
+    lacking = [number for number in numbers if number not in whole]
     for begin in range(0, len(lacking), _AT_ONCE):
         tables = [
             (work.listing(number), listing.slice(number * LISTING_ROWS, LISTING_ROWS))
@@ -191,40 +213,22 @@ def _sum_path(path: AnyPath) -> AnyPath:
     return path.with_suffix(".sha256")
 
 
-def _whole(paths: Sequence[AnyPath]) -> Iterator[bytes | None]:
-    """Bytes of each part, None for one that is not there with the bytes that were written."""
-    for begin in range(0, len(paths), _AT_ONCE):
-        some = paths[begin : begin + _AT_ONCE]
-        for data, told in zip(atomic.read_many(some), atomic.read_many([*map(_sum_path, some)]), strict=True):
-            is_whole = data is not None and hashlib.sha256(data).hexdigest().encode() == told
-            yield data if is_whole else None
+def _whole(path: Callable[[int], AnyPath], numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each part that is there with the bytes that were written; `path`: where a part lies."""
+    there = contents(path(0).parent)
+    found = [number for number in numbers if path(number).name in there]
+    for begin in range(0, len(found), _AT_ONCE):
+        some = found[begin : begin + _AT_ONCE]
+        paths = [path(number) for number in some]
+        parts = zip(some, atomic.read_many(paths), atomic.read_many([*map(_sum_path, paths)]), strict=True)
+        for number, data, told in parts:
+            if data is not None and hashlib.sha256(data).hexdigest().encode() == told:
+                yield number, data
 
 
-def forget_transient(work: WorkDir, files: int) -> None:
-    """Drop the index parts that hold a problem which may have passed, so that their files are read again."""
-    paths = [work.index(number) for number in _parts(files)]
-    for path, data in zip(paths, _whole(paths), strict=True):
-        if data is not None and not TRANSIENT.isdisjoint(_column(data, "reason")):
-            path.unlink()
-
-
-def _column(data: bytes, name: str) -> list[Any]:
-    return _table(data, [name])[name].to_pylist()
-
-
-def _table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """A part of the index; its few rows are not worth the threads and the data-set layer of `read_table`."""
-    return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
-
-
-def _parts(files: int) -> range:
-    return range(-(-files // LISTING_ROWS))
-
-
-def missing_index(work: WorkDir, files: int) -> list[int]:
-    """Numbers of the index parts of a listing of `files` that are yet to be written."""
-    parts = _whole([work.index(number) for number in _parts(files)])
-    return [number for number, data in enumerate(parts) if data is None]
+def missing_index(files: int, parts: Container[int]) -> list[int]:
+    """Numbers of the index parts of a listing of `files` that are not among `parts`."""
+    return [number for number in range(-(-files // LISTING_ROWS)) if number not in parts]
 
 
 def indexed(work: WorkDir) -> int:
@@ -232,17 +236,18 @@ def indexed(work: WorkDir) -> int:
     return sum(name.endswith(".parquet") for name in contents(work.path / "index"))
 
 
-def read_index(work: WorkDir, files: int) -> pa.Table:
-    """The whole index (`INDEX_SCHEMA`) of a listing of `files`."""
-    parts = _whole([work.index(number) for number in _parts(files)])
-    tables = [_table(_there(data)).cast(INDEX_SCHEMA) for data in parts]
-    return pa.concat_tables(tables).unify_dictionaries()
+def read_index(work: WorkDir, numbers: Sequence[int]) -> dict[int, pa.Table]:
+    """Those parts of the index (`INDEX_SCHEMA`) that are whole, by number."""
+    # a part's few rows are not worth the threads and the data-set layer of `read_table`
+    return {
+        number: pq.ParquetFile(pa.BufferReader(data)).read(columns=INDEX_SCHEMA.names, use_threads=False)
+        for number, data in _whole(work.index, numbers)
+    }
 
 
-def _there(data: bytes | None) -> bytes:
-    if data is None:
-        raise JobError("a part of the index went away; run the command again")
-    return data
+def joined(parts: dict[int, pa.Table]) -> pa.Table:
+    """The whole index. Its parts are taken out of `parts`, for nobody else needs the memory."""
+    return pa.concat_tables([parts.pop(number) for number in sorted(parts)]).unify_dictionaries()
 
 
 def write_plan(work: WorkDir, plan: Plan, spec: DatasetSpec) -> list[str]:

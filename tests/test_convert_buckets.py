@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from small_runs import train
 
-from ich_tfrecords import buckets, inspect, job, manifest
+from ich_tfrecords import buckets, inspect, job, manifest, plan
 from ich_tfrecords.bucket_path import BucketPath, any_path
 
 TWO_PROCESSES = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
@@ -96,6 +97,33 @@ def test_the_same_command_says_that_all_is_there(raw, bucket, gcs, convert, caps
     assert convert(*from_bucket(raw, output)) == 0
     assert "is complete already; nothing was written" in capsys.readouterr().out
     assert {seen.method for seen in gcs.requests} == {"GET"}
+
+
+def test_each_index_part_is_asked_for_once(raw, bucket, gcs, convert, monkeypatch, dataset):
+    """By the run that has them made, and by one that goes on; nobody asks for what cannot be there."""
+    monkeypatch.setattr(job, "LISTING_ROWS", 10)
+    output = f"gs://{bucket}/out"
+
+    def asked() -> dict[str, Counter[str]]:
+        fetched = [seen.name for seen in gcs.requests if seen.kind == "media" and f"/{job.WORK}/" in seen.name]
+        return {kind: Counter(name for name in fetched if f"/{kind}/" in name) for kind in ("index", "listing")}
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    every = dict.fromkeys(
+        (f"out/.work/index/00000{number}.{suffix}" for number in range(6) for suffix in ("parquet", "sha256")), 1
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "build_plan", interrupted)
+        gcs.clear()
+        assert convert(*from_bucket(raw, output)) == 130
+        listing = {f"out/.work/listing/00000{number}.parquet": 1 for number in range(6)}  # by the workers
+        assert asked() == {"index": every, "listing": listing}
+    gcs.clear()
+    assert convert(*from_bucket(raw, output)) == 0
+    assert asked() == {"index": every, "listing": {}}
+    assert sha256s(output) == sha256s(dataset)
 
 
 def test_other_files_in_the_output_are_refused(raw, gcs, bucket, convert, capsys, dataset):

@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "download": {"atomic", "file_system", "progress_bar"},
     "kaggle": {"bucket_path", "download", "environment", "zip_directory"},
     "csv_text": set(),
+    "rejects": {"csv_text"},
     "html_page": set(),
     "slice_header": {"problems"},
     "cells": {"pixels", "slice_header"},
@@ -73,6 +74,7 @@ MAY_IMPORT = {
         "labels",
         "problems",
         "records",
+        "rejects",
         "repeats",
         "shards",
         "sources",
@@ -81,7 +83,7 @@ MAY_IMPORT = {
     },
     "patient_key": {"bucket_path", "splits"},
     "card": {"bucket_path", "manifest"},  # for its types only
-    "manifest": {"atomic", "bucket_path", "card", "csv_text", "plan", "spec", "splits", "tfds"},
+    "manifest": {"atomic", "bucket_path", "card", "plan", "rejects", "spec", "splits", "tfds"},
     "verify": {"atomic", "bucket_path", "manifest", "records", "splits", "tfds"},
     "job": {"atomic", "bucket_lock", "bucket_path", "buckets", "file_lock", "manifest", "plan", "spec"},
     "conversion": {
@@ -178,7 +180,7 @@ TRAINER_MAY_IMPORT = {
     "state": {"metrics", "steps"},
     "saver": {"checkpoints", "hparams", "problems", "state"},
     "evaluation": {"metrics"},
-    "folder_lock": {"problems", "file_system"},
+    "folder_lock": {"problems", "file_lock"},
     "run_dir": {"folder_lock", "problems", "atomic", "montage"},
     "scalars": {"problems"},
     "input_page": {"montage"},
