@@ -204,7 +204,9 @@ def write_part(path: AnyPath, table: pa.Table) -> None:
 
 
 def _write_parts(tables: Sequence[tuple[AnyPath, pa.Table]]) -> None:
-    contents = [(path, atomic.table_bytes(table)) for path, table in tables]
+    # dictionaries and statistics of so few rows would cost more time and room than their values
+    plain = {"use_dictionary": False, "write_statistics": False}
+    contents = [(path, atomic.table_bytes(table, **plain)) for path, table in tables]
     atomic.write_many(contents)
     atomic.write_many([(_sum_path(path), hashlib.sha256(data).hexdigest().encode()) for path, data in contents])
 
