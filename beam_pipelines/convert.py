@@ -40,6 +40,7 @@ from ich_tfrecords.bucket_path import AnyPath, BucketPath, any_path
 from ich_tfrecords.job import Identity, WorkDir
 from ich_tfrecords.manifest import Manifest, Sidecar
 from ich_tfrecords.patient_key import PatientKey
+from ich_tfrecords.plural import counted
 
 WRONG_USE = (
     spec.SpecError,
@@ -159,7 +160,7 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     with clock.stage("list"):
         listing = sources.list_inputs(args.input, args.include)
         input_facts = inputs.input_facts(listing)
-    _tell(f"{listing.table.num_rows:,} files to read" + _ignored(listing))
+    _tell(f"{counted(listing.table.num_rows, 'file')} to read" + _ignored(listing))
     _tell(packed.unread(listing.ignored))
     with clock.stage("labels"):
         table, label_facts = inputs.read_labels(args.labels, listing, data_spec.labels)
@@ -275,7 +276,9 @@ def _write_shards(
     complete = [shard for shard in plan.planned_shards(planned, data_spec) if shard.name not in unwritten]
     resumed = sum(shard.slices.num_rows for shard in complete)
     if resumed:
-        _tell(f"{len(complete):,} shards with {resumed:,} slices were written before and stay as they are")
+        one, many = "was written before and stays as it is", "were written before and stay as they are"
+        shards, slices = counted(len(complete), "shard"), counted(resumed, "slice")
+        _tell(f"{shards} with {slices} {one if len(complete) == 1 else many}")
 
     def done() -> int:
         there = job.contents(work.output)
@@ -317,14 +320,12 @@ def _finished(
     found = dict(job.sidecars(work, names))
     missing = [name for name in names if name not in found]
     if missing:
-        raise launch.ConversionFailed(
-            f"{len(missing):,} shards are not written (first: {missing[0]}); run the command again"
-        )
+        shards = counted(len(missing), "shard is", "shards are")
+        raise launch.ConversionFailed(f"{shards} not written (first: {missing[0]}); run the command again")
     changed = job.changed_shards(work.output, found.values())
     if changed:
-        raise launch.ConversionFailed(
-            f"{len(changed):,} shards are not what their workers wrote (first: {changed[0]}); run the command again"
-        )
+        shards = counted(len(changed), "shard is not what its worker", "shards are not what their workers")
+        raise launch.ConversionFailed(f"{shards} wrote (first: {changed[0]}); run the command again")
     lost = manifest.all_rejects(data_spec, planned, found)
     reject_limit.check(lost, files, args.max_reject_fraction)
     if not any(sidecar.slices for sidecar in found.values()):
@@ -338,9 +339,10 @@ def describe_work(tally: Counter[str], seconds: dict[str, float]) -> str:
         return "seconds  " + ", ".join(f"{stage} {time_s:.1f}" for stage, time_s in seconds.items())
     rejected = {name.removeprefix("rejected_"): count for name, count in tally.items() if name.startswith("rejected_")}
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(rejected.items())) or "none"
+    headers, slices = counted(tally["indexed"], "header"), counted(tally["read"], "slice")
     lines = [
-        f"read     {tally['indexed']:,} headers, {tally['read']:,} slices ({tally['read_bytes'] / 1e6:,.1f} MB)",
-        f"wrote    {tally['written']:,} records ({tally['written_bytes'] / 1e6:,.1f} MB)",
+        f"read     {headers}, {slices} ({tally['read_bytes'] / 1e6:,.1f} MB)",
+        f"wrote    {counted(tally['written'], 'record')} ({tally['written_bytes'] / 1e6:,.1f} MB)",
         f"unusable {reasons}",
         "seconds  " + ", ".join(f"{stage} {time_s:.1f}" for stage, time_s in seconds.items()),
     ]

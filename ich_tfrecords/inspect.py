@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from ich_tfrecords import atomic, environment, export, manifest, montage, report, verify
 from ich_tfrecords.bucket_path import AnyPath, any_path, local_path
 from ich_tfrecords.manifest import DatasetError, Manifest
+from ich_tfrecords.plural import counted
 from ich_tfrecords.summary import flat, megabytes, plain, prevalence, total_counts, totals
 
 MAX_PER_STRATUM = 50
@@ -134,7 +135,8 @@ def _verify(arguments: argparse.Namespace) -> None:
         print(f"inspect: {problem}", file=sys.stderr)
     if result.problems:
         raise Damaged
-    print(f"{arguments.directory}: whole; checked {result.slices:,} slices in {result.shards:,} shards")
+    slices, shards = counted(result.slices, "slice"), counted(result.shards, "shard")
+    print(f"{arguments.directory}: whole; checked {slices} in {shards}")
 
 
 def _show(arguments: argparse.Namespace) -> None:

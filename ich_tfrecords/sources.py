@@ -27,6 +27,7 @@ from ich_tfrecords.bucket_walk import Objects
 from ich_tfrecords.buckets import Stored
 from ich_tfrecords.folder_walk import UNKNOWN, Place, Walk
 from ich_tfrecords.listing_rows import BATCH_ROWS, LISTING_SCHEMA, ROW_FIELDS, Rows
+from ich_tfrecords.plural import counted
 from ich_tfrecords.slice_reader import MAX_SLICE_BYTES, SliceReader, SliceRef, UnreadableSource
 from ich_tfrecords.zip_directory import SourceError
 
@@ -176,7 +177,7 @@ def _gather_folder(gathered: _Gathered, place: Place) -> None:
     rows = _add_plain(gathered, place.root, walk.walk_folder(place))
     if not rows and len(walk.links) == links:
         folders = len(walk.walked) - before
-        raise SourceError(_nothing(place.path, walk.ignored - ignored, f" in {folders} folders"))
+        raise SourceError(_nothing(place.path, walk.ignored - ignored, f" in {counted(folders, 'folder')}"))
 
 
 def _add_plain(gathered: _Gathered, root: Path, files: Iterator[tuple[str, int, int]]) -> int:
@@ -309,4 +310,4 @@ def _nothing(path: AnyPath, ignored: Counter[str], where: str) -> str:
     step = packed.unread(ignored, beside=False) or (
         "slices end with .dcm, .dicom, .ima or a number, or have no suffix; name other files one by one or with a glob"
     )
-    return f"{path}: no slice among {ignored.total():,} files{where}{kinds}; {step}"
+    return f"{path}: no slice among {counted(ignored.total(), 'file')}{where}{kinds}; {step}"

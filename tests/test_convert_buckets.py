@@ -178,7 +178,7 @@ def test_a_shard_that_changed_in_the_bucket_is_not_committed(dataset, raw, bucke
     with monkeypatch.context() as patched:
         patched.setattr(job, "sidecars", flip_a_bit_first)
         assert convert(*from_bucket(raw, output)) == 1
-    assert "1 shards are not what their workers wrote" in one_line(capsys)
+    assert "1 shard is not what its worker wrote" in one_line(capsys)
     assert not (any_path(output) / manifest.MANIFEST).exists()
     assert convert(*from_bucket(raw, output)) == 0
     assert sha256s(output) == sha256s(dataset)

@@ -33,8 +33,8 @@ MAY_IMPORT = {
     "names": set(),
     "packed": set(),
     "label_csv": {"names"},
-    "labels": {"label_csv", "names", "spec"},
-    "label_join": {"labels", "names"},
+    "labels": {"label_csv", "names", "spec", "plural"},
+    "label_join": {"labels", "names", "plural"},
     "splits": {"spec"},
     "shards": {"spec", "splits"},
     "records": {"spec"},
@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "kaggle": {"bucket_path", "download", "environment", "zip_directory"},
     "csv_text": set(),
     "rejects": {"csv_text"},
+    "plural": set(),
     "html_page": set(),
     "slice_header": {"problems"},
     "cells": {"pixels", "slice_header"},
@@ -64,9 +65,10 @@ MAY_IMPORT = {
         "packed",
         "slice_reader",
         "zip_directory",
+        "plural",
     },
     "tfds": {"records", "spec"},
-    "group_notes": set(),
+    "group_notes": {"plural"},
     "repeats": set(),
     "plan": {
         "group_notes",
@@ -82,7 +84,7 @@ MAY_IMPORT = {
         "splits",
     },
     "patient_key": {"bucket_path", "splits"},
-    "card": {"bucket_path", "manifest"},  # for its types only
+    "card": {"bucket_path", "manifest", "plural"},  # for its types only
     "manifest": {"atomic", "bucket_path", "card", "plan", "rejects", "spec", "splits", "tfds"},
     "verify": {"atomic", "bucket_path", "manifest", "records", "splits", "tfds"},
     "job": {"atomic", "bucket_lock", "bucket_path", "buckets", "file_lock", "manifest", "plan", "spec"},
@@ -110,7 +112,18 @@ MAY_IMPORT = {
     "montage": {"atomic", "bucket_path", "manifest", "records", "spec"},
     "export": {"atomic", "bucket_path", "manifest", "montage", "records", "spec"},
     "report": {"atomic", "bucket_path", "charts", "html_page", "manifest", "montage", "spec", "summary"},
-    "inspect": {"atomic", "bucket_path", "environment", "export", "manifest", "montage", "report", "summary", "verify"},
+    "inspect": {
+        "atomic",
+        "bucket_path",
+        "environment",
+        "export",
+        "manifest",
+        "montage",
+        "report",
+        "summary",
+        "verify",
+        "plural",
+    },
 }
 THIRD_PARTY = {
     "spec": {"yaml"},
@@ -345,6 +358,7 @@ TRAINER_MAY_IMPORT = {
         "montage",
         "packed",
         "sources",
+        "plural",
     },
     "submit": {
         "command",
