@@ -25,9 +25,9 @@ from beam_pipelines.progress import Progress
 from ich_tfrecords import (
     buckets,
     card,
+    commit,
     file_lock,
     job,
-    labels,
     manifest,
     packed,
     plan,
@@ -37,15 +37,17 @@ from ich_tfrecords import (
     splits,
 )
 from ich_tfrecords.bucket_path import AnyPath, BucketPath, any_path
-from ich_tfrecords.job import Identity, WorkDir
-from ich_tfrecords.manifest import Manifest, Sidecar
+from ich_tfrecords.job import Identity, Sidecar, WorkDir
+from ich_tfrecords.label_csv import LabelError
+from ich_tfrecords.labels import LabelTable
+from ich_tfrecords.manifest import Manifest
 from ich_tfrecords.patient_key import PatientKey
 from ich_tfrecords.plural import counted
 
 WRONG_USE = (
     spec.SpecError,
     sources.SourceError,
-    labels.LabelError,
+    LabelError,
     job.JobError,
     plan.PlanError,
     splits.SubsetError,
@@ -163,7 +165,7 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     _tell(f"{counted(listing.table.num_rows, 'file')} to read" + _ignored(listing))
     _tell(packed.unread(listing.ignored))
     with clock.stage("labels"):
-        table, label_facts = inputs.read_labels(args.labels, listing, data_spec.labels)
+        table, label_facts = inputs.labels_given(args.labels, listing, data_spec.labels)
         inputs.check_stems(listing, table, args.max_reject_fraction)
     for note in [key_note, *(table.notes() if table else ["no labels: every label is unknown (-1)"])]:
         _tell(note)
@@ -213,7 +215,7 @@ def _convert(
     work: WorkDir,
     identity: Identity,
     key: PatientKey,
-    table: labels.LabelTable | None,
+    table: LabelTable | None,
     parts: dict[int, pa.Table],
     clock: _Clock,
     lock: job.Lock,
@@ -232,7 +234,7 @@ def _convert(
         _write_shards(work, planned, pending, identity.spec, options, tally)
     with clock.stage("commit"):
         finished, lost = _finished(work, planned, identity.spec, args, files)
-        result = manifest.commit(work.output, identity.spec, planned, finished, lost, identity.made_from, lock.require)
+        result = commit.commit(work.output, identity.spec, planned, finished, lost, identity.made_from, lock.require)
         job.clear(work)
     print(card.describe(args.output, result))
     print(describe_work(tally, clock.seconds))
@@ -326,7 +328,7 @@ def _finished(
     if changed:
         shards = counted(len(changed), "shard is not what its worker", "shards are not what their workers")
         raise launch.ConversionFailed(f"{shards} wrote (first: {changed[0]}); run the command again")
-    lost = manifest.all_rejects(data_spec, planned, found)
+    lost = commit.all_rejects(data_spec, planned, found)
     reject_limit.check(lost, files, args.max_reject_fraction)
     if not any(sidecar.slices for sidecar in found.values()):
         raise plan.PlanError(f"no slice could be converted: {plan.top_reasons(lost)}")

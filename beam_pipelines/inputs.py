@@ -18,9 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_pipelines.launch import WrongUse
-from ich_tfrecords import conversion, folder_walk, label_join, labels, plan, sources, spec
+from ich_tfrecords import conversion, folder_walk, label_join, plan, sources, spec
 from ich_tfrecords import patient_key as patient_keys
 from ich_tfrecords.bucket_path import AnyPath, any_path, is_bucket
+from ich_tfrecords.labels import LabelTable, read_labels
 from ich_tfrecords.patient_key import PatientKey
 
 LOOKED_AT = 64  # files without a label, before any work: enough to tell another set from a few localizers
@@ -91,9 +92,9 @@ def input_facts(listing: sources.Listing) -> dict[str, Any]:
     return {"files": len(sizes), "bytes": int(sizes.sum()), "sha256": sources.listing_digest(listing.table)}
 
 
-def read_labels(
+def labels_given(
     name: str, listing: sources.Listing, label_spec: spec.LabelSpec
-) -> tuple[labels.LabelTable | None, dict[str, str] | None]:
+) -> tuple[LabelTable | None, dict[str, str] | None]:
     """The label table and what names its file's content; None and None for `none`.
 
     `name`: a path or an object, else a member of one of the listed zips. Raises `LabelError`, `WrongUse`.
@@ -102,11 +103,11 @@ def read_labels(
         return None, None
     path = folder_walk.as_written(Path(name))
     if not is_bucket(name) and path.exists():
-        table = labels.read_labels(path, label_spec)
+        table = read_labels(path, label_spec)
         with path.open("rb") as file:
             return table, {"sha256": _sha256(file)}
     data, shown = (_object_bytes(name), name) if is_bucket(name) else _zipped_labels(name, listing)
-    return labels.read_labels(io.BytesIO(data), label_spec, shown), {"sha256": _sha256(io.BytesIO(data))}
+    return read_labels(io.BytesIO(data), label_spec, shown), {"sha256": _sha256(io.BytesIO(data))}
 
 
 def _object_bytes(name: str) -> bytes:
@@ -137,7 +138,7 @@ def _sha256(file: Any) -> str:
     return digest.hexdigest()
 
 
-def check_stems(listing: sources.Listing, table: labels.LabelTable | None, limit: float) -> None:
+def check_stems(listing: sources.Listing, table: LabelTable | None, limit: float) -> None:
     """Where files are named after their slice, as RSNA's are, missing labels show before any file is read."""
     if table is None:
         return

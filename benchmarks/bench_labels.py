@@ -134,13 +134,14 @@ def _read_and_send(way: str, path: str, sender: Connection) -> None:
 def _ours() -> Reader:
     import pandas  # noqa: F401  (pyarrow would import it on the clock)
 
-    from ich_tfrecords import labels, spec
+    from ich_tfrecords import spec
+    from ich_tfrecords.labels import read_labels
 
     label_spec = spec.load("rsna_ich").labels
     columns = [label_spec.names.index(name) for name in CSV_ORDER]
 
     def read(path: str) -> tuple[Any, np.ndarray]:
-        table = labels.read_labels(path, label_spec)
+        table = read_labels(path, label_spec)
         return table.ids, table.values[:, columns]
 
     return read

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.peak import peak_bytes
 from ich_tfrecords import job, plan, spec
+from ich_tfrecords.dicom_writer import SliceFields, dicom_bytes
 from ich_tfrecords.job import WorkDir
 from ich_tfrecords.labels import LabelTable
-from ich_tfrecords.synthetic import SliceFields, dicom_bytes
 
 
 def make_slices(folder: Path, count: int, side_px: int) -> None:

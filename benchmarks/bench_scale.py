@@ -69,7 +69,7 @@ class Meter:
 def measure(folder: Path, slices: int) -> Figures:
     """Figures of each stage in this process; `folder` holds the input."""
     from beam_pipelines import inputs  # the launcher, for what its imports weigh
-    from ich_tfrecords import job, manifest, patient_key, plan, sources, spec
+    from ich_tfrecords import commit, job, patient_key, plan, sources, spec
 
     pa.set_memory_pool(pa.system_memory_pool())  # as `convert.main` does
     data_spec, work = spec.load(made_inventory.SPEC), job.WorkDir(folder / made_inventory.OUTPUT)
@@ -78,7 +78,7 @@ def measure(folder: Path, slices: int) -> Figures:
         listing = sources.list_inputs([str(folder / made_inventory.ARCHIVE)], [made_inventory.TRAIN])
         input_facts = inputs.input_facts(listing)
     with meter.stage("labels"):
-        labels, label_facts = inputs.read_labels(str(folder / made_inventory.LABELS), listing, data_spec.labels)
+        labels, label_facts = inputs.labels_given(str(folder / made_inventory.LABELS), listing, data_spec.labels)
         inputs.check_stems(listing, labels, limit=0.01)
     key = patient_key.patient_key(data_spec.split.salt, file=None)
     made_from = {"input": input_facts, "labels": label_facts, "patient_key": {"check": key.check}}
@@ -103,8 +103,8 @@ def measure(folder: Path, slices: int) -> Figures:
         sidecars = dict(job.sidecars(work, names))
         if changed := job.changed_shards(work.output, sidecars.values()):
             raise SystemExit(f"{changed[0]} is not as long as its sidecar tells")
-        lost = manifest.all_rejects(data_spec, planned, sidecars)
-        done = manifest.commit(work.output, data_spec, planned, sidecars, lost, made_from, lambda: None)
+        lost = commit.all_rejects(data_spec, planned, sidecars)
+        done = commit.commit(work.output, data_spec, planned, sidecars, lost, made_from, lambda: None)
         job.clear(work)
     lock.close()
     check(done, slices)

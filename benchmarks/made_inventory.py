@@ -20,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import bench_labels, bench_zip
 from ich_tfrecords import job, plan, records, spec, splits
-from ich_tfrecords.job import WorkDir
-from ich_tfrecords.manifest import Sidecar
+from ich_tfrecords.job import Sidecar, WorkDir
 
 ARCHIVE, LABELS, OUTPUT = "rsna.zip", "stage_2_train.csv", "out"
 TRAIN = "*/stage_2_train/*"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ich_tfrecords import NOT_A_DEVICE
 from ich_tfrecords.bucket_path import AnyPath
+from ich_tfrecords.manifest import Manifest
 from ich_tfrecords.plural import counted
-
-if TYPE_CHECKING:
-    from ich_tfrecords.manifest import Manifest
 
 
 def card(manifest: Manifest) -> str:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ich_tfrecords import atomic, dicom, job, pixels, records, repeats, sources, splits
-from ich_tfrecords.job import WorkDir
-from ich_tfrecords.manifest import Sidecar
+from ich_tfrecords.job import Sidecar, WorkDir
 from ich_tfrecords.patient_key import PatientKey
-from ich_tfrecords.plan import HEADER_SCHEMA, IDS, INDEX_SCHEMA, PlannedShard
+from ich_tfrecords.plan import HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
 from ich_tfrecords.problems import Problem
+from ich_tfrecords.records import IDS
 from ich_tfrecords.sources import SliceRef
 from ich_tfrecords.spec import DatasetSpec
 

@@ -20,14 +20,12 @@ from ich_tfrecords import __version__, atomic, buckets, manifest
 from ich_tfrecords.bucket_lock import BucketLock
 from ich_tfrecords.bucket_path import AnyPath, BucketPath
 from ich_tfrecords.file_lock import FileLock, Held
-from ich_tfrecords.manifest import Sidecar
 from ich_tfrecords.plan import INDEX_SCHEMA, Plan, PlannedShard, planned_shards
 from ich_tfrecords.spec import DatasetSpec, differences, from_dict, to_dict
 
 WORK = ".work"
 _AT_ONCE = 256  # parts in memory
 LISTING_ROWS = 512  # slices in one element of the index step
-SIDECAR_KEYS = tuple(field.name for field in dataclasses.fields(Sidecar))
 TRANSIENT = frozenset(("unreadable_file", "changed", "bad_local_header"))  # a rerun looks again: a share may be back
 
 
@@ -41,6 +39,32 @@ class Identity:
 
     spec: DatasetSpec
     made_from: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sidecar:
+    """What the writer of a shard tells about it.
+
+    `labels`: positives by label. `rows`, `offsets`, `digests`: for each record the row of the plan it came
+    from, its first byte, and its pixel digest in hexadecimal. `rejects`: row, reason and detail; the row is the number
+    of a file as `PlannedShard` counts them.
+    """
+
+    name: str
+    split: str
+    stratum: str
+    slices: int
+    bytes: int
+    sha256: str
+    crc32c: str
+    labels: dict[str, int]
+    rows: list[int]
+    offsets: list[int]
+    digests: list[str]
+    rejects: list[dict[str, Any]]
+
+
+SIDECAR_KEYS = tuple(field.name for field in dataclasses.fields(Sidecar))
 
 
 @dataclasses.dataclass(frozen=True)

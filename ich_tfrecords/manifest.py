@@ -11,16 +11,14 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords import __version__, atomic, card, rejects, splits, tfds
+from ich_tfrecords import __version__, splits
 from ich_tfrecords.bucket_path import AnyPath
-from ich_tfrecords.plan import IDS, Plan, PlannedShard, planned_shards
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, to_dict
 
 FORMAT = 1
@@ -33,29 +31,6 @@ SUM = "manifest_sha256"
 
 class DatasetError(ValueError):
     """A directory that is no data set, or one of another format; the message says what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sidecar:
-    """What the writer of a shard tells about it.
-
-    `labels`: positives by label. `rows`, `offsets`, `digests`: for each record the row of the plan it came
-    from, its first byte, and its pixel digest in hexadecimal. `rejects`: row, reason and detail; the row is the number
-    of a file as `PlannedShard` counts them.
-    """
-
-    name: str
-    split: str
-    stratum: str
-    slices: int
-    bytes: int
-    sha256: str
-    crc32c: str
-    labels: dict[str, int]
-    rows: list[int]
-    offsets: list[int]
-    digests: list[str]
-    rejects: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,58 +168,8 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, SUM: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
-def fingerprint(spec: DatasetSpec, shards: Sequence[Mapping[str, Any]]) -> str:
-    """sha256 that names a data set: over its spec and the name and sha256 of each shard."""
-    facts = {"spec": to_dict(spec), "shards": [[shard["name"], shard["sha256"]] for shard in shards]}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def commit(
-    directory: AnyPath,
-    spec: DatasetSpec,
-    plan: Plan,
-    sidecars: Mapping[str, Sidecar],
-    lost: pa.Table,
-    made_from: Any,
-    last_check: Callable[[], None],
-) -> Manifest:
-    """Write the metadata of a finished conversion into `directory`, the manifest last; returns it.
-
-    `sidecars`: one for each planned shard, by name; `lost`: `all_rejects` of them. `made_from`: what the input was.
-    `last_check` is called before the manifest is written, and raises when it must not be.
-    """
-    slices = slice_table(spec, plan, sidecars)
-    shards = [_shard_entry(sidecars[shard.name]) for shard in planned_shards(plan, spec)]
-    manifest = Manifest(
-        spec=spec,
-        fingerprint=fingerprint(spec, shards),
-        made_from=made_from,
-        splits=split_entries(spec, slices, shards),
-        shards=shards,
-        rejects=dict(sorted(Counter(lost["reason"].to_pylist()).items())),
-        not_drawn=plan.not_drawn,
-        labels_unused=plan.labels_unused,
-        files={},
-        groups=plan.groups,
-    )
-    contents = {
-        REJECTS: rejects.as_csv(lost).encode(),
-        tfds.INFO: _json(tfds.info(manifest.spec, manifest.splits, manifest.shards)),
-        tfds.FEATURES: _json(tfds.features(spec)),
-        CARD: card.card(manifest).encode(),
-    }
-    for name, content in contents.items():
-        atomic.write_bytes(directory / name, content)
-    contents[SLICES] = atomic.write_table(directory / SLICES, slices)
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
-    manifest = dataclasses.replace(manifest, files=digests)
-    last_check()
-    atomic.write_bytes(directory / MANIFEST, _json(_manifest_dict(manifest)))
-    atomic.sync_folder(directory)
-    return manifest
-
-
-def _manifest_dict(manifest: Manifest) -> dict[str, Any]:
+def as_dict(manifest: Manifest) -> dict[str, Any]:
+    """The fields of a manifest's file, sealed."""
     fields = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
     if not manifest.groups:
         del fields["groups"]
@@ -252,49 +177,15 @@ def _manifest_dict(manifest: Manifest) -> dict[str, Any]:
     return sealed({**head, **fields, "spec": to_dict(manifest.spec)})
 
 
-def _json(values: Any) -> bytes:
-    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
+def fingerprint(spec: DatasetSpec, shards: Sequence[Mapping[str, Any]]) -> str:
+    """sha256 that names a data set: over its spec and the name and sha256 of each shard."""
+    facts = {"spec": to_dict(spec), "shards": [[shard["name"], shard["sha256"]] for shard in shards]}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def slice_table(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) -> pa.Table:
-    """One row a record: ids, split, stratum, place in its series, labels, shard, row, offset, pixel digest.
-
-    Sorted by split, study, series and slice index, which is the spatial order.
-    """
-    parts = [_shard_slices(shard, sidecars[shard.name], spec) for shard in planned_shards(plan, spec)]
-    table = pa.concat_tables(parts)
-    keys = ["split", "study_uid", "series_uid", "slice_index", "sop_uid"]
-    # in one chunk, or each comparison would look for its rows among the chunks of every shard
-    order = pc.sort_indices(table.select(keys).combine_chunks(), [(name, "ascending") for name in keys])
-    return table.take(order)
-
-
-def _shard_slices(shard: PlannedShard, sidecar: Sidecar, spec: DatasetSpec) -> pa.Table:
-    rows = shard.slices.take(pa.array(sidecar.rows, pa.int64()))
-    values = rows["labels"].combine_chunks().flatten().to_numpy().reshape(-1, len(spec.labels.names))
-    same = {"split": shard.split, "stratum": shard.stratum, "shard": shard.name}
-    columns = {name: rows[name] for name in (*IDS, "position_mm", "slice_index", "slice_count")}
-    columns |= {name: pa.repeat(value, rows.num_rows) for name, value in same.items()}
-    columns |= {name: pa.array(values[:, i]) for i, name in enumerate(spec.labels.names)}
-    columns["row"] = pa.array(np.arange(rows.num_rows, dtype=np.int32))
-    columns["offset"] = pa.array(sidecar.offsets, pa.int64())
-    columns["pixel_digest"] = pa.array(sidecar.digests, pa.string())
-    return pa.table(columns)
-
-
-def all_rejects(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) -> pa.Table:
-    """Every file that gave no record (`rejects.SCHEMA`), sorted by name."""
-    tables = [plan.rejects]
-    for shard in planned_shards(plan, spec):
-        told = sidecars[shard.name].rejects
-        files = pa.concat_tables([shard.slices, shard.repeats]).select(["name", "sop_uid"])
-        lost = files.take(pa.array([reject["row"] for reject in told], pa.int64()))
-        tables.append(rejects.of_files(lost, *([reject[key] for reject in told] for key in ("reason", "detail"))))
-    return rejects.joined(tables)
-
-
-def _shard_entry(sidecar: Sidecar) -> dict[str, Any]:
-    return {name: getattr(sidecar, name) for name in (*_SHARD, "labels")}
+def shard_entry(facts: object) -> dict[str, Any]:
+    """What the manifest holds of a shard, taken from an object with these attributes."""
+    return {name: getattr(facts, name) for name in (*_SHARD, "labels")}
 
 
 def split_entries(spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

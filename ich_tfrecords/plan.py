@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ich_tfrecords import group_notes, label_join, problems, records, rejects, repeats, shards, splits
 from ich_tfrecords.labels import LabelTable, stratum_indices
+from ich_tfrecords.records import IDS
 from ich_tfrecords.sources import LISTING_SCHEMA
 from ich_tfrecords.spec import DatasetSpec
 
@@ -32,7 +33,6 @@ HEADER_SCHEMA = pa.schema(
 )
 PROBLEM_SCHEMA = pa.schema([("reason", pa.string()), ("detail", pa.string())])
 INDEX_SCHEMA = pa.unify_schemas([LISTING_SCHEMA, HEADER_SCHEMA, PROBLEM_SCHEMA])
-IDS = ("sop_uid", "study_uid", "series_uid", "patient_key")
 PLANNED = [*LISTING_SCHEMA.names, *IDS, "position_mm"]
 SIZE = ["rows", "columns"]
 

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from ich_tfrecords.spec import DatasetSpec
 
+IDS = ("sop_uid", "study_uid", "series_uid", "patient_key")
 MAX_RECORD_BYTES = 1 << 28  # a length field beyond this is damage, refused before allocation
 OVERHEAD_BYTES = 420  # ids, labels, map keys and framing beside the pixels, about
 _LENGTH = struct.Struct("<Q")

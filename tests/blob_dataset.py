@@ -15,7 +15,8 @@ import numpy.typing as npt
 from dicom_files import dicom_file, slice_elements
 from odd_dataset import convert
 
-from ich_tfrecords import labels, spec
+from ich_tfrecords import spec
+from ich_tfrecords.labels import LabelTable, read_labels
 
 SIDE_PX = 32
 RATES = (0.03, 0.05, 0.04, 0.05, 0.06)  # of the labels other than any; epidural is rarer at RSNA
@@ -75,11 +76,11 @@ def dicom(uid: str, patient: int, number: int, hu: npt.NDArray[np.int16]) -> byt
     return dicom_file(elements)
 
 
-def label_table(rows: list[tuple[str, npt.NDArray[np.bool_]]], data_spec: spec.DatasetSpec) -> labels.LabelTable:
+def label_table(rows: list[tuple[str, npt.NDArray[np.bool_]]], data_spec: spec.DatasetSpec) -> LabelTable:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["ID", "Label"])
     for uid, found in rows:
         values = [found.any(), *found]
         writer.writerows([f"{uid}_{name}", int(value)] for name, value in zip(data_spec.labels.names, values))
-    return labels.read_labels(io.BytesIO(out.getvalue().encode()), data_spec.labels, "labels.csv")
+    return read_labels(io.BytesIO(out.getvalue().encode()), data_spec.labels, "labels.csv")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dicom_files import dicom_file, head_slice, slice_elements
 
-from ich_tfrecords import conversion, job, labels, manifest, plan, sources, spec
+from ich_tfrecords import commit, conversion, job, plan, sources, spec
+from ich_tfrecords.labels import LabelTable, read_labels
 
 SCRIPT, FORMULA, CLIMBER = "<script>alert(1)</script>", "=1+1", "../x"
 HOSTILE = (SCRIPT, FORMULA, CLIMBER, '"><img src=x>', "-a", "ID_plain")
@@ -40,7 +41,7 @@ def make(output: Path, windows: int = 3, labelled: bool = True) -> Path:
     return convert(source, output, data_spec, label_table(data_spec) if labelled else None)
 
 
-def label_table(data_spec: spec.DatasetSpec) -> labels.LabelTable:
+def label_table(data_spec: spec.DatasetSpec) -> LabelTable:
     """Labels of every slice: the first is negative, the others carry one label each; the last is negative."""
     names = data_spec.labels.names
     out = io.StringIO()
@@ -49,10 +50,10 @@ def label_table(data_spec: spec.DatasetSpec) -> labels.LabelTable:
     for number, uid in enumerate((*HOSTILE, TWIN)):
         kind = number % len(names)
         writer.writerows([f"{uid}_{name}", int(kind > 0 and place in (0, kind))] for place, name in enumerate(names))
-    return labels.read_labels(io.BytesIO(out.getvalue().encode()), data_spec.labels, "labels.csv")
+    return read_labels(io.BytesIO(out.getvalue().encode()), data_spec.labels, "labels.csv")
 
 
-def convert(source: Path, output: Path, data_spec: spec.DatasetSpec, table: labels.LabelTable | None) -> Path:
+def convert(source: Path, output: Path, data_spec: spec.DatasetSpec, table: LabelTable | None) -> Path:
     """What the Beam job does, in this process."""
     work, tally = job.WorkDir(output), Counter()
     work.create()
@@ -64,7 +65,7 @@ def convert(source: Path, output: Path, data_spec: spec.DatasetSpec, table: labe
         for name in names:
             conversion.write_shard(work, name, data_spec, reader, tally)
     done = dict(job.sidecars(work, names))
-    lost = manifest.all_rejects(data_spec, planned, done)
-    manifest.commit(output, data_spec, planned, done, lost, {"input": {"files": len(listing)}}, lambda: None)
+    lost = commit.all_rejects(data_spec, planned, done)
+    commit.commit(output, data_spec, planned, done, lost, {"input": {"files": len(listing)}}, lambda: None)
     job.clear(work)
     return output

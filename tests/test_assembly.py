@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from ich_tfrecords import labels
+from ich_tfrecords.labels import stratum_indices
 from trainer import assembly, hparams, joint, strategy
 from trainer.dataset import open_dataset
 from trainer.input_pipeline import Share
@@ -102,7 +102,7 @@ def test_odds_of_a_balanced_draw_are_those_of_the_counts(parts):
     found = assembly.data_of(settings(), parts, devices())
     odds, train = found.odds, found.train
     every = joint.combinations(odds.names, odds.any)
-    strata = labels.stratum_indices(every, train.spec.labels)
+    strata = stratum_indices(every, train.spec.labels)
     counted = np.array([(train.labels == one).all(1).sum() for one in every])
     per_slice = np.array([1 / (train.stratum == index).sum() for index in range(6)])
     seen = counted > 0

@@ -17,7 +17,7 @@ import pydicom
 import pytest
 
 from ich_tfrecords import atomic, job, manifest, sources
-from ich_tfrecords.synthetic import SliceFields, dicom_bytes
+from ich_tfrecords.dicom_writer import SliceFields, dicom_bytes
 from ich_tfrecords.verify import verify
 
 LABELS = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")

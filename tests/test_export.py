@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ich_tfrecords import export, inspect, labels, manifest, montage
+from ich_tfrecords import export, inspect, manifest, montage
+from ich_tfrecords.labels import read_labels
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ class TestFiles:
         done = manifest.read(dataset)
         path = tmp_path / "png" / "labels_train.csv"
         assert path.read_text().splitlines()[0] == ",".join(["filename", *done.spec.labels.names])
-        table = labels.read_labels(path, done.spec.labels)
+        table = read_labels(path, done.spec.labels)
         assert table.ids.to_pylist() == sorted(row["filename"].removesuffix(".png") for row in read_csv(path))
         assert int((table.values == 1).sum()) == sum(
             counts["positive"] for counts in done.splits["train"]["labels"].values()

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from ich_tfrecords import job, spec
-from ich_tfrecords.job import Identity, WorkDir
-from ich_tfrecords.manifest import Sidecar
+from ich_tfrecords.job import Identity, Sidecar, WorkDir
 
 SIDECAR = Sidecar("s", "train", "none", 1, 10, "00", "11", {"any": 0}, [0], [0], ["ff"], [])
 

@@ -732,8 +732,8 @@ def test_ctrl_c_keeps_the_part_and_the_same_command_goes_on(account, run, target
         "import sys; from ich_tfrecords import kaggle; kaggle.connect = lambda: None; "
         f"kaggle.archive_url = lambda _: {storage.url!r}; sys.exit(kaggle.main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", code, "download", "--output", str(target.parent)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    arguments = [sys.executable, "-c", code, "download", "--output", str(target.parent)]
+    with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         while not (part_of(target).exists() and part_of(target).stat().st_size):
             assert process.poll() is None
             time.sleep(0.02)

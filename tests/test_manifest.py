@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ich_tfrecords import card, manifest, plan, tfds
+from ich_tfrecords import card, commit, job, manifest, plan, records, tfds
 
 
 def test_the_manifest_returns_what_was_committed(dataset, rsna_spec):
@@ -47,13 +47,11 @@ def made_index(slices: int) -> pa.Table:
     return pa.Table.from_pylist(rows, plan.INDEX_SCHEMA)
 
 
-def made_sidecar(shard: plan.PlannedShard) -> manifest.Sidecar:
+def made_sidecar(shard: plan.PlannedShard) -> job.Sidecar:
     """Sidecar of a shard whose every third slice gave no record."""
     rows = [row for row in range(shard.slices.num_rows) if row % 3]
     offsets, digests = [row * 10 for row in rows], [f"{shard.name} {row}" for row in rows]
-    return manifest.Sidecar(
-        shard.name, shard.split, shard.stratum, len(rows), 9, "00", "11", {}, rows, offsets, digests, []
-    )
+    return job.Sidecar(shard.name, shard.split, shard.stratum, len(rows), 9, "00", "11", {}, rows, offsets, digests, [])
 
 
 def test_the_slice_table_against_plain_sorting(rsna_spec):
@@ -64,14 +62,14 @@ def test_the_slice_table_against_plain_sorting(rsna_spec):
     for shard in shards:
         for place, row in enumerate(sidecars[shard.name].rows):
             slice_ = shard.slices.slice(row, 1).to_pylist()[0]
-            ids = {name: slice_[name] for name in (*plan.IDS, "position_mm", "slice_index", "slice_count")}
+            ids = {name: slice_[name] for name in (*records.IDS, "position_mm", "slice_index", "slice_count")}
             told = {"split": shard.split, "stratum": shard.stratum, "shard": shard.name}
             told |= dict(zip(rsna_spec.labels.names, slice_["labels"], strict=True))
             expected.append(ids | told | {"row": place, "offset": row * 10, "pixel_digest": f"{shard.name} {row}"})
     keys = ("split", "study_uid", "series_uid", "slice_index", "sop_uid")
     expected.sort(key=lambda slice_: [slice_[key] for key in keys])
     assert len(shards) > 20
-    assert manifest.slice_table(rsna_spec, planned, sidecars).to_pylist() == expected
+    assert commit.slice_table(rsna_spec, planned, sidecars).to_pylist() == expected
 
 
 def test_the_card_tells_splits_windows_and_limits(dataset):
@@ -182,4 +180,4 @@ def test_rejects_name_slices_and_the_files_that_repeat_them(rsna_spec):
         rejects = [{"row": number, "reason": "duplicate_slice", "detail": "x"} for number in numbers]
         sidecars[shard.name] = dataclasses.replace(made_sidecar(shard), rejects=rejects)
     told = {"name": "copy/2.dcm", "sop_uid": rows[2]["sop_uid"], "reason": "duplicate_slice", "detail": "x"}
-    assert manifest.all_rejects(rsna_spec, planned, sidecars).to_pylist() == [told]
+    assert commit.all_rejects(rsna_spec, planned, sidecars).to_pylist() == [told]

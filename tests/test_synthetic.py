@@ -20,8 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ich_tfrecords import phantom, synthetic, synthetic_defects, synthetic_plan
-from ich_tfrecords.synthetic import RSNA_LABELS, SliceFields, Summary, SyntheticError, dicom_bytes, generate
+from ich_tfrecords import phantom, synthetic, synthetic_command, synthetic_defects, synthetic_plan
+from ich_tfrecords.dicom_writer import SliceFields, dicom_bytes
+from ich_tfrecords.synthetic import RSNA_LABELS, Summary, generate
+from ich_tfrecords.synthetic_plan import SyntheticError
 
 KEYWORDS = [
     "SOPInstanceUID",
@@ -470,7 +472,7 @@ def test_progress_counts_every_slice(tmp_path: Path) -> None:
 def test_command_writes_and_lists_the_defects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "set"
     words = ["--patients", "3", "--test_patients", "1", "--slices_per_study", "6", "--defects"]
-    assert synthetic.main(["--output", str(output), *words]) == 0
+    assert synthetic_command.main(["--output", str(output), *words]) == 0
     out = capsys.readouterr().out
     assert f"test slices in {output}: epidural" in out
     assert out.count("planted ") == 15
@@ -491,7 +493,7 @@ def test_command_writes_and_lists_the_defects(tmp_path: Path, capsys: pytest.Cap
 def test_wrong_use_is_one_line_and_exit_2(
     words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert synthetic.main(["--output", str(tmp_path / "set"), *words.split()]) == 2
+    assert synthetic_command.main(["--output", str(tmp_path / "set"), *words.split()]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -500,7 +502,7 @@ def test_wrong_use_is_one_line_and_exit_2(
 
 def test_a_directory_with_files_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").write_text("keep")
-    assert synthetic.main(["--output", str(tmp_path)]) == 2
+    assert synthetic_command.main(["--output", str(tmp_path)]) == 2
     assert "is not an empty directory" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
@@ -512,11 +514,11 @@ def test_ctrl_c_is_one_line_and_exit_130(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(synthetic, "draw_textures", interrupted)
-    assert synthetic.main(["--output", str(tmp_path / "set")]) == 130
+    assert synthetic_command.main(["--output", str(tmp_path / "set")]) == 130
     assert "incomplete" in capsys.readouterr().err
 
 
 def test_a_failing_disk_is_one_line_and_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert synthetic.main(["--output", str(tmp_path / "file" / "set")]) == 1
+    assert synthetic_command.main(["--output", str(tmp_path / "file" / "set")]) == 1
     assert capsys.readouterr().err.startswith("synthetic: cannot write ")

@@ -22,40 +22,25 @@ import pyarrow.parquet as pq
 from ich_tfrecords import environment, splits
 from ich_tfrecords import manifest as manifests
 from ich_tfrecords.manifest import MANIFEST, SLICES, Manifest
-from ich_tfrecords.spec import UNLABELLED, DatasetSpec
+from ich_tfrecords.spec import UNLABELLED
 from trainer import cache
 from trainer.problems import WrongUse
-from trainer.shard_reader import FRAME_BYTES, ShardReader, advice
+from trainer.shard_reader import FRAME_BYTES, Located, ShardReader, advice
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Slices:
-    """One split, a row for each slice, sorted by shard and by place in the shard.
+class Slices(Located):
+    """One split, a row for each slice.
 
     `random_access`: its records are read one by one in any order (`shard_reader`), else as streams of shards
-    (`shard_stream`). `names`, `paths`: its shards, in order of name; a path is a file or a `gs://` object.
-    `shard` int32 [n]: index into them. `record` int32 [n]: number of the record in its shard. `offset`, `length`
-    int64 [n]: first byte of the framed record, and bytes of its payload. `stratum` int8 [n]: index into
-    `spec.labels.strata`. `labels` int8 [n, L]: 1, 0, or -1 where unknown. `table`: ids, place in the series and
-    the rest of `slices.parquet`.
+    (`shard_stream`). `stratum` int8 [n]: index into `spec.labels.strata`. `table`: ids, place in the series and the
+    rest of `slices.parquet`.
     """
 
-    place: str
     split: str
     random_access: bool
-    spec: DatasetSpec
-    names: tuple[str, ...]
-    paths: tuple[str, ...]
-    shard: npt.NDArray[np.int32]
-    record: npt.NDArray[np.int32]
-    offset: npt.NDArray[np.int64]
-    length: npt.NDArray[np.int64]
     stratum: npt.NDArray[np.int8]
-    labels: npt.NDArray[np.int8]
     table: pa.Table
-
-    def __len__(self) -> int:
-        return len(self.shard)
 
     @functools.cached_property
     def reader(self) -> ShardReader:

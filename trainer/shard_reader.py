@@ -6,13 +6,14 @@ A shard is read at offsets that the slice table knows, so a shuffled epoch costs
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 import struct
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -22,13 +23,34 @@ from ich_tfrecords import records
 from ich_tfrecords.spec import DatasetSpec
 from trainer.problems import TrainingFailed
 
-if TYPE_CHECKING:
-    from trainer.dataset import Slices
-
 FRAME_BYTES = 16  # length and its crc32c before the payload, the crc32c of the payload after it
 _HEAD, _LENGTH, _CRC = struct.Struct("<QL"), struct.Struct("<Q"), struct.Struct("<L")
 SLOW_S = 1e-4  # a record from memory takes a tenth of it
 SPARE_FILES = 256  # open files left to TensorFlow, logs and checkpoints
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Located:
+    """Where the records of n slices lie, sorted by shard and by place in the shard, and their labels.
+
+    `place`: the data set. `names`, `paths`: its shards, in order of name; a path is a file or a `gs://` object.
+    `shard` int32 [n]: index into them. `record` int32 [n]: number of the record in its shard. `offset`, `length`
+    int64 [n]: first byte of the framed record, and bytes of its payload. `labels` int8 [n, L]: 1, 0, or -1 where
+    unknown.
+    """
+
+    place: str
+    spec: DatasetSpec
+    names: tuple[str, ...]
+    paths: tuple[str, ...]
+    shard: npt.NDArray[np.int32]
+    record: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.shard)
 
 
 class ShardReader:
@@ -38,7 +60,7 @@ class ShardReader:
     error of its own; the typed one waits here.
     """
 
-    def __init__(self, slices: Slices) -> None:
+    def __init__(self, slices: Located) -> None:
         self.problem: TrainingFailed | None = None
         self._slices = slices
         self._files: dict[int, int] = {}
@@ -192,7 +214,7 @@ def damage_of(framed: Any, length: int) -> str:
     return ""
 
 
-def record_problem(slices: Slices, row: int, what: str) -> TrainingFailed:
+def record_problem(slices: Located, row: int, what: str) -> TrainingFailed:
     """The problem with the record of a row: shard, record number, byte offset, and how to see all the damage."""
     name = slices.names[slices.shard[row]]
     where = f"{slices.place}: shard {name}, record {slices.record[row]} at byte {slices.offset[row]:,}"
