@@ -82,7 +82,7 @@ setup(
             "ich-export=trainer.export:main",
             "ich-submit=trainer.submit:main",
             "ich-score=trainer.score:main",
-            "ich-synthetic=ich_tfrecords.synthetic_command:main",
+            "ich-synthetic=ich_tfrecords.synthetic.command:main",
         ]
     },
 )

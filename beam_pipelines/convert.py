@@ -22,27 +22,17 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_pipelines import dataflow, inputs, launch, reject_limit, transforms
 from beam_pipelines.progress import Progress
-from ich_tfrecords import (
-    buckets,
-    card,
-    commit,
-    file_lock,
-    job,
-    manifest,
-    packed,
-    plan,
-    records,
-    sources,
-    spec,
-    splits,
-)
-from ich_tfrecords.bucket_path import AnyPath, BucketPath, any_path
-from ich_tfrecords.job import Identity, Sidecar, WorkDir
-from ich_tfrecords.label_csv import LabelError
-from ich_tfrecords.labels import LabelTable
-from ich_tfrecords.manifest import Manifest
-from ich_tfrecords.patient_key import PatientKey
+from ich_tfrecords import spec
+from ich_tfrecords.conversion import commit, job, plan
+from ich_tfrecords.conversion.job import Identity, Sidecar, WorkDir
+from ich_tfrecords.conversion.patient_key import PatientKey
+from ich_tfrecords.dataset import card, manifest, records, splits
+from ich_tfrecords.dataset.manifest import Manifest
+from ich_tfrecords.labels.csv_file import LabelError
+from ich_tfrecords.labels.table import LabelTable
 from ich_tfrecords.plural import counted
+from ich_tfrecords.storage import buckets, file_lock, packed, sources
+from ich_tfrecords.storage.bucket_path import AnyPath, BucketPath, any_path
 
 WRONG_USE = (
     spec.SpecError,

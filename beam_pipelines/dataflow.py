@@ -21,8 +21,8 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 
 from beam_pipelines.progress import Progress
-from ich_tfrecords import buckets
-from ich_tfrecords.bucket_path import AnyPath
+from ich_tfrecords.storage import buckets
+from ich_tfrecords.storage.bucket_path import AnyPath
 
 _PLACES = ("temp_location", "staging_location", "template_location")
 _NAME_LENGTH = 40  # of the output's name in the name of a job

@@ -18,11 +18,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_pipelines.launch import WrongUse
-from ich_tfrecords import conversion, folder_walk, label_join, plan, sources, spec
-from ich_tfrecords import patient_key as patient_keys
-from ich_tfrecords.bucket_path import AnyPath, any_path, is_bucket
-from ich_tfrecords.labels import LabelTable, read_labels
-from ich_tfrecords.patient_key import PatientKey
+from ich_tfrecords import spec
+from ich_tfrecords.conversion import patient_key as patient_keys
+from ich_tfrecords.conversion import plan, steps
+from ich_tfrecords.conversion.patient_key import PatientKey
+from ich_tfrecords.labels import join
+from ich_tfrecords.labels.table import LabelTable, read_labels
+from ich_tfrecords.storage import folder_walk, sources
+from ich_tfrecords.storage.bucket_path import AnyPath, any_path, is_bucket
 
 LOOKED_AT = 64  # files without a label, before any work: enough to tell another set from a few localizers
 
@@ -142,8 +145,8 @@ def check_stems(listing: sources.Listing, table: LabelTable | None, limit: float
     """Where files are named after their slice, as RSNA's are, missing labels show before any file is read."""
     if table is None:
         return
-    stems = label_join.stems(listing.table["name"])
-    known = label_join.known_ids(stems, table)
+    stems = join.stems(listing.table["name"])
+    known = join.known_ids(stems, table)
     lacking = np.flatnonzero(~known)
     if not known.any() or len(lacking) <= limit * len(known):
         return
@@ -151,7 +154,7 @@ def check_stems(listing: sources.Listing, table: LabelTable | None, limit: float
     if len(lacking) * len(slices) <= limit * len(known) * looked_at:
         return
     first = int(slices[0])
-    name, why = listing.table["name"][first].as_py(), label_join.no_row([stems[first].as_py()], table.ids.to_pylist())
+    name, why = listing.table["name"][first].as_py(), join.no_row([stems[first].as_py()], table.ids.to_pylist())
     raise WrongUse(
         f"{len(lacking):,} of {len(known):,} files have no label in {table.name} (first: {name!r}; {why}); choose the "
         f"labelled ones with --include, such as --include '*/stage_2_train/*', or raise --max_reject_fraction"
@@ -165,5 +168,5 @@ def _slices_among(listing: pa.Table, rows: npt.NDArray[np.int64]) -> tuple[int, 
     """
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(np.int64)]
     with sources.SliceReader() as reader:
-        index = conversion.index_slices(listing.take(pa.array(some)), b"", reader, Counter())
+        index = steps.index_slices(listing.take(pa.array(some)), b"", reader, Counter())
     return len(some), some[~plan.by_nature(index)]

@@ -32,7 +32,7 @@ from google.api_core.exceptions import GoogleAPICallError
 
 from beam_pipelines import dataflow, transforms
 from beam_pipelines.progress import Progress
-from ich_tfrecords.bucket_path import AnyPath
+from ich_tfrecords.storage.bucket_path import AnyPath
 
 SMALL_SLICES = 6000  # fewer are converted in this process: starting worker processes costs about 4 s a step
 LOCAL_RUNNERS = ("DirectRunner", "BundleBasedDirectRunner", "FnApiRunner", "SwitchingDirectRunner")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
-from ich_tfrecords.progress_bar import bar, time_left
+from ich_tfrecords.views.progress_bar import bar, time_left
 
 LINE_EVERY_S = 10.0
 BAR_EVERY_S = 0.5

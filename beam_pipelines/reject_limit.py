@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from beam_pipelines.launch import ConversionFailed
-from ich_tfrecords import plan, problems
+from ich_tfrecords import problems
+from ich_tfrecords.conversion import plan
 from ich_tfrecords.plural import counted
 
 

@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from ich_tfrecords import buckets, conversion
-from ich_tfrecords.job import WorkDir
-from ich_tfrecords.patient_key import PatientKey
-from ich_tfrecords.sources import SliceReader
+from ich_tfrecords.conversion import steps
+from ich_tfrecords.conversion.job import WorkDir
+from ich_tfrecords.conversion.patient_key import PatientKey
 from ich_tfrecords.spec import DatasetSpec
+from ich_tfrecords.storage import buckets
+from ich_tfrecords.storage.sources import SliceReader
 
 COUNTERS = "ich"
 FAILURES = "ich.failures"
@@ -70,7 +71,7 @@ class IndexParts(beam.PTransform):
 
     def expand(self, numbers: beam.PCollection) -> beam.PCollection:
         """Graph of the step."""
-        return _spread(numbers, "IndexPart", _WorkDoFn(conversion.index_part, self.work, self.key))
+        return _spread(numbers, "IndexPart", _WorkDoFn(steps.index_part, self.work, self.key))
 
 
 @dataclasses.dataclass
@@ -83,4 +84,4 @@ class WriteShards(beam.PTransform):
 
     def expand(self, names: beam.PCollection) -> beam.PCollection:
         """Graph of the step."""
-        return _spread(names, "WriteShard", _WorkDoFn(conversion.write_shard, self.work, self.spec))
+        return _spread(names, "WriteShard", _WorkDoFn(steps.write_shard, self.work, self.spec))

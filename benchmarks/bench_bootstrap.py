@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.peak import peak_bytes
-from trainer import curves, measures, thresholds
-from trainer.predictions import Predictions
-from trainer.probability import sigmoid
+from trainer.results import curves, measures, thresholds
+from trainer.results.predictions import Predictions
+from trainer.results.probability import sigmoid
 
 NAMES = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 PREVALENCES = (0.143, 0.004, 0.048, 0.035, 0.047, 0.063)

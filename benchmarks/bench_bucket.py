@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bucket_server import BucketServer
 
-from ich_tfrecords import bucket_ranges, buckets, sources
-from ich_tfrecords.slice_reader import SliceReader
+from ich_tfrecords.storage import bucket_ranges, buckets, sources
+from ich_tfrecords.storage.slice_reader import SliceReader
 
 MIN_LISTING, MIN_READING = 2.5, 4.0
 SLICE = bytes(range(256)) * 800  # 200 kB, a member of the Kaggle archive

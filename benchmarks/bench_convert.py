@@ -31,7 +31,11 @@ import cv2
 import numpy as np
 import pydicom
 
-from ich_tfrecords import dicom, pixels, records, sources, spec, synthetic
+from ich_tfrecords import pixels, spec
+from ich_tfrecords.dataset import records
+from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.storage import sources
+from ich_tfrecords.synthetic import rsna_layout
 
 SPEC = spec.load("rsna_ich")
 TABLE = records.features(SPEC)
@@ -79,7 +83,7 @@ class Ours:
         self._writer = records.ShardWriter(open(os.devnull, "wb"))  # noqa: SIM115
 
     def __call__(self, ref: sources.SliceRef) -> None:
-        slice_ = dicom.read_slice(self._reader.read(ref))
+        slice_ = ct_slice.read_slice(self._reader.read(ref))
         image = pixels.window_slice(slice_.hu, SPEC.image)
         self._writer.write(record(image, slice_.header.sop_uid.encode()))
 
@@ -185,7 +189,7 @@ def main() -> int:
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        synthetic.generate(work / "ct", patients=3, test_patients=0, slices_per_study=24)
+        rsna_layout.generate(work / "ct", patients=3, test_patients=0, slices_per_study=24)
         folder = work / "ct" / "stage_2_train"
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(cores)})

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from trainer import bootstrap
-from trainer.probability import log_losses, sigmoid
-from trainer.ratings import Rating, decisions, ratio, scale
+from trainer.results import bootstrap
+from trainer.results.probability import log_losses, sigmoid
+from trainer.results.ratings import Rating, decisions, ratio, scale
 
 SLICES = 16  # of a patient
 POPULATION = 60_000

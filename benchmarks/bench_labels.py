@@ -135,7 +135,7 @@ def _ours() -> Reader:
     import pandas  # noqa: F401  (pyarrow would import it on the clock)
 
     from ich_tfrecords import spec
-    from ich_tfrecords.labels import read_labels
+    from ich_tfrecords.labels.table import read_labels
 
     label_spec = spec.load("rsna_ich").labels
     columns = [label_spec.names.index(name) for name in CSV_ORDER]

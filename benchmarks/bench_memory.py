@@ -27,10 +27,11 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.peak import peak_bytes
-from ich_tfrecords import job, plan, spec
-from ich_tfrecords.dicom_writer import SliceFields, dicom_bytes
-from ich_tfrecords.job import WorkDir
-from ich_tfrecords.labels import LabelTable
+from ich_tfrecords import spec
+from ich_tfrecords.conversion import job, plan
+from ich_tfrecords.conversion.job import WorkDir
+from ich_tfrecords.dicom.writer import SliceFields, dicom_bytes
+from ich_tfrecords.labels.table import LabelTable
 
 
 def make_slices(folder: Path, count: int, side_px: int) -> None:

@@ -30,10 +30,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ich_tfrecords import spec
-from ich_tfrecords.labels import stratum_indices
-from trainer import joint, sampling
-from trainer.joint import Odds
-from trainer.probability import ANY_WEIGHT, sigmoid
+from ich_tfrecords.labels.table import stratum_indices
+from trainer.data import sampling
+from trainer.results import joint
+from trainer.results.joint import Odds
+from trainer.results.probability import ANY_WEIGHT, sigmoid
 
 Numbers = npt.NDArray[np.float64]
 

@@ -19,12 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import numpy.typing as npt
 
-from trainer import assembly, calibration, hparams, joint, metrics, model_file, sampling, scoring
-from trainer.dataset import Slices, open_dataset
-from trainer.hparams import HParams
-from trainer.joint import Odds
-from trainer.predictions import Predictions
-from trainer.probability import ANY_WEIGHT, log_losses
+from trainer.data import sampling
+from trainer.data.dataset import Slices, open_dataset
+from trainer.models import model_file
+from trainer.results import calibration, joint
+from trainer.results.joint import Odds
+from trainer.results.predictions import Predictions
+from trainer.results.probability import ANY_WEIGHT, log_losses
+from trainer.training import assembly, hparams, metrics, scoring
+from trainer.training.hparams import HParams
 
 RESAMPLES = 2000
 

@@ -35,11 +35,17 @@ import keras
 import numpy as np
 
 from benchmarks.peak import peak_bytes
-from ich_tfrecords import dicom, pixels, sources, spec
-from ich_tfrecords.dicom_writer import SliceFields, dicom_bytes
-from ich_tfrecords.synthetic import generate
-from trainer import calibration, hparams, model_file, models, predict, slice_stream
-from trainer.model_file import About
+from ich_tfrecords import pixels, spec
+from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.dicom.writer import SliceFields, dicom_bytes
+from ich_tfrecords.storage import sources
+from ich_tfrecords.synthetic.rsna_layout import generate
+from trainer import predict
+from trainer.models import model_file, networks
+from trainer.models.model_file import About
+from trainer.prediction import slice_stream
+from trainer.results import calibration
+from trainer.training import hparams
 
 MOST_MS, LEAST_STREAM, MOST_GROWTH = 50.0, 0.70, 1.05
 BATCH = 32
@@ -52,7 +58,7 @@ def make_export(folder: Path) -> About:
     data_spec, settings = spec.load("rsna_ich"), hparams.resolve("cnn", None, {})
     names = data_spec.labels.names
     keras.utils.set_random_seed(0)
-    model = models.build("cnn", data_spec.image.shape, len(names), "none", settings.architecture)
+    model = networks.build("cnn", data_spec.image.shape, len(names), "none", settings.architecture)
     fitted = calibration.unfitted(names, np.zeros(len(names)), "made for a benchmark")
     even, facts = {name: {"even": 0.5} for name in names}, {"parameters": model.count_params(), "epoch": 0, "step": 0}
     about = About(data_spec, "0" * 64, {"model": "cnn"}, fitted, even, even, facts)
@@ -89,7 +95,7 @@ def one_slice_ms(export: Path, about: About, data: bytes, rounds: int) -> float:
     took = []
     for _ in range(rounds):
         begin = time.perf_counter()
-        image = pixels.window_slice(dicom.read_slice(data).hu, about.spec.image)
+        image = pixels.window_slice(ct_slice.read_slice(data).hu, about.spec.image)
         about.probabilities(score(image[None]))
         took.append(time.perf_counter() - begin)
     return 1000 * float(np.median(took[rounds // 10 :]))

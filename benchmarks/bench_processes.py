@@ -30,7 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import timed_job
 from benchmarks.bench_convert import PROMISES, many_names
 from benchmarks.timed_job import Job
-from ich_tfrecords import manifest, records, spec, synthetic
+from ich_tfrecords import spec
+from ich_tfrecords.dataset import manifest, records
+from ich_tfrecords.synthetic import rsna_layout
 
 FEW, ZIPPED = 4, 2000  # slices of the start-up and of the zip
 PATIENTS, SLICES_PER_STUDY = 30, 24  # of the data sets whose bytes are counted; no two slices are alike
@@ -113,7 +115,7 @@ def bench_sizes(folder: Path, work: Path) -> list[dict[str, float]]:
 
 def bench(work: Path, slices: int, zipped: int, rounds: int, cores: int) -> dict[str, Any]:
     """All figures."""
-    synthetic.generate(work / "ct", patients=PATIENTS, test_patients=0, slices_per_study=SLICES_PER_STUDY)
+    rsna_layout.generate(work / "ct", patients=PATIENTS, test_patients=0, slices_per_study=SLICES_PER_STUDY)
     made = work / "ct" / "stage_2_train"
     sizes = bench_sizes(made, work)
     folder = many_names(made, work, slices)

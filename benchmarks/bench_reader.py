@@ -40,12 +40,13 @@ import pyarrow as pa
 import tensorflow as tf
 
 from benchmarks.peak import peak_bytes
-from ich_tfrecords import records, spec
-from ich_tfrecords.manifest import Manifest
-from trainer import sampling
-from trainer.augment import Augmentation
-from trainer.dataset import Dataset, Slices
-from trainer.input_pipeline import EpochPlan, Share, train_batches
+from ich_tfrecords import spec
+from ich_tfrecords.dataset import records
+from ich_tfrecords.dataset.manifest import Manifest
+from trainer.data import sampling
+from trainer.data.augment import Augmentation
+from trainer.data.dataset import Dataset, Slices
+from trainer.data.input_pipeline import EpochPlan, Share, train_batches
 
 SPEC = spec.load("rsna_ich")
 STRATA = SPEC.labels.strata[:-1]

@@ -18,8 +18,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ich_tfrecords import buckets, dicom
-from ich_tfrecords.object_reader import AHEAD, ObjectReader, Wanted
+from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.storage import buckets
+from ich_tfrecords.storage.object_reader import AHEAD, ObjectReader, Wanted
 
 ROOT = Path(__file__).resolve().parent.parent
 SLICE_BYTES = 526_000  # 512 x 512 x 2 and a header
@@ -66,10 +67,10 @@ def measure(reads: int, rounds: int) -> list[dict[str, float]]:
     with server() as bucket:
         buckets.write(bucket, "slices", bytes(SLICE_BYTES + reads))
         place = f"gs://{bucket}/slices"
-        core_ms(place, dicom.HEAD_BYTES, AHEAD)  # imports and connections
+        core_ms(place, ct_slice.HEAD_BYTES, AHEAD)  # imports and connections
         return [
             {"bytes": size, "core_ms": min(core_ms(place, size, reads) for _ in range(rounds))}
-            for size in (dicom.HEAD_BYTES, SLICE_BYTES)
+            for size in (ct_slice.HEAD_BYTES, SLICE_BYTES)
         ]
 
 

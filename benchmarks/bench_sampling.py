@@ -29,10 +29,13 @@ import keras
 import numpy as np
 
 from benchmarks.made_dataset import make_dataset
-from trainer import input_pipeline, metrics, model_file, sampling, task
-from trainer.dataset import Slices, open_dataset
-from trainer.input_pipeline import Share
-from trainer.probability import sigmoid
+from trainer import task
+from trainer.data import input_pipeline, sampling
+from trainer.data.dataset import Slices, open_dataset
+from trainer.data.input_pipeline import Share
+from trainer.models import model_file
+from trainer.results.probability import sigmoid
+from trainer.training import metrics
 
 CHANGES = "image: {size_px: 64}\nsplit: {weights: {train: 2, validation: 1}}\n"
 FLAGS = ["--sampling", "balanced", "--set", "test_split=", "--set", "flip=true", "--set", "shift=0.04"]

@@ -69,7 +69,9 @@ class Meter:
 def measure(folder: Path, slices: int) -> Figures:
     """Figures of each stage in this process; `folder` holds the input."""
     from beam_pipelines import inputs  # the launcher, for what its imports weigh
-    from ich_tfrecords import commit, job, patient_key, plan, sources, spec
+    from ich_tfrecords import spec
+    from ich_tfrecords.conversion import commit, job, patient_key, plan
+    from ich_tfrecords.storage import sources
 
     pa.set_memory_pool(pa.system_memory_pool())  # as `convert.main` does
     data_spec, work = spec.load(made_inventory.SPEC), job.WorkDir(folder / made_inventory.OUTPUT)

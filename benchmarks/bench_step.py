@@ -35,13 +35,13 @@ import tensorflow as tf
 
 from benchmarks.made_dataset import make_dataset
 from benchmarks.peak import peak_bytes
-from trainer import assembly, hparams, losses, optimizers, steps, strategy
-from trainer.dataset import open_dataset
-from trainer.display import Display
-from trainer.loop import Doors, Loop
-from trainer.run_dir import RunDir
-from trainer.saver import Saver
-from trainer.scalars import Scalars
+from trainer.data.dataset import open_dataset
+from trainer.shell.display import Display
+from trainer.training import assembly, hparams, losses, optimizers, steps, strategy
+from trainer.training.loop import Doors, Loop
+from trainer.training.run_dir import RunDir
+from trainer.training.saver import Saver
+from trainer.training.scalars import Scalars
 
 MOST_LOOP, MOST_GROWTH = 1.03, 1.05
 
@@ -74,7 +74,7 @@ class TimedLoop(Loop):
 
 
 def make_loop(folder: Path, settings: hparams.HParams) -> TimedLoop:
-    """A loop as `trainer.session` makes it."""
+    """A loop as `trainer.training.session` makes it."""
     data = open_dataset(str(folder / "set"), note=lambda text: None)
     devices = strategy.prepare(settings, {})
     slices = assembly.splits(data, settings)

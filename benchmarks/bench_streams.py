@@ -65,9 +65,9 @@ def rows_here(slices: int, rounds: int) -> Iterator[dict[str, Any]]:
 def batches(slices: Any, strata: int) -> Iterator[int]:
     """Sizes of the batches of an epoch that draws alike from the most frequent strata, so many of them."""
     from benchmarks import bench_reader
-    from trainer import sampling
-    from trainer.augment import Augmentation
-    from trainer.input_pipeline import EpochPlan, Share, train_batches
+    from trainer.data import sampling
+    from trainer.data.augment import Augmentation
+    from trainer.data.input_pipeline import EpochPlan, Share, train_batches
 
     shares = sampling.proportions("explicit", slices.stratum_counts, dict.fromkeys(bench_reader.STRATA[-strata:], 1.0))
     plan = EpochPlan("explicit", shares, 0, 0, EPOCH, bench_reader.BATCH, 1, Augmentation(False, 0.0, 0.0))

@@ -34,7 +34,7 @@ import numpy as np
 from benchmarks import timed_job
 from benchmarks.bench_convert import many_names
 from benchmarks.timed_job import Job
-from ich_tfrecords import synthetic
+from ich_tfrecords.synthetic import rsna_layout
 
 SIZES, QUICK_SIZES = (1000, 4000), (100, 300)
 MOST_OF_TFDS = 0.1
@@ -47,13 +47,16 @@ def build_with_tfds(folder: str, output: str) -> None:
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-    from ich_tfrecords import dicom, pixels, records, sources, spec
+    from ich_tfrecords import pixels, spec
+    from ich_tfrecords.dataset import records
+    from ich_tfrecords.dicom import ct_slice
+    from ich_tfrecords.storage import sources
 
     data_spec = spec.load("rsna_ich")
 
     def example(ref: sources.SliceRef) -> tuple[str, dict[str, Any]]:
         with contextlib.closing(sources.SliceReader()) as reader:
-            ct = dicom.read_slice(reader.read(ref))
+            ct = ct_slice.read_slice(reader.read(ref))
         image = pixels.window_slice(ct.hu, data_spec.image)
         header = ct.header
         labels = np.full(len(data_spec.labels.names), -1)
@@ -105,7 +108,7 @@ WAYS: dict[str, Callable[[Path, Path], Job]] = {"tfds": with_tfds, "convert": wi
 
 def bench(work: Path, sizes: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
     """Seconds, core-seconds, peak and output bytes of each way at each size."""
-    synthetic.generate(work / "ct", patients=3, test_patients=0, slices_per_study=24)
+    rsna_layout.generate(work / "ct", patients=3, test_patients=0, slices_per_study=24)
     timed_job.run([sys.executable, "-c", "import apache_beam, tensorflow, tensorflow_datasets"])  # from disk once
     rows = []
     for size in sizes:

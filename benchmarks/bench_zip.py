@@ -79,7 +79,7 @@ def zipfile_reader() -> Callable[[str], int]:
 
 
 def sources_reader() -> Callable[[str], int]:
-    from ich_tfrecords import sources
+    from ich_tfrecords.storage import sources
 
     return lambda path: len(sources.list_inputs([path]).table)
 

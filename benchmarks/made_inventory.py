@@ -19,8 +19,10 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import bench_labels, bench_zip
-from ich_tfrecords import job, plan, records, spec, splits
-from ich_tfrecords.job import Sidecar, WorkDir
+from ich_tfrecords import spec
+from ich_tfrecords.conversion import job, plan
+from ich_tfrecords.conversion.job import Sidecar, WorkDir
+from ich_tfrecords.dataset import records, splits
 
 ARCHIVE, LABELS, OUTPUT = "rsna.zip", "stage_2_train.csv", "out"
 TRAIN = "*/stage_2_train/*"

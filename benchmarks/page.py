@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import bench_scale, bench_streams, plots, projection_section, runs, sections
 from benchmarks.made_dataset import ROOT
 from benchmarks.runs import Result
-from ich_tfrecords import atomic
+from ich_tfrecords.storage import atomic
 
 INTRODUCTION = """# Benchmarks
 

@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from ich_tfrecords.charts import COLORS
-from trainer.figures import LOOK, SIGNS, SOFT
+from ich_tfrecords.views.charts import COLORS
+from trainer.pages.figures import LOOK, SIGNS, SOFT
 
 P = ParamSpec("P")
 Rows = Sequence[Mapping[str, Any]]

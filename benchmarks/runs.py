@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.made_dataset import ROOT
-from ich_tfrecords import atomic
+from ich_tfrecords.storage import atomic
 
 QUICK_FLAGS = {  # name of the benchmark -> flags of a small run; bench_NAME.py is its program
     "scale": ("--sizes", "10000,100000", "--rounds", "1"),

@@ -1,7 +1,7 @@
 """What other projects of the user left in the environment, taken away before a library goes by it.
 
 No result may depend on these variables; docs/faults.md has a row for each door. Those that decide about TensorFlow's
-numbers are in `trainer.tf_environment`.
+numbers are in `trainer.shell.tf_environment`.
 """
 
 from __future__ import annotations

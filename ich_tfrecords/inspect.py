@@ -13,11 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ich_tfrecords import atomic, environment, export, manifest, montage, report, verify
-from ich_tfrecords.bucket_path import AnyPath, any_path, local_path
-from ich_tfrecords.manifest import DatasetError, Manifest
+from ich_tfrecords import environment
+from ich_tfrecords.dataset import manifest, verify
+from ich_tfrecords.dataset.manifest import DatasetError, Manifest
+from ich_tfrecords.dataset.summary import flat, megabytes, plain, prevalence, total_counts, totals
 from ich_tfrecords.plural import counted
-from ich_tfrecords.summary import flat, megabytes, plain, prevalence, total_counts, totals
+from ich_tfrecords.storage import atomic
+from ich_tfrecords.storage.bucket_path import AnyPath, any_path, local_path
+from ich_tfrecords.views import export, montage, report
 
 MAX_PER_STRATUM = 50
 

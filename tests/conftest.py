@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from ich_tfrecords import file_system, spec
-from ich_tfrecords.synthetic import Summary, generate
+from ich_tfrecords import spec
+from ich_tfrecords.storage import file_system
+from ich_tfrecords.synthetic.rsna_layout import Summary, generate
 
 if TYPE_CHECKING:
     from bucket_server import BucketServer
@@ -167,7 +168,7 @@ def bucket_server() -> Iterator[BucketServer]:
 
 @pytest.fixture
 def gcs(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
-    from ich_tfrecords import buckets
+    from ich_tfrecords.storage import buckets
 
     monkeypatch.setattr(buckets, "RETRY_S", 20.0)
     bucket_server.clear()

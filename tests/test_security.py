@@ -20,12 +20,15 @@ import pytest
 from dicom_files import dicom_file, head_slice, slice_elements
 
 from beam_pipelines.transforms import IndexParts
-from ich_tfrecords import html_page, inspect, manifest
-from ich_tfrecords.job import WorkDir
-from ich_tfrecords.patient_key import patient_key
-from trainer import checkpoints, model_file
-from trainer.dataset import open_dataset
-from trainer.problems import WrongUse
+from ich_tfrecords import inspect
+from ich_tfrecords.conversion.job import WorkDir
+from ich_tfrecords.conversion.patient_key import patient_key
+from ich_tfrecords.dataset import manifest
+from ich_tfrecords.views import html_page
+from trainer.data.dataset import open_dataset
+from trainer.models import model_file
+from trainer.shell.problems import WrongUse
+from trainer.training import checkpoints
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ich_tfrecords import atomic
-from trainer import command, vertex
-from trainer.problems import WrongUse
+from ich_tfrecords.storage import atomic
+from trainer.shell import command, vertex
+from trainer.shell.problems import WrongUse
 
 if TYPE_CHECKING:
-    from trainer.comparable import Run
+    from trainer.results.comparable import Run
 
 FORMAT = 2  # of metrics.json
 _FOLDER = re.compile(r"(.*?)(-flip)?(-[0-9a-f]{8})?", re.DOTALL)
@@ -83,7 +83,8 @@ def _compare(args: argparse.Namespace) -> None:
     table = _csv_beside(args.output)
     places = distinct([vertex.mounted(run) for run in args.runs])
     _require_evaluated(places, args.split)
-    from trainer import comparison, comparison_page  # scikit-learn and matplotlib take a second to import
+    from trainer.pages import comparison_page
+    from trainer.results import comparison
 
     _require_own(table, comparison_page.HEAD)
     runs = [_read(place, name, args.split) for place, name in zip(places, names(places), strict=True)]
@@ -158,9 +159,9 @@ def _evaluate(place: Path, split: str) -> str:
 
 
 def _read(place: Path, name: str, split: str) -> Run:
-    from trainer.comparable import Run
-    from trainer.predictions import read
-    from trainer.run_dir import RunDir
+    from trainer.results.comparable import Run
+    from trainer.results.predictions import read
+    from trainer.training.run_dir import RunDir
 
     metrics, predictions = _files(place, split)
     result, slices = _result(metrics, _evaluate(place, split)), read(predictions)

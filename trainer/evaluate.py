@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from ich_tfrecords import atomic
-from trainer import command, hparams, model_file, progress_line, quiet
-from trainer.dataset import Dataset, Slices, open_dataset
-from trainer.model_file import About
-from trainer.problems import WrongUse
-from trainer.run_dir import RunDir, json_text
+from ich_tfrecords.storage import atomic
+from trainer.data.dataset import Dataset, Slices, open_dataset
+from trainer.models import model_file
+from trainer.models.model_file import About
+from trainer.shell import command, progress_line, quiet
+from trainer.shell.problems import WrongUse
+from trainer.training import hparams
+from trainer.training.run_dir import RunDir, json_text
 
 FORMAT = 2
 PREDICTIONS, METRICS, PAGE = "predictions.parquet", "metrics.json", "report.html"
@@ -77,7 +79,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     place = command.data_place(args.data_dir, about.facts.get("data_dir", ""))
     data = open_dataset(place)  # before TensorFlow, which takes seconds to import
     quiet.import_tensorflow()
-    from trainer import scoring
+    from trainer.training import scoring
 
     scoring.check_spec(about, data.manifest, place)
     slices = _slices(about, data, args.split)
@@ -96,7 +98,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _recalibrated(folder: Path, about: About, data: Dataset) -> About:
     """What is fitted anew, and written into the folder of the model."""
-    from trainer import fitting
+    from trainer.training import fitting
 
     if (folder / "saved_model.pb").exists():
         raise WrongUse(f"{folder} is an export, whose graph keeps its calibration; give the folder of its run")
@@ -109,7 +111,7 @@ def _recalibrated(folder: Path, about: About, data: Dataset) -> About:
 
 def _slices(about: About, data: Dataset, name: str) -> Slices:
     """The split, or the fold that stands for it in the run. Raises `WrongUse` where nothing is known of it."""
-    from trainer import assembly
+    from trainer.training import assembly
 
     own = about.fingerprint == data.manifest.fingerprint
     slices = assembly.split(data, hparams.of_run(about.settings), name) if own else data.split(name)
@@ -136,8 +138,10 @@ def _make(output: Path) -> None:
 
 def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, slices: Slices, output: Path) -> None:
     """Score, measure, and write the three files; each stays if a later one fails."""
-    from trainer import evaluation_page, measures, scoring
-    from trainer.probability import sigmoid
+    from trainer.pages import evaluation_page
+    from trainer.results import measures
+    from trainer.results.probability import sigmoid
+    from trainer.training import scoring
 
     score = model_file.scorer(model_file.load_model(folder, about), args.flip)
     batch_size = hparams.of_run(about.settings).eval_batch_size
@@ -170,8 +174,8 @@ def _prevalence(about: About, data: Dataset) -> Mapping[str, float]:
 
     Runs of before did not note it; then of the data set at hand, of all its slices if it is another one.
     """
-    from trainer import assembly
-    from trainer.probability import prevalence
+    from trainer.results.probability import prevalence
+    from trainer.training import assembly
 
     if "prevalence" in about.facts:
         found: Mapping[str, float] = about.facts["prevalence"]
@@ -185,7 +189,7 @@ def _prevalence(about: About, data: Dataset) -> Mapping[str, float]:
 
 
 def _what(args: argparse.Namespace, about: About, folder: Path, data: Dataset, rate: float) -> dict[str, Any]:
-    from trainer import ending
+    from trainer.training import ending
 
     settings, manifest = about.settings, data.manifest
     dataset = {"name": manifest.spec.name, "version": manifest.spec.version, "fingerprint": manifest.fingerprint}
@@ -223,7 +227,8 @@ def _training(log: Path, epochs: int) -> dict[str, Any]:
 
 def _worst(found: Any, slices: Slices) -> list[Any]:
     """The slices whose probability is furthest from the truth, with their images."""
-    from trainer import evaluation_page, scoring
+    from trainer.pages import evaluation_page
+    from trainer.training import scoring
 
     pairs = evaluation_page.worst_rows(found, WORST)
     images = scoring.images(slices, [row for row, _ in pairs])
@@ -240,7 +245,7 @@ def _worst(found: Any, slices: Slices) -> list[Any]:
 
 
 def _lines(measured: Mapping[str, Any], about: About, output: Path) -> Iterator[str]:
-    from trainer.measures import unskilled
+    from trainer.results.measures import unskilled
 
     if words := unskilled(measured):
         yield words

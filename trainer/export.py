@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ich_tfrecords import atomic, pixels
-from trainer import command, model_card, model_file, quiet, vertex
-from trainer.model_file import About
-from trainer.problems import WorkFailed, WrongUse
+from ich_tfrecords import pixels
+from ich_tfrecords.storage import atomic
+from trainer.models import model_file
+from trainer.models.model_file import About
+from trainer.serving import model_card
+from trainer.shell import command, quiet, vertex
+from trainer.shell.problems import WorkFailed, WrongUse
 
 if TYPE_CHECKING:
     import keras
@@ -114,7 +117,7 @@ def _result(path: Path, about: About, weights: str) -> dict[str, Any] | None:
 
 def _fill(folder: Path, source: Path, about: About, result: dict[str, Any] | None) -> None:
     """Write all parts of an export into `folder` and check what they answer. Raises `WorkFailed`."""
-    from trainer import saved_model
+    from trainer.serving import saved_model
 
     model = model_file.load_model(source, about)
     saved_model.write(folder, model, about)

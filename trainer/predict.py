@@ -23,17 +23,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ich_tfrecords import NOT_A_DEVICE, __version__, atomic, packed, sources
-from ich_tfrecords.csv_text import csv_text
-from ich_tfrecords.montage import shortened
+from ich_tfrecords import NOT_A_DEVICE, __version__
 from ich_tfrecords.plural import counted
-from trainer import command, model_file, predict_pictures, progress_line, quiet, slice_stream, triage
-from trainer.display import count
-from trainer.model_file import About
-from trainer.predict_folder import PredictFolder, csv_file
-from trainer.problems import WorkFailed, WrongUse
-from trainer.slice_stream import Reject
-from trainer.triage import Triage
+from ich_tfrecords.storage import atomic, packed, sources
+from ich_tfrecords.storage.csv_text import csv_text
+from ich_tfrecords.views.montage import shortened
+from trainer.models import model_file
+from trainer.models.model_file import About
+from trainer.prediction import picture_files, slice_stream, triage
+from trainer.prediction.folder import PredictFolder, csv_file
+from trainer.prediction.slice_stream import Reject
+from trainer.prediction.triage import Triage
+from trainer.shell import command, progress_line, quiet
+from trainer.shell.display import count
+from trainer.shell.problems import WorkFailed, WrongUse
 
 SHOWN_STUDIES, SHOWN_REASONS = 10, 4
 MOST_PICTURES, MOST_AT_ONCE = 1000, 4096
@@ -91,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         help="explained pictures of the N most urgent slices, each study's own first (default: %(default)s)",
     )  # fmt: skip
     how.add_argument(
-        "--map", choices=tuple(predict_pictures.METHODS), default=predict_pictures.DEFAULT,
+        "--map", choices=tuple(picture_files.METHODS), default=picture_files.DEFAULT,
         help="how the pictures show where the model looks (default: %(default)s)",
     )  # fmt: skip
     how.add_argument(
@@ -130,7 +133,7 @@ def _predict(args: argparse.Namespace) -> int:
     score(np.zeros((1, *about.spec.image.shape), np.uint8))  # compiles, before time is taken
     with output.claimed():
         found, seconds = _score_files(args, about, listing, score, output)
-        pictured = predict_pictures.draw(output, found.to_picture(), found.partial(), about, model, args.map)
+        pictured = picture_files.draw(output, found.to_picture(), found.partial(), about, model, args.map)
         facts = _run_facts(args, folder, about, listing, found)
         output.finish({**facts, "pictures": [path.name for path in pictured], "seconds": round(seconds, 3)})
     _tell(args, about, listing, found, seconds, output, pictured)

@@ -16,12 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from ich_tfrecords.label_csv import LabelError, open_csv
-from ich_tfrecords.labels import LabelTable, read_labels
-from trainer import command, competition
-from trainer.command import Parser
-from trainer.probability import log_losses, prevalence
-from trainer.problems import WrongUse
+from ich_tfrecords.labels.csv_file import LabelError, open_csv
+from ich_tfrecords.labels.table import LabelTable, read_labels
+from trainer.results import competition
+from trainer.results.probability import log_losses, prevalence
+from trainer.shell import command
+from trainer.shell.command import Parser
+from trainer.shell.problems import WrongUse
 
 USAGE = "Usage"
 IGNORED = "Ignored"

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ich_tfrecords import atomic
-from trainer import command, competition, model_file, progress_line, quiet
-from trainer.command import Parser
-from trainer.dataset import Dataset, Slices, open_dataset
-from trainer.model_file import About
-from trainer.problems import WrongUse
+from ich_tfrecords.storage import atomic
+from trainer.data.dataset import Dataset, Slices, open_dataset
+from trainer.models import model_file
+from trainer.models.model_file import About
+from trainer.results import competition
+from trainer.shell import command, progress_line, quiet
+from trainer.shell.command import Parser
+from trainer.shell.problems import WrongUse
 
 BATCH_SIZE = 64
 EPILOG = """\
@@ -63,7 +65,7 @@ def _submit(args: argparse.Namespace) -> None:
     data = open_dataset(place)
     splits = _splits(data, args.split)
     quiet.import_tensorflow()
-    from trainer import scoring
+    from trainer.training import scoring
 
     scoring.check_spec(about, data.manifest, place)
     text = _text(folder, about, splits, args.flip)
@@ -94,7 +96,7 @@ def _splits(data: Dataset, names: Sequence[str]) -> list[Slices]:
 
 def _text(folder: Path, about: About, splits: Sequence[Slices], flip: bool) -> str:
     """The submission, its slices in the order of their ids."""
-    from trainer import scoring
+    from trainer.training import scoring
 
     score = model_file.scorer(model_file.load_model(folder, about), flip)
     parts = []

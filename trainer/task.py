@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ich_tfrecords import environment
-from ich_tfrecords.bucket_path import local_path
-from trainer import command, hparams, quiet, vertex
-from trainer.command import Parser
-from trainer.dataset import open_dataset
-from trainer.hparams import HParams
-from trainer.problems import Stopped
+from ich_tfrecords.storage.bucket_path import local_path
+from trainer.data.dataset import open_dataset
+from trainer.shell import command, quiet, vertex
+from trainer.shell.command import Parser
+from trainer.shell.problems import Stopped
+from trainer.training import hparams
+from trainer.training.hparams import HParams
 
 GOES_ON = "what was saved stays, the same command goes on"
 FLAGS = {  # flag -> what it does; each is a setting, and so may stand in a config as well
@@ -128,7 +129,7 @@ def _train(settings: HParams, args: argparse.Namespace) -> int:
     data = open_dataset(place, args.cache_dir, note)  # before TensorFlow, which takes seconds to import
     environment.apply(os.environ, environment.without_proxy(os.environ, vertex.hosts(os.environ)))
     quiet.import_tensorflow()
-    from trainer import session
+    from trainer.training import session
 
     signals = Signals()
     try:

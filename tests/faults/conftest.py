@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from faulty_runs import flags, sha256s
 
-from ich_tfrecords import atomic, manifest
-from ich_tfrecords.synthetic import Summary
+from ich_tfrecords.dataset import manifest
+from ich_tfrecords.storage import atomic
+from ich_tfrecords.synthetic.rsna_layout import Summary
 
 
 @pytest.fixture(scope="session")

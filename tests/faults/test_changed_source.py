@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from faulty_runs import flags, only_line, sha256s
 
-from ich_tfrecords import job, manifest, plan
+from ich_tfrecords.conversion import job, plan
+from ich_tfrecords.dataset import manifest
 
 
 def first(source: Path) -> Path:

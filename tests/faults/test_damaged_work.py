@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from faulty_runs import flags, only_line, sha256s
 
-from ich_tfrecords import job, manifest
-from ich_tfrecords.verify import verify
+from ich_tfrecords.conversion import job
+from ich_tfrecords.dataset import manifest
+from ich_tfrecords.dataset.verify import verify
 
 
 def first(folder: Path, pattern: str) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from faulty_runs import flags, only_line, sha256s
 
-from ich_tfrecords import manifest
-from ich_tfrecords.verify import verify
+from ich_tfrecords.dataset import manifest
+from ich_tfrecords.dataset.verify import verify
 
 PAGE_BYTES = 4096
 ROOMY_BYTES = 64 << 20

@@ -8,7 +8,7 @@ import sys
 import pytest
 from faulty_runs import PausedRun, flags, only_line, sha256s
 
-from ich_tfrecords import job
+from ich_tfrecords.conversion import job
 
 
 def test_the_second_launcher_refuses_and_the_first_one_finishes(dataset, synthetic_set, tmp_path, convert, capsys):

@@ -10,8 +10,8 @@ import pytest
 from dicom_files import RLE, dicom_file, encapsulated, head_slice, slice_elements
 from faulty_runs import only_line
 
-from ich_tfrecords import manifest
-from ich_tfrecords.verify import verify
+from ich_tfrecords.dataset import manifest
+from ich_tfrecords.dataset.verify import verify
 
 BAD, GOOD = 10_000, 20
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ich_tfrecords import bucket_lock, buckets, manifest
-from ich_tfrecords.bucket_path import any_path
+from ich_tfrecords.dataset import manifest
+from ich_tfrecords.storage import bucket_lock, buckets
+from ich_tfrecords.storage.bucket_path import any_path
 
 ROOT = Path(__file__).parents[2]
 

@@ -34,9 +34,10 @@ from dicom_files import (
     slice_elements,
 )
 
-from ich_tfrecords import dicom, manifest, records
-from ich_tfrecords.dicom_writer import SliceFields, dicom_bytes
-from ich_tfrecords.synthetic import generate
+from ich_tfrecords.dataset import manifest, records
+from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.dicom.writer import SliceFields, dicom_bytes
+from ich_tfrecords.synthetic.rsna_layout import generate
 
 WHY = "tensorflow-io 0.37.1 loads in TensorFlow 2.16 alone; `make test-tfio` runs this in an environment of its own"
 tfio = pytest.importorskip("tensorflow_io", reason=WHY)
@@ -55,7 +56,7 @@ def decoded(data: bytes, dtype: str = "uint32", on_error: str = "strict") -> Val
     return image.numpy().astype(np.int64)
 
 
-def possible_hu(header: dicom.SliceHeader) -> tuple[int, int]:
+def possible_hu(header: ct_slice.SliceHeader) -> tuple[int, int]:
     """Least and greatest HU that BitsStored, sign and rescale can give, for a whole positive slope."""
     least = -(1 << header.bits_stored - 1) if header.signed else 0
     ends = [(least + more) * header.slope + header.intercept for more in (0, (1 << header.bits_stored) - 1)]
@@ -67,7 +68,7 @@ def bits_for(low: int, high: int) -> int:
     return (max(abs(low), abs(high)) - 1).bit_length() + (low < 0)
 
 
-def hu_of(values: Values, header: dicom.SliceHeader) -> Values:
+def hu_of(values: Values, header: ct_slice.SliceHeader) -> Values:
     """HU [rows, columns] of what `decoded` gives, exact where the slope is a whole number."""
     assert values.shape == (1, header.rows, header.columns, 1)
     low, high = possible_hu(header)
@@ -75,9 +76,9 @@ def hu_of(values: Values, header: dicom.SliceHeader) -> Values:
     return low - (-values[0, ..., 0] * (high - low) // top)  # the ceiling undoes the cut
 
 
-def check_equal(data: bytes) -> dicom.CtSlice:
+def check_equal(data: bytes) -> ct_slice.CtSlice:
     """Asserts that both decoders give the same HU for every pixel."""
-    ours = dicom.read_slice(data)
+    ours = ct_slice.read_slice(data)
     np.testing.assert_array_equal(hu_of(decoded(data), ours.header), ours.hu)
     return ours
 
@@ -147,7 +148,7 @@ def test_real_slices(real_dicom_dir):
         try:
             check_equal(data)
             equal.append(path.name)
-        except dicom.SliceProblem as problem:
+        except ct_slice.SliceProblem as problem:
             refused[path.name] = problem.reason
     assert equal, f"no slice under {real_dicom_dir}"
     assert set(refused.values()) <= set(PICTURES) | {"no_pixel_data"}
@@ -178,12 +179,12 @@ def test_wrapped_12_bit_slices_are_repaired_by_ours_alone():
     data = dicom_file(slice_elements(UNSIGNED_12, 12, RescaleIntercept=b"0"))
     raw = decoded(data)[0, ..., 0]
     np.testing.assert_array_equal(raw, UNSIGNED_12)
-    np.testing.assert_array_equal(dicom.read_slice(data).hu, (raw + 1000) % 4096 - 1000)
+    np.testing.assert_array_equal(ct_slice.read_slice(data).hu, (raw + 1000) % 4096 - 1000)
 
 
 def test_hu_below_int16_saturate_in_ours_alone():
     data = dicom_file(slice_elements(np.array([[-32768, -32000], [-31744, 0]], np.int16)))
-    ours = dicom.read_slice(data)
+    ours = ct_slice.read_slice(data)
     theirs = hu_of(decoded(data), ours.header)
     np.testing.assert_array_equal(theirs, [[-33792, -33024], [-32768, -1024]])
     np.testing.assert_array_equal(ours.hu, np.maximum(theirs, -32768))
@@ -192,7 +193,7 @@ def test_hu_below_int16_saturate_in_ours_alone():
 def test_monochrome1_is_inverted_by_theirs_alone():
     """They decode for display, where MONOCHROME1 shows small values white; HU are what they are."""
     data = dicom_file(slice_elements(UNSIGNED_12, 12, PhotometricInterpretation=b"MONOCHROME1"))
-    shown, hu = decoded(data)[0, ..., 0], dicom.read_slice(data).hu.astype(np.int64)
+    shown, hu = decoded(data)[0, ..., 0], ct_slice.read_slice(data).hu.astype(np.int64)
     assert np.abs(shown - (8191 - 2 * (hu + 1024))).max() <= 1
     np.testing.assert_array_equal(hu, UNSIGNED_12.astype(np.int64) - 1024)
 
@@ -202,7 +203,7 @@ def test_padding_is_air_in_ours_alone():
     stored = (SIGNED_16 + 1024).astype(np.uint16)
     stored[:9] = 63536
     data = dicom_file(slice_elements(stored) | {0x00280120: ("US", b"\x30\xf8")})
-    ours = dicom.read_slice(data)
+    ours = ct_slice.read_slice(data)
     theirs = hu_of(decoded(data), ours.header)
     assert set(theirs[:9].ravel()) == {62512}
     np.testing.assert_array_equal(theirs[9:], ours.hu[9:])
@@ -212,7 +213,7 @@ def test_padding_is_air_in_ours_alone():
 def test_bits_beyond_those_declared_are_kept_by_ours_alone():
     """Signed cells that use 12 bits and declare 10: theirs drops two bits of each value."""
     data = dicom_file(slice_elements(SIGNED_16 - 1024, 10, RescaleIntercept=b"0"))
-    ours = dicom.read_slice(data)
+    ours = ct_slice.read_slice(data)
     np.testing.assert_array_equal(ours.hu, SIGNED_16 - 1024)
     dropped = (((SIGNED_16 - 1024).astype(np.int64) & 1023) ^ 512) - 512
     np.testing.assert_array_equal(hu_of(decoded(data), ours.header), dropped)
@@ -223,7 +224,7 @@ def test_a_slope_below_1_keeps_them_within_2_hu():
     data = dicom_file(slice_elements(UNSIGNED_12, 12, RescaleSlope=b"0.5"))
     low, high, bits = -1024, 1023.5, 11
     theirs = low + decoded(data)[0, ..., 0] * (high - low) / ((1 << bits) - 1)
-    assert np.abs(theirs - dicom.read_slice(data).hu).max() < 2
+    assert np.abs(theirs - ct_slice.read_slice(data).hu).max() < 2
 
 
 @pytest.mark.parametrize(("reason", "channels"), PICTURES.items())
@@ -238,16 +239,16 @@ def test_what_is_no_slice_to_ours_is_a_picture_to_theirs(reason, channels):
     if channels == 3:
         elements[0x00280006] = ("US", b"\0\0")  # PlanarConfiguration
     data = dicom_file(elements)
-    with pytest.raises(dicom.UnsupportedSlice) as refused:
-        dicom.read_slice(data)
+    with pytest.raises(ct_slice.UnsupportedSlice) as refused:
+        ct_slice.read_slice(data)
     assert refused.value.reason == reason
     assert decoded(data).shape == (1, 32, 32, channels)
 
 
 @pytest.mark.parametrize("data", [b"", b"no DICOM" * 99, dicom_file(slice_elements(SIGNED_16, PixelData=None))])
 def test_what_neither_reads(data):
-    with pytest.raises(dicom.SliceProblem):
-        dicom.read_slice(data)
+    with pytest.raises(ct_slice.SliceProblem):
+        ct_slice.read_slice(data)
     with pytest.raises(tf.errors.InvalidArgumentError):
         decoded(data)
 
@@ -255,8 +256,8 @@ def test_what_neither_reads(data):
 def test_a_cut_slice_is_refused_by_ours():
     """Theirs fills the missing rows and says nothing, so it is no check of completeness."""
     data = dicom_file(slice_elements(UNSIGNED_12, 12))[:-512]
-    with pytest.raises(dicom.UnreadableSlice) as refused:
-        dicom.read_slice(data)
+    with pytest.raises(ct_slice.UnreadableSlice) as refused:
+        ct_slice.read_slice(data)
     assert refused.value.reason == "truncated"
     shown = decoded(data)[0, ..., 0]
     np.testing.assert_array_equal(shown[:24], decoded(dicom_file(slice_elements(UNSIGNED_12, 12)))[0, :24, :, 0])

@@ -1,0 +1,248 @@
+"""From the index and the labels to the plan: what is left out and why, and the split, stratum and shard of the rest.
+
+Pure work on tables; nothing here reads or writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ich_tfrecords import problems
+from ich_tfrecords.conversion import group_notes
+from ich_tfrecords.dataset import records, rejects, repeats, shards, splits
+from ich_tfrecords.dataset.records import IDS
+from ich_tfrecords.labels import join
+from ich_tfrecords.labels.table import LabelTable, stratum_indices
+from ich_tfrecords.spec import DatasetSpec
+from ich_tfrecords.storage.sources import LISTING_SCHEMA
+
+HEADER_SCHEMA = pa.schema(
+    [
+        ("sop_uid", pa.string()),
+        ("patient_key", pa.string()),
+        ("study_uid", pa.string()),
+        ("series_uid", pa.string()),
+        ("position_mm", pa.float64()),
+        ("rows", pa.int32()),
+        ("columns", pa.int32()),
+    ]
+)
+PROBLEM_SCHEMA = pa.schema([("reason", pa.string()), ("detail", pa.string())])
+INDEX_SCHEMA = pa.unify_schemas([LISTING_SCHEMA, HEADER_SCHEMA, PROBLEM_SCHEMA])
+PLANNED = [*LISTING_SCHEMA.names, *IDS, "position_mm"]
+SIZE = ["rows", "columns"]
+
+
+class PlanError(ValueError):
+    """Nothing is left to convert, or the labels belong to other slices."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The slices to convert, sorted by split, shard and row; the rejects; what the subset and labels left over.
+
+    `slices`: listing columns, ids, `position_mm slice_index slice_count`, `labels` (list of int8),
+    `split stratum` (indices into `splits.split_names` and `LabelSpec.strata`), `shard shard_count row`.
+    `rejects`: `rejects.SCHEMA`. `not_drawn`: slices outside the subset. `labels_unused`: label rows of no slice.
+    `repeats`: files with the header of a slice to convert, whose HU are to be compared: the columns of that slice, but
+    for those of the listing, in the same order. `groups`: `splits.Groups.several`. `notes`: what people should know.
+    """
+
+    slices: pa.Table
+    rejects: pa.Table
+    not_drawn: int
+    labels_unused: int
+    repeats: pa.Table
+    groups: list[list[str]]
+    notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedShard:
+    """One shard-to-be: its file name, split and stratum by name, and its rows of `Plan.slices` and `Plan.repeats`.
+
+    The files of a shard are numbered: the slices by their `row`, from 0, the repeats after them.
+    """
+
+    name: str
+    split: str
+    stratum: str
+    slices: pa.Table
+    repeats: pa.Table
+
+
+def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) -> Plan:
+    """Plan of an index (`INDEX_SCHEMA`). The order of its rows does not matter. Raises `PlanError`, `SubsetError`.
+
+    `labels` None: the slices carry unknown labels (-1).
+    """
+    readable, unreadable = _readable(index)
+    del index  # the largest table; whoever gave it away keeps no name for it either
+    groups = splits.groups(readable)
+    several = groups.several()
+    notes = group_notes.ties(readable, several)
+    usable, copies, conflicts = _parted(readable.append_column("group", pa.array(groups.of_row)))
+    del readable
+    usable = _with_order(usable)
+    usable, values, unlabelled, labels_unused, label_notes = _labelled(usable, labels, len(spec.labels.names))
+    lost = pa.concat_tables([unreadable, conflicts, unlabelled])
+    if usable.num_rows == 0:
+        raise PlanError(f"no slice can be converted: {top_reasons(lost)}")
+    hashed = splits.hash64(f"order:{spec.shards.seed}", _texts(usable["sop_uid"]))
+    group = usable["group"].to_numpy()
+    split = splits.split_of(groups.keys.to_pylist(), spec.split)[group]
+    notes += group_notes.one_for_most(usable["study_uid"], group, split, splits.split_names(spec.split))
+    try:
+        drawn = splits.draw_subset(split, hashed, spec.split)
+    except splits.SubsetError as error:
+        raise splits.SubsetError("; ".join((str(error), *notes))) from error
+    usable = _filtered(usable.drop_columns("group"), drawn)
+    planned = _placed(usable, values[drawn], hashed[drawn], split[drawn], spec)
+    seated, unseated = _seated(copies, planned)
+    lost = pa.concat_tables([lost, unseated])
+    return Plan(planned, lost, int((~drawn).sum()), labels_unused, seated, several, [*notes, *label_notes])
+
+
+def _placed(
+    usable: pa.Table,
+    values: npt.NDArray[np.int8],
+    hashed: npt.NDArray[np.uint64],
+    split: npt.NDArray[np.int8],
+    spec: DatasetSpec,
+) -> pa.Table:
+    """`Plan.slices`: the drawn slices with their labels `values`, each in its place."""
+    stratum = stratum_indices(values, spec.labels)
+    seats = shards.assign_shards(split, stratum, hashed, records.slice_bytes(spec), spec.shards)
+    order = np.lexsort((seats["row"], seats["shard"], split))
+    columns = {"split": split, "stratum": stratum, **{name: seats[name].to_numpy() for name in seats}}
+    planned = usable.append_column("labels", _label_lists(values))
+    for name, column in columns.items():
+        planned = planned.append_column(name, pa.array(column))
+    return planned.take(pa.array(order))
+
+
+def planned_shards(plan: Plan, spec: DatasetSpec) -> Iterator[PlannedShard]:
+    """Each shard of a plan, in order of split and number."""
+    seats, copies = _seats(plan.slices), _seats(plan.repeats)
+    begins = np.flatnonzero(np.r_[True, seats[1:] != seats[:-1]])
+    for begin, end in zip(begins, np.r_[begins[1:], len(seats)], strict=True):
+        rows = plan.slices.slice(begin, end - begin)
+        first_copy, last_copy = (int(np.searchsorted(copies, seats[begin], side)) for side in ("left", "right"))
+        repeated = plan.repeats.slice(first_copy, last_copy - first_copy)
+        first = {name: rows[name][0].as_py() for name in ("split", "stratum", "shard", "shard_count")}
+        split_name = splits.split_names(spec.split)[first["split"]]
+        name = shards.shard_name(spec.name, split_name, first["shard"], first["shard_count"])
+        yield PlannedShard(name, split_name, spec.labels.strata[first["stratum"]], rows, repeated)
+
+
+def _seats(slices: pa.Table) -> npt.NDArray[np.int64]:
+    """A number for the shard of each slice, ascending as the slices of a plan do."""
+    return slices["split"].to_numpy().astype(np.int64) << 32 | slices["shard"].to_numpy()
+
+
+def foreseen(plan: Plan) -> pa.Table:
+    """Rejects (`rejects.SCHEMA`) that show before any pixels do; repeats, which give no record, pass for copies."""
+    uids = plan.repeats["sop_uid"].to_pylist()
+    unread = rejects.of_files(plan.repeats, repeats.COPY, [*map(repeats.unread_detail, uids)])
+    return pa.concat_tables([plan.rejects, unread])
+
+
+def by_nature(lost: pa.Table) -> npt.NDArray[np.bool_]:
+    """True for each reject that never was an axial CT slice (`problems.is_by_nature`)."""
+    pairs = zip(lost["reason"].to_pylist(), lost["name"].to_pylist(), strict=True)
+    return np.array([problems.is_by_nature(*pair) for pair in pairs], bool)
+
+
+def top_reasons(lost: pa.Table, most: int = 4) -> str:
+    """The commonest reasons of a reject table, as `1,204 localizer (first: a/b.dcm), 3 truncated (...)`.
+
+    A slice without a label comes with its detail, which names an id of each side, and so does the commonest reason
+    where it is a loss: a run that commits nothing writes no rejects.csv, which says how to go on.
+    """
+    counts: dict[str, list[Any]] = {}
+    for reason, name, detail in zip(*(lost[key].to_pylist() for key in ("reason", "name", "detail")), strict=True):
+        counts.setdefault(reason, [0, name, detail])[0] += 1
+    ranked = sorted(counts.items(), key=lambda item: -item[1][0])[:most]
+    explained = {join.NO_LABEL, *(reason for reason, _ in ranked[:1])} - problems.BY_NATURE
+    return ", ".join(
+        f"{count:,} {reason} (first: {f'{name}; {detail}' if detail and reason in explained else name})"
+        for reason, (count, name, detail) in ranked
+    )
+
+
+def _readable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Files with a usable header, sorted by SOP UID and name, and the rejects among the rest."""
+    good = pc.equal(index["reason"], "").to_numpy()
+    bad = index.select(rejects.SCHEMA.names).filter(pa.array(~good))
+    keys = _filtered(index.select(["sop_uid", "name"]), good)
+    order = pc.sort_indices(keys, [("sop_uid", "ascending"), ("name", "ascending")])
+    return index.select([*PLANNED, *SIZE]).take(pa.array(np.flatnonzero(good)[order])), bad
+
+
+def _parted(readable: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """The first file of each SOP UID, the others, and the rejects where files of one UID are several slices."""
+    again = repeats.repeated(readable["sop_uid"])
+    readable, headers = readable.drop_columns(SIZE), readable
+    if not again.any():
+        return readable, readable.slice(0, 0), rejects.NONE
+    conflicting, details = repeats.conflicts(headers, again)
+    none = rejects.of_files(readable.filter(pa.array(conflicting)), repeats.CONFLICT, details)
+    return _filtered(readable, ~again & ~conflicting), _filtered(readable, again & ~conflicting), none
+
+
+def _seated(copies: pa.Table, planned: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """`Plan.repeats`, and the rejects among the files whose first one is not planned, for want of a label or a draw."""
+    if copies.num_rows == 0:
+        return planned.slice(0, 0), rejects.NONE
+    found = pc.index_in(copies["sop_uid"], value_set=planned["sop_uid"].combine_chunks())
+    lost = copies.filter(pc.is_null(found))
+    details = [*map(repeats.not_compared_detail, lost["sop_uid"].to_pylist())]
+    at = pc.fill_null(found, -1).to_numpy()
+    order = np.argsort(at, kind="stable")[lost.num_rows :]
+    seated = planned.take(pa.array(at[order]))
+    files = copies.select(LISTING_SCHEMA.names).take(pa.array(order))
+    for number, name in enumerate(LISTING_SCHEMA.names):
+        seated = seated.set_column(seated.schema.get_field_index(name), name, files[number])
+    return seated, rejects.of_files(lost, repeats.COPY, details)
+
+
+def _filtered(table: pa.Table, kept: npt.NDArray[np.bool_]) -> pa.Table:
+    """Rows that are kept, without a copy where all are."""
+    return table if kept.all() else table.filter(pa.array(kept))
+
+
+def _texts(column: pa.ChunkedArray) -> Iterator[str]:
+    """Values of a text column, a block at a time: Python's strings are larger than Arrow's."""
+    for begin in range(0, len(column), 8192):
+        yield from column.slice(begin, 8192).to_pylist()
+
+
+def _with_order(usable: pa.Table) -> pa.Table:
+    """`usable`, sorted by SOP UID, with `slice_index` and `slice_count` within each series."""
+    series = pc.binary_join_element_wise(usable["study_uid"], usable["series_uid"], "/")
+    codes = pa.chunked_array(series).combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    rank = np.arange(usable.num_rows)
+    index, count = shards.slice_order(codes, usable["position_mm"].to_numpy(), rank)
+    return usable.append_column("slice_index", pa.array(index)).append_column("slice_count", pa.array(count))
+
+
+def _labelled(
+    usable: pa.Table, labels: LabelTable | None, label_count: int
+) -> tuple[pa.Table, npt.NDArray[np.int8], pa.Table, int, tuple[str, ...]]:
+    """Slices with labels, the labels [n, labels], the rejects, the number of label rows that no slice used, notes."""
+    if labels is None:
+        return usable, np.full((usable.num_rows, label_count), -1, np.int8), rejects.NONE, 0, ()
+    joined = join.join(usable, labels)
+    unknown = rejects.of_files(usable.filter(pa.array(~joined.known)), joined.reasons, joined.details)
+    return _filtered(usable, joined.known), joined.values, unknown, joined.unused, joined.notes
+
+
+def _label_lists(values: npt.NDArray[np.int8]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

@@ -1,0 +1,183 @@
+"""The work of one Beam element: the index of some files, and the writing of one shard."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ich_tfrecords import pixels
+from ich_tfrecords.conversion import job
+from ich_tfrecords.conversion.job import Sidecar, WorkDir
+from ich_tfrecords.conversion.patient_key import PatientKey
+from ich_tfrecords.conversion.plan import HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
+from ich_tfrecords.dataset import records, repeats, splits
+from ich_tfrecords.dataset.records import IDS
+from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.problems import Problem
+from ich_tfrecords.spec import DatasetSpec
+from ich_tfrecords.storage import atomic, sources
+from ich_tfrecords.storage.sources import SliceRef
+
+Files = list[tuple[int, SliceRef]]  # of one slice, by their numbers in its shard
+
+_NO_HEADER = dict.fromkeys(HEADER_SCHEMA.names) | {"sop_uid": ""}
+
+
+def index_part(work: WorkDir, number: int, key: PatientKey, reader: sources.SliceReader, tally: Counter[str]) -> None:
+    """Index one part of the listing in `work` and write it there. Raises `OSError` when that cannot be written."""
+    listing = atomic.read_table(work.listing(number)).cast(sources.LISTING_SCHEMA)
+    job.write_part(work.index(number), index_slices(listing, key.secret(), reader, tally))
+
+
+def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]) -> None:
+    """Convert one planned shard: records under a temporary name, rename, then the sidecar.
+
+    Raises `OSError` when it cannot be written.
+    """
+    shard, plan_sha256 = job.read_plan(work, name)
+    with atomic.replacing(work.output / name, work.temporary) as file:
+        sidecar = convert_shard(shard, spec, reader, file, tally)
+    atomic.sync_folder(work.output)
+    job.write_sidecar(work, sidecar, plan_sha256)
+
+
+def index_slices(listing: pa.Table, secret: bytes, reader: sources.SliceReader, tally: Counter[str]) -> pa.Table:
+    """Index (`INDEX_SCHEMA`) of listed files: header fields where they can be used, else a typed problem.
+
+    `secret` keys the hash that stands for the patient id, which goes no further than this function.
+    `tally` counts `indexed`, `index_us` and `rejected_<reason>`.
+    """
+    begin = time.perf_counter_ns()
+    refs = list(sources.refs(listing))
+    reader.expect(refs, ct_slice.HEAD_BYTES)
+    rows = [ref._asdict() | _index_row(ref, reader, secret) for ref in refs]
+    tally["indexed"] += len(rows)
+    tally.update(f"rejected_{row['reason']}" for row in rows if row["reason"])
+    tally["index_us"] += (time.perf_counter_ns() - begin) // 1000
+    return pa.Table.from_pylist(rows, INDEX_SCHEMA)
+
+
+def _index_row(ref: sources.SliceRef, reader: sources.SliceReader, secret: bytes) -> dict[str, Any]:
+    try:
+        head = reader.read_head(ref, ct_slice.HEAD_BYTES)
+        header = ct_slice.fast_header(head, ref.size_bytes) or ct_slice.read_header(reader.read(ref))
+        if not header.patient_id:
+            raise ct_slice.missing_id("PatientID")  # a slice of nobody belongs to no split
+    except Problem as problem:
+        return _NO_HEADER | {"reason": problem.reason, "detail": problem.detail}
+    fields = header._asdict()
+    fields["patient_key"] = splits.patient_key(header.patient_id, secret)
+    return {name: fields[name] for name in HEADER_SCHEMA.names} | {"reason": "", "detail": ""}
+
+
+def convert_shard(
+    shard: PlannedShard, spec: DatasetSpec, reader: sources.SliceReader, file: BinaryIO, tally: Counter[str]
+) -> Sidecar:
+    """Write the records of a planned shard to `file`, one slice in memory at a time; returns its sidecar.
+
+    Files that turn out damaged stand in the sidecar with their reason. Of several files of a slice the first good one
+    gives the record and the others are copies; where their HU differ, none of them is used. `tally` counts
+    `read written read_bytes written_bytes rejected_<reason>` and the microseconds of each stage.
+    """
+    table = records.features(spec)
+    writer = records.ShardWriter(file)
+    rows, offsets, digests, rejects = [], [], [], []
+    slices = _files(shard)
+    reader.expect(ref for files in slices for _, ref in files)
+    for row, (files, meta) in enumerate(zip(slices, _metadata(shard.slices), strict=True)):
+        image, unused = _image(files, meta["sop_uid"], spec, reader, tally)
+        rejects += unused
+        if image is None:
+            continue
+        begin = time.perf_counter_ns()
+        digest = records.pixel_digest(image)
+        payload = records.encode(_record(image, digest, meta), table)
+        offsets.append(writer.write(payload))
+        rows.append(row)
+        digests.append(digest.hex())
+        tally["encode_us"] += (time.perf_counter_ns() - begin) // 1000
+    tally.update(f"rejected_{reject['reason']}" for reject in rejects)
+    tally["written"] += len(rows)
+    tally["written_bytes"] += writer.size_bytes
+    positives = np.asarray(shard.slices["labels"].take(pa.array(rows, pa.int64())).to_pylist(), np.int64)
+    counts = {name: int((positives[:, i] == 1).sum()) if rows else 0 for i, name in enumerate(spec.labels.names)}
+    return Sidecar(
+        name=shard.name,
+        split=shard.split,
+        stratum=shard.stratum,
+        slices=len(rows),
+        bytes=writer.size_bytes,
+        sha256=writer.sha256(),
+        crc32c=writer.crc32c(),
+        labels=counts,
+        rows=rows,
+        offsets=offsets,
+        digests=digests,
+        rejects=rejects,
+    )
+
+
+def _files(shard: PlannedShard) -> list[Files]:
+    """The files of each slice, the planned one first."""
+    files: list[Files] = [[(row, ref)] for row, ref in enumerate(sources.refs(shard.slices))]
+    for number, (row, ref) in enumerate(zip(shard.repeats["row"].to_pylist(), sources.refs(shard.repeats)), len(files)):
+        files[row].append((number, ref))
+    return files
+
+
+def _image(
+    files: Files, sop_uid: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The image of a slice, None where it has none, and the rejects among its files."""
+    image, hu, differ, good, rejects = None, None, False, [], []
+    for number, ref in files:
+        try:
+            found = _hu(ref, sop_uid, reader, tally)
+        except Problem as problem:
+            rejects.append(_reject(number, problem.reason, problem.detail))
+            continue
+        good.append(number)
+        if hu is None:
+            begin = time.perf_counter_ns()
+            image = pixels.window_slice(found, spec.image)
+            tally["window_us"] += (time.perf_counter_ns() - begin) // 1000
+            hu = found.copy() if len(files) > 1 else found  # the next file is read into the same memory
+        elif not np.array_equal(hu, found):
+            differ = True
+    if differ:
+        detail = repeats.conflict_detail(sop_uid, len(good), ["pixels"])
+        return None, rejects + [_reject(number, repeats.CONFLICT, detail) for number in good]
+    return image, rejects + [_reject(number, repeats.COPY, repeats.copy_detail(sop_uid)) for number in good[1:]]
+
+
+def _reject(number: int, reason: str, detail: str) -> dict[str, Any]:
+    return {"row": number, "reason": reason, "detail": detail}
+
+
+def _hu(ref: SliceRef, sop_uid: str, reader: sources.SliceReader, tally: Counter[str]) -> npt.NDArray[np.int16]:
+    """HU of a file, perhaps in the memory of the reader. Raises `Problem`."""
+    begin = time.perf_counter_ns()
+    data = reader.read(ref)
+    was_read = time.perf_counter_ns()
+    tally["read"] += 1
+    tally["read_bytes"] += ref.stored_bytes
+    ct = ct_slice.read_slice(data)
+    if ct.header.sop_uid != sop_uid:
+        raise sources.UnreadableSource("changed", f"the file now holds slice {ct.header.sop_uid}, not {sop_uid}")
+    tally["read_us"] += (was_read - begin) // 1000
+    tally["decode_us"] += (time.perf_counter_ns() - was_read) // 1000
+    return ct.hu
+
+
+def _metadata(slices: pa.Table) -> list[dict[str, Any]]:
+    return slices.select([*IDS, "position_mm", "slice_index", "slice_count", "labels"]).to_pylist()
+
+
+def _record(image: Any, digest: bytes, meta: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: meta[name].encode() for name in IDS}
+    return meta | texts | {"image": image, "pixel_digest": digest}

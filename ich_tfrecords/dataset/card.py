@@ -1,0 +1,89 @@
+"""A data set in words: the card beside its shards, and the lines that commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ich_tfrecords import NOT_A_DEVICE
+from ich_tfrecords.dataset.manifest import Manifest
+from ich_tfrecords.plural import counted
+from ich_tfrecords.storage.bucket_path import AnyPath
+
+
+def card(manifest: Manifest) -> str:
+    """Data-set card in Markdown: what it holds, how the pixels were made, how to read it."""
+    spec, image = manifest.spec, manifest.spec.image
+    windows = ", ".join(f"{window.name} {window.level_hu}/{window.width_hu}" for window in image.windows)
+    head = f"| split | slices | patients | studies | {' | '.join(spec.labels.names)} |"
+    rule = "|---|" + "---:|" * (3 + len(spec.labels.names))
+    return "\n".join(
+        [
+            f"# {spec.name} {spec.version}",
+            "",
+            f"{manifest.slices:,} CT slices of the head as TFRecords: uint8 {list(image.shape)}, windows",
+            f"(level/width in HU) {windows}; labels in the order {', '.join(spec.labels.names)}",
+            "(1, 0, or -1 for unknown).",
+            "",
+            head,
+            rule,
+            *(_card_row(name, values) for name, values in manifest.splits.items()),
+            "",
+            "Numbers under a label count its positive slices. Patients stand in one split only.",
+            *(f"No slices fell into: {', '.join(names)}." for names in [_empty(manifest)] if names),
+            f"{sum(manifest.rejects.values()):,} files gave no record; `rejects.csv` names each with its reason.",
+            "",
+            f"Fingerprint `{manifest.fingerprint}`. `manifest.json` holds the spec and the sha256 of every shard;",
+            "`python -m ich_tfrecords.inspect verify .` checks them all.",
+            "",
+            "```python",
+            "import tensorflow_datasets as tfds",
+            f'slices = tfds.builder_from_directory(".").as_dataset(split="{_sample_split(manifest)}")',
+            "```",
+            "",
+            NOT_A_DEVICE,
+            "",
+        ]
+    )
+
+
+def _empty(manifest: Manifest) -> list[str]:
+    return [name for name, values in manifest.splits.items() if not values["slices"]]
+
+
+def _sample_split(manifest: Manifest) -> str:
+    """A split that holds slices, `train` where it does; TFDS knows no empty ones."""
+    filled = [name for name, values in manifest.splits.items() if values["slices"]]
+    return "train" if "train" in filled or not filled else filled[0]
+
+
+def _card_row(name: str, values: Mapping[str, Any]) -> str:
+    cells = [values["slices"], values["patients"], values["studies"]]
+    cells += [counts["positive"] for counts in values["labels"].values()]
+    return f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |"
+
+
+def describe(directory: AnyPath, done: Manifest) -> str:
+    """Lines that say what a data set holds."""
+    lines = [f"{directory}: {counted(done.slices, 'slice')} in {counted(len(done.shards), 'shard')}"]
+    lines[0] += f", fingerprint {done.fingerprint[:16]}"
+    for name, values in done.splits.items():
+        if values["slices"]:
+            slices = counted(values["slices"], "slice")
+            lines.append(f"  {name}: {slices} of {counted(values['patients'], 'patient')}; {_labels(values)}")
+    if empty := _empty(done):
+        lines.append(f"  no slices fell into: {', '.join(empty)}")
+    if done.rejects:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.rejects.items()))
+        lines.append(f"  no record: {counted(sum(done.rejects.values()), 'file')} ({reasons}); see rejects.csv")
+    if done.not_drawn:
+        lines.append(f"  outside the subset: {counted(done.not_drawn, 'slice')}")
+    if done.labels_unused:
+        lines.append(f"  labels of slices that are not in the data set: {done.labels_unused:,}")
+    return "\n".join(lines)
+
+
+def _labels(values: Mapping[str, Any]) -> str:
+    if all(counts["unknown"] == values["slices"] for counts in values["labels"].values()):
+        return "labels unknown"
+    return "positive: " + ", ".join(f"{label} {counts['positive']:,}" for label, counts in values["labels"].items())

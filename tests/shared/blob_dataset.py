@@ -1,0 +1,86 @@
+"""A data set whose labels can be learned in seconds: a noisy disc for each kind of hemorrhage, at RSNA's rates.
+
+Slices are 32 px DICOM files converted to 16 px, without Beam. The discs are faint, so no model is ever sure.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from dicom_files import dicom_file, slice_elements
+from odd_dataset import convert
+
+from ich_tfrecords import spec
+from ich_tfrecords.labels.table import LabelTable, read_labels
+
+SIDE_PX = 32
+RATES = (0.03, 0.05, 0.04, 0.05, 0.06)  # of the labels other than any; epidural is rarer at RSNA
+BRAIN_HU, NOISE_HU, BLEED_HU = 30, 6, 16
+
+
+def make(output: Path, patients: int, slices_a_patient: int = 20, seed: int = 0) -> Path:
+    """A converted data set, and beside it `<name>-dicom` with the files it was made from."""
+    rng = np.random.default_rng(seed)
+    data_spec = small_spec()
+    source = output.parent / f"{output.name}-dicom"
+    source.mkdir(parents=True)
+    rows = []
+    for patient in range(patients):
+        for number in range(slices_a_patient):
+            uid, found = f"ID_{patient:04d}{number:02d}", rng.random(len(RATES)) < RATES
+            rows.append((uid, found))
+            (source / f"{uid}.dcm").write_bytes(dicom(uid, patient, number, image_hu(found, rng)))
+    return convert(source, output, data_spec, label_table(rows, data_spec))
+
+
+def small_spec() -> spec.DatasetSpec:
+    """The packaged spec at 16 px, with a third of the patients each for validation and test."""
+    packaged = spec.load("rsna_ich")
+    image = dataclasses.replace(packaged.image, size_px=16)
+    weights = {"train": 3, "validation": 2, "test": 2}
+    shards = dataclasses.replace(packaged.shards, min_shards=1)
+    return dataclasses.replace(
+        packaged, name="blobs", image=image, split=dataclasses.replace(packaged.split, weights=weights), shards=shards
+    )
+
+
+def image_hu(found: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.int16]:
+    """int16 [32, 32]: noise, and a disc at the place of each kind that is found."""
+    rows, columns = np.mgrid[:SIDE_PX, :SIDE_PX]
+    hu = rng.normal(BRAIN_HU, NOISE_HU, (SIDE_PX, SIDE_PX))
+    for kind in np.flatnonzero(found):
+        row, column = place_px(int(kind))
+        hu += rng.normal(BLEED_HU, 5) * ((rows - row) ** 2 + (columns - column) ** 2 <= 9)
+    return np.rint(hu).astype(np.int16)
+
+
+def place_px(kind: int) -> tuple[int, int]:
+    """Row and column of the middle of the disc of a kind, in the 32 px slice."""
+    return (6, 16, 26, 6, 26)[kind], (6, 16, 26, 26, 6)[kind]
+
+
+def dicom(uid: str, patient: int, number: int, hu: npt.NDArray[np.int16]) -> bytes:
+    elements = slice_elements(
+        hu + np.int16(1024),
+        SOPInstanceUID=uid.encode(),
+        PatientID=f"patient {patient}".encode(),
+        StudyInstanceUID=f"study {patient}".encode(),
+        SeriesInstanceUID=f"series {patient}".encode(),
+        ImagePositionPatient=f"-125\\-120\\{number * 5}".encode(),
+    )
+    return dicom_file(elements)
+
+
+def label_table(rows: list[tuple[str, npt.NDArray[np.bool_]]], data_spec: spec.DatasetSpec) -> LabelTable:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["ID", "Label"])
+    for uid, found in rows:
+        values = [found.any(), *found]
+        writer.writerows([f"{uid}_{name}", int(value)] for name, value in zip(data_spec.labels.names, values))
+    return read_labels(io.BytesIO(out.getvalue().encode()), data_spec.labels, "labels.csv")

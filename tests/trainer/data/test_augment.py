@@ -1,0 +1,223 @@
+"""Augmentation: exact where it can be, bilinear elsewhere, and the same for a position of an epoch always."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.data import augment
+from trainer.data.augment import Augmentation
+from trainer.shell.problems import WrongUse
+
+ALL = Augmentation(flip=True, rotate_deg=15, shift=0.1)
+
+
+def noise(batch: int, size_px: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (batch, size_px, size_px, channels), np.uint8)
+
+
+def one(size_px: int, flip: bool = False, turn_deg: float = 0, right_px: float = 0, down_px: float = 0) -> np.ndarray:
+    numbers = (np.array([value], np.float64) for value in (turn_deg, right_px, down_px))
+    return augment.compose(np.array([flip]), *numbers, size_px)
+
+
+def eagerly(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return augment.apply(images, rows).numpy()
+
+
+def in_a_pipeline(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    batches = tf.data.Dataset.from_tensor_slices((images, rows)).batch(2).map(augment.apply)
+    assert batches.element_spec.dtype == tf.uint8
+    assert batches.element_spec.shape[1:] == images.shape[1:]
+    return np.concatenate(list(batches.as_numpy_iterator()))
+
+
+WAYS = pytest.mark.parametrize("way", [eagerly, in_a_pipeline])
+
+
+def oracle(image: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """The image seen through a transform, pixel by pixel, in float64; grey levels not yet rounded."""
+    size_px = image.shape[0]
+    padded = np.pad(image.astype(np.float64), ((1, 1), (1, 1), (0, 0)))
+    seen = np.zeros(image.shape)
+    for y in range(size_px):
+        for x in range(size_px):
+            at_x, at_y = row[0] * x + row[1] * y + row[2], row[3] * x + row[4] * y + row[5]
+            left, top = math.floor(at_x), math.floor(at_y)
+            for v, u in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+                if -1 <= u <= size_px and -1 <= v <= size_px:
+                    seen[y, x] += (1 - abs(at_x - u)) * (1 - abs(at_y - v)) * padded[v + 1, u + 1]
+    return seen
+
+
+# exact cases
+
+
+@WAYS
+@pytest.mark.parametrize("size_px", [1, 2, 7, 32])
+def test_identity_keeps_every_bit(way, size_px):
+    images = noise(3, size_px)
+    assert (way(images, np.repeat(one(size_px), 3, axis=0)) == images).all()
+
+
+@WAYS
+@pytest.mark.parametrize("size_px", [1, 2, 7, 32, 223, 512])
+def test_a_flip_equals_np_flip(way, size_px):
+    images = noise(2, size_px)
+    assert (way(images, np.repeat(one(size_px, flip=True), 2, axis=0)) == np.flip(images, 2)).all()
+
+
+@WAYS
+@pytest.mark.parametrize("turn_deg", [90, 180, 270, -90])
+@pytest.mark.parametrize("size_px", [2, 7, 32, 223])
+def test_a_quarter_turn_equals_np_rot90(way, turn_deg, size_px):
+    """About the centre of the pixel grid, between the pixels when the side is even."""
+    images = noise(1, size_px)
+    assert (way(images, one(size_px, turn_deg=turn_deg)) == np.rot90(images, turn_deg // 90, (1, 2))).all()
+
+
+@WAYS
+@pytest.mark.parametrize(("right_px", "down_px"), [(3, 0), (0, 2), (-1, 4), (-5, -5), (0, 9), (40, -40)])
+def test_a_move_by_whole_pixels_is_a_copy_with_air(way, right_px, down_px):
+    images = noise(1, 9)
+    expected = np.zeros_like(images)
+    for y in range(9):
+        for x in range(9):
+            if 0 <= y - down_px < 9 and 0 <= x - right_px < 9:
+                expected[0, y, x] = images[0, y - down_px, x - right_px]
+    assert (way(images, one(9, right_px=right_px, down_px=down_px)) == expected).all()
+
+
+def test_flip_comes_first_then_the_turn_then_the_move():
+    images = noise(1, 8)
+    expected = np.roll(np.rot90(np.flip(images, 2), 1, (1, 2)), 2, axis=2)
+    expected[:, :, :2] = 0
+    assert (eagerly(images, one(8, flip=True, turn_deg=90, right_px=2)) == expected).all()
+
+
+def test_half_a_pixel_is_rounded_to_the_nearest_grey_level():
+    image = np.array([[10, 21], [10, 21]], np.uint8)[None, :, :, None]
+    moved = eagerly(image, one(2, right_px=0.25))
+    assert moved[0, 0, :, 0].tolist() == [8, 18]  # 0.75 * 10 = 7.5 to even; 0.75 * 21 + 0.25 * 10 = 18.25
+
+
+def test_an_empty_batch_stays_empty():
+    assert eagerly(noise(0, 5), np.zeros((0, 8), np.float32)).shape == (0, 5, 5, 3)
+
+
+# bilinear
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size_px=st.sampled_from([1, 2, 3, 5, 8]),
+    channels=st.sampled_from([1, 3, 4]),
+    seed=st.integers(0, 1000),
+    flip=st.booleans(),
+    turn_deg=st.floats(-180, 180),
+    moves=st.tuples(st.floats(-0.99, 0.99), st.floats(-0.99, 0.99)),
+)
+def test_bilinear_as_counted_by_hand(size_px, channels, seed, flip, turn_deg, moves):
+    images = noise(1, size_px, channels, seed)
+    rows = one(size_px, flip, turn_deg, moves[0] * size_px, moves[1] * size_px)
+    # half a level for rounding, the rest for float32 coordinates where neighbours differ by 255
+    assert np.abs(eagerly(images, rows)[0] - oracle(images[0], rows[0].astype(np.float64))).max() <= 0.51
+
+
+@WAYS
+def test_drawn_transforms_agree_with_the_oracle(way):
+    images, rows = noise(5, 24), augment.draw(ALL, 3, 1, 5, 24)
+    expected = np.stack([oracle(image, row.astype(np.float64)) for image, row in zip(images, rows)])
+    assert np.abs(way(images, rows) - expected).max() <= 0.51
+
+
+def test_each_image_goes_through_its_own_transform():
+    images, rows = noise(6, 16), augment.draw(ALL, 0, 0, 6, 16)
+    singly = np.concatenate([eagerly(images[i : i + 1], rows[i : i + 1]) for i in range(6)])
+    assert (eagerly(images, rows) == singly).all()
+    assert (in_a_pipeline(images, rows) == singly).all()
+
+
+# drawing
+
+
+def parts_of(rows: np.ndarray, size_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """flip [n], turn_deg [n], move_px [n, 2] of transforms, recovered from their numbers."""
+    rows = rows.astype(np.float64)
+    matrix = rows[:, [[0, 1], [3, 4]]]
+    centre = (size_px - 1) / 2
+    # the output place whose input is the centre: where the centre moved to
+    places = np.linalg.solve(matrix, (centre - rows[:, [2, 5]])[..., None])[..., 0]
+    return np.linalg.det(matrix) < 0, np.rad2deg(np.arctan2(rows[:, 3], rows[:, 4])), places - centre
+
+
+@pytest.mark.parametrize("size_px", [32, 224])
+def test_draws_fill_their_limits_and_stay_within(size_px):
+    flip, turn_deg, move_px = parts_of(augment.draw(ALL, 5, 2, 4000, size_px), size_px)
+    assert flip.mean() == pytest.approx(0.5, abs=0.03)
+    for drawn, limit in ((turn_deg, 15), (move_px[:, 0], 0.1 * size_px), (move_px[:, 1], 0.1 * size_px)):
+        assert 0.99 * limit < np.abs(drawn).max() <= limit * 1.0001
+        assert drawn.mean() == pytest.approx(0, abs=0.05 * limit)
+        assert np.abs(drawn).mean() == pytest.approx(limit / 2, abs=0.03 * limit)
+    assert np.abs(np.corrcoef([flip, turn_deg, *move_px.T]) - np.eye(4)).max() < 0.06
+
+
+@settings(deadline=None)
+@given(size=st.integers(0, 40), longer=st.integers(0, 40), seed=st.integers(0, 5), epoch=st.integers(0, 5))
+def test_a_position_keeps_its_transform_whatever_the_size(size, longer, seed, epoch):
+    short = augment.draw(ALL, seed, epoch, size, 64)
+    assert short.shape == (size, 8)
+    assert short.dtype == np.float32
+    assert short.tobytes() == augment.draw(ALL, seed, epoch, size + longer, 64)[:size].tobytes()
+
+
+def test_seeds_epochs_and_positions_differ():
+    drawn = np.concatenate([augment.draw(ALL, seed, epoch, 50, 64) for seed in (0, 1) for epoch in (0, 1)])
+    assert len(np.unique(drawn, axis=0)) == 200
+
+
+def test_the_draws_are_frozen():
+    """Who relies on it: a resumed run must see the pixels it would have seen."""
+    flipped = [-0.97068, -0.240374, 131.543243, -0.240374, 0.97068, 17.455784, 0, 0]
+    flipped_too = [-0.992452, -0.122635, 127.769058, -0.122635, 0.992452, 18.678106, 0, 0]
+    assert augment.draw(ALL, 7, 1, 2, 128) == pytest.approx(np.array([flipped, flipped_too]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "unchanged"),
+    [
+        (Augmentation(False, 0, 0), "all"),
+        (Augmentation(True, 0, 0), "turn and move"),
+        (Augmentation(False, 10, 0), "flip and move"),
+        (Augmentation(False, 0, 0.2), "flip and turn"),
+    ],
+)
+def test_what_is_not_asked_for_does_not_happen(augmentation, unchanged):
+    rows = augment.draw(augmentation, 1, 1, 64, 32)
+    flip, turn_deg, move_px = parts_of(rows, 32)
+    assert flip.any() == ("flip" not in unchanged and unchanged != "all")
+    assert (np.abs(turn_deg).max() > 1) == ("turn" not in unchanged and unchanged != "all")
+    assert (np.abs(move_px).max() > 1) == ("move" not in unchanged and unchanged != "all")
+    assert augmentation.on == (unchanged != "all")
+    assert unchanged != "all" or (rows == [1, 0, 0, 0, 1, 0, 0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("rotate_deg", "shift", "words"),
+    [
+        (-1, 0, "rotate_deg is -1"),
+        (181, 0, "rotate_deg is 181"),
+        (math.nan, 0, "rotate_deg is nan"),
+        (0, -0.1, "shift is -0.1"),
+        (0, 1, "shift is 1;"),
+        (0, math.nan, "shift is nan"),
+    ],
+)
+def test_limits_out_of_range_are_refused(rotate_deg, shift, words):
+    with pytest.raises(WrongUse, match=words):
+        Augmentation(True, rotate_deg, shift)

@@ -1,0 +1,190 @@
+import dataclasses
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ich_tfrecords.dataset import records
+from trainer.data import shard_reader
+from trainer.data.dataset import Slices, open_dataset
+from trainer.data.shard_reader import ShardReader, damage_of
+from trainer.shell.problems import TrainingFailed
+
+
+@pytest.fixture(scope="module")
+def slices(tiny_dataset: Path) -> Slices:
+    return open_dataset(str(tiny_dataset)).split("train")
+
+
+def plain(slices: Slices) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of the split in table order, as ich_tfrecords reads and parses shards."""
+    values, table = [], records.features(slices.spec)
+    for path in slices.paths:
+        with open(path, "rb") as file:
+            values += [records.parse(payload, table) for _, payload in records.read_records(file)]
+    return np.stack([value["image"] for value in values]), np.stack([value["labels"] for value in values])
+
+
+def same(read: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> bool:
+    assert [array.dtype for array in read] == [np.uint8, np.int64]
+    return all(np.array_equal(got, want[rows]) for got, want in zip(read, expected, strict=True))
+
+
+def test_any_rows_in_any_order(slices, monkeypatch):
+    expected, reader = plain(slices), ShardReader(slices)
+    reader.read(np.arange(len(slices)))
+    monkeypatch.setattr(records, "parse", None)  # one record of each length is parsed, the others are not
+    for rows in (np.arange(len(slices)), np.random.default_rng(0).integers(0, len(slices), 200), np.arange(0)):
+        assert same(reader.read(rows), expected, rows)
+
+
+def test_the_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(slices):
+    expected, reader = plain(slices), ShardReader(slices)
+    held = [reader.read(np.arange(number, number + 4)) for number in range(6)]
+    places = [images.ctypes.data for images, _ in held]
+    assert len(set(places)) == 6
+    assert all(place % 64 == 0 for place in places)
+    for number, batch in enumerate(held):
+        assert same(batch, expected, np.arange(number, number + 4))
+    del batch
+    part = held.pop()[0][1:2]  # a view keeps the whole
+    assert reader.read(np.arange(4))[0].ctypes.data not in places
+    del part
+    again, _ = reader.read(np.arange(3))
+    assert again.ctypes.data == places[5]
+
+
+def test_records_that_are_laid_out_otherwise_are_parsed(slices, tmp_path):
+    expected, table = plain(slices), records.features(slices.spec)
+    values = dict.fromkeys([feature.name for feature in table if feature.dtype == "string"], b"x" * 20_000)
+    values |= {"labels": expected[1][0].tolist(), "position_mm": 1.0, "slice_index": 0, "slice_count": 1}
+    # texts so long that the length of the message takes one byte more
+    long = records.encode({**values, "image": expected[0][0]}, table)
+    fields = records._EXAMPLE.FromString(long).features.feature
+    unordered = b""
+    for name in sorted(fields, reverse=True):
+        entry = records._EXAMPLE()
+        entry.features.feature[name].CopyFrom(fields[name])
+        unordered += entry.SerializeToString()
+    path = tmp_path / "shard"
+    path.write_bytes(b"".join(b"".join(records.frame(payload)) for payload in (long, unordered)))
+    two = {name: getattr(slices, name)[[0, 0]] for name in ("shard", "record", "stratum", "labels")}
+    lengths = np.array([len(long), len(unordered)])
+    some = dataclasses.replace(slices, **two, offset=np.array([0, len(long) + 16]), length=lengths, paths=(str(path),))
+    assert same(ShardReader(some).read(np.array([1, 0])), expected, np.array([0, 0]))
+
+
+def test_many_threads_read_at_once(slices):
+    expected, reader = plain(slices), ShardReader(slices)
+    orders = [np.random.default_rng(seed).permutation(len(slices)) for seed in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        for rows, read in zip(orders, pool.map(reader.read, orders), strict=True):
+            assert same(read, expected, rows)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_shards_beyond_the_limit_of_open_files_are_read_all_the_same(slices, monkeypatch, kept):
+    monkeypatch.setattr(shard_reader, "_files_to_keep", lambda shards: kept)
+    reader = ShardReader(slices)
+    rows = np.arange(len(slices))
+    assert same(reader.read(rows), plain(slices), rows)
+    assert len(reader._files) == kept
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "shards", "raised_to", "kept"),
+    [
+        (1024, 4096, 100, None, 100),
+        (1024, 4096, 1000, 1256, 1000),  # raised by as much as is needed
+        (1024, 1100, 1000, 1100, 844),  # as far as it goes, and the rest not kept open
+        (64, 64, 1000, 64, 0),
+        (1024, resource.RLIM_INFINITY, 5000, 5256, 5000),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 10**6, None, 10**6),
+    ],
+)
+def test_the_limit_of_open_files(monkeypatch, soft, hard, shards, raised_to, kept):
+    calls = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: calls.append(limits))
+    assert shard_reader._files_to_keep(shards) == kept
+    assert calls == ([] if raised_to is None else [(raised_to, hard)])
+
+
+def damaged(dataset_copy: Path, change) -> tuple[Slices, int]:
+    """The train split with `change(bytes, offset, length)` done to the shard of a row, and that row."""
+    slices = open_dataset(str(dataset_copy)).split("train")
+    row = int(np.flatnonzero(slices.record == slices.record.max())[0])
+    path = Path(slices.paths[slices.shard[row]])
+    data = bytearray(path.read_bytes())
+    path.write_bytes(change(data, int(slices.offset[row]), int(slices.length[row])))
+    return slices, row
+
+
+def flipped(data: bytearray, place: int) -> bytearray:
+    data[place] ^= 1
+    return data
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data, offset, length: flipped(data, offset), "the length field fails its crc32c"),
+        (lambda data, offset, length: flipped(data, offset + 9), "the length field fails its crc32c"),
+        (lambda data, offset, length: flipped(data, offset + 12 + length // 2), "the payload fails its crc32c"),
+        (lambda data, offset, length: flipped(data, offset + 12 + length + 3), "the payload fails its crc32c"),
+        (lambda data, offset, length: data[: offset + 100], "the shard ends after 100 of "),
+        (lambda data, offset, length: data[:offset], "the shard ends after 0 of "),
+        (
+            lambda data, offset, length: data[:offset] + b"".join(records.frame(b"x" * (length + 5))),
+            "bytes, the slice ",
+        ),
+    ],
+)
+def test_a_damaged_record_is_named(dataset_copy, change, words):
+    slices, row = damaged(dataset_copy, change)
+    with pytest.raises(TrainingFailed) as caught:
+        slices.reader.read(np.array([row]))
+    message = str(caught.value)
+    name, offset = slices.names[slices.shard[row]], slices.offset[row]
+    assert f"shard {name}, record {slices.record[row]} at byte {offset:,}: " in message
+    assert words in message
+    assert f"python -m ich_tfrecords.inspect verify {dataset_copy}" in message
+    assert slices.reader.problem is caught.value
+
+
+def test_the_first_problem_is_kept_and_whole_records_are_still_read(dataset_copy):
+    slices, row = damaged(dataset_copy, lambda data, offset, length: flipped(data, offset + 20))
+    with pytest.raises(TrainingFailed):
+        slices.reader.read(np.array([row]))
+    first = slices.reader.problem
+    with pytest.raises(TrainingFailed):
+        slices.reader.read(np.array([row]))
+    assert slices.reader.problem is first
+    others = np.delete(np.arange(len(slices)), row)
+    assert len(slices.reader.read(others)[0]) == len(others)
+
+
+def test_a_shard_that_vanishes_is_named(dataset_copy):
+    slices = open_dataset(str(dataset_copy)).split("train")
+    Path(slices.paths[0]).unlink()
+    with pytest.raises(TrainingFailed, match=f"shard {slices.names[0]}, record 0 at byte 0: cannot be read: "):
+        slices.reader.read(np.array([0]))
+
+
+@given(payload=st.binary(max_size=40), place=st.integers(0, 55), bit=st.integers(0, 7))
+def test_no_flipped_bit_gets_through(payload, place, bit):
+    framed = bytearray(b"".join(records.frame(payload)))
+    assert damage_of(bytes(framed), len(payload)) == ""
+    if place < len(framed):
+        framed[place] ^= 1 << bit
+        assert damage_of(bytes(framed), len(payload)) != ""
+        assert damage_of(np.frombuffer(framed, np.uint8), len(payload)) != ""
+
+
+def test_a_bucket_gets_other_advice(slices):
+    there = dataclasses.replace(slices, place="gs://bucket/set")
+    assert "on a copy of it" in str(shard_reader.record_problem(there, 0, "the payload fails its crc32c"))

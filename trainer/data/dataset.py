@@ -1,0 +1,224 @@
+"""A converted data set opened for training: its manifest, and the slices of a split as columns.
+
+`manifest.json` is the authority on labels, windows and counts; `slices.parquet` says where each record lies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ich_tfrecords import environment
+from ich_tfrecords.dataset import manifest as manifests
+from ich_tfrecords.dataset import splits
+from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, Manifest
+from ich_tfrecords.spec import UNLABELLED
+from trainer.data import cache
+from trainer.data.shard_reader import FRAME_BYTES, Located, ShardReader, advice
+from trainer.shell.problems import WrongUse
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slices(Located):
+    """One split, a row for each slice.
+
+    `random_access`: its records are read one by one in any order (`shard_reader`), else as streams of shards
+    (`shard_stream`). `stratum` int8 [n]: index into `spec.labels.strata`. `table`: ids, place in the series and the
+    rest of `slices.parquet`.
+    """
+
+    split: str
+    random_access: bool
+    stratum: npt.NDArray[np.int8]
+    table: pa.Table
+
+    @functools.cached_property
+    def reader(self) -> ShardReader:
+        """The one reader of these shards, so that whoever meets a failed batch can ask it for the reason."""
+        return ShardReader(self)
+
+    def take(self, rows: npt.NDArray[np.bool_], split: str) -> Slices:
+        """The slices where `rows` bool [n] is True, in the same order, under the name `split`."""
+        parts = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return dataclasses.replace(self, split=split, table=self.table.filter(pa.array(rows)), **parts)
+
+    @property
+    def labelled(self) -> npt.NDArray[np.bool_]:
+        """bool [n]: False for the slices of the stratum `unlabelled`, which training never reads."""
+        return self.stratum != self.spec.labels.strata.index(UNLABELLED)
+
+    @property
+    def stratum_counts(self) -> dict[str, int]:
+        """Slices of each stratum, `unlabelled` left out, in stratum order."""
+        names = self.spec.labels.strata
+        counts = np.bincount(self.stratum, minlength=len(names))
+        return {name: int(count) for name, count in zip(names, counts, strict=True) if name != UNLABELLED}
+
+
+_COLUMNS = ("shard", "record", "offset", "length", "stratum", "labels")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set at `place`: its manifest, all its slices, and whether its shards are local files.
+
+    `sizes`: bytes of each file that lies there, by name.
+    """
+
+    place: str
+    manifest: Manifest
+    local: bool
+    slices: pa.Table
+    sizes: dict[str, int]
+
+    def split(self, name: str, stream: bool = False) -> Slices:
+        """The slices of a split. Raises `WrongUse` for an unknown or empty split, a shard lost or of another size.
+
+        `stream`: read local shards as streams too, as the shards of a bucket always are.
+        """
+        return self._joined([name], name, self.local and not stream)
+
+    def fold(self, names: Sequence[str], fold: int, folds: int) -> tuple[Slices, Slices]:
+        """The slices of these splits to train on, and those of the patients of `fold`, 0 to `folds` - 1, held out.
+
+        A patient's fold follows from its key, or the first key of its group (`splits.groups`), whatever its split is.
+        Raises `WrongUse`, also where the data set is
+        not at hand as files, and where one side is empty.
+        """
+        if not self.local:
+            raise WrongUse(f"{self.place}: folds need the shards as files; copy them here with --cache_dir DIR")
+        pool = self._joined(names, " and ".join(names), random_access=True)
+        groups = splits.groups(pool.table, self.manifest.groups)
+        held = (splits.fold_of(groups.keys.to_pylist(), self.manifest.spec.split.salt, folds) == fold)[groups.of_row]
+        if held.all() or not held.any():
+            raise WrongUse(
+                f"{self.place}: fold {fold} of {folds} holds {'all' if held.any() else 'none'} of the {len(groups)} "
+                f"patients of {pool.split}; take fewer folds, or more data"
+            )
+        return pool.take(~held, f"all but fold {fold} of {folds}"), pool.take(held, f"fold {fold} of {folds}")
+
+    def require_slices(self, name: str, way_on: str = "") -> None:
+        """Raises `WrongUse` for an unknown or empty split, with `way_on` at its end."""
+        filled = [key for key, entry in self.manifest.splits.items() if entry["slices"]]
+        if name not in filled:
+            what = "has no slices" if name in self.manifest.splits else "is not a split"
+            known = f"the splits with slices are {', '.join(filled) or 'none'}"
+            raise WrongUse("; ".join(filter(None, (f"{self.place}: {name!r} {what}", known, way_on))))
+
+    def _joined(self, names: Sequence[str], called: str, random_access: bool) -> Slices:
+        for name in names:
+            self.require_slices(name)
+        shards = sorted((shard for shard in self.manifest.shards if shard["split"] in names), key=lambda s: s["name"])
+        self._check_sizes({shard["name"]: shard["bytes"] for shard in shards if shard["slices"]})
+        rows = self.slices.filter(pc.is_in(self.slices["split"], value_set=pa.array(list(names), pa.string())))
+        return self._slices(called, rows, {shard["name"]: shard["bytes"] for shard in shards}, random_access)
+
+    def _check_sizes(self, expected: dict[str, int]) -> None:
+        for name, size in expected.items():
+            if name not in self.sizes:
+                raise WrongUse(f"{self.place}: shard {name} is missing; {advice(self.place)}")
+            if self.sizes[name] != size:
+                found = f"has {self.sizes[name]:,} bytes, the manifest says {size:,}"
+                raise WrongUse(f"{self.place}: shard {name} {found}; {advice(self.place)}")
+
+    def _slices(self, split: str, rows: pa.Table, shard_bytes: dict[str, int], random_access: bool) -> Slices:
+        table = rows.take(pc.sort_indices(rows, [("shard", "ascending"), ("row", "ascending")])).combine_chunks()
+        spec, names = self.manifest.spec, tuple(shard_bytes)
+        shard = _codes(table["shard"], names, f"{self.place}/{SLICES}: shard").astype(np.int32)
+        offset = table["offset"].to_numpy()
+        ends = np.r_[offset[1:], 0]
+        last = np.r_[shard[1:] != shard[:-1], True]
+        ends[last] = np.array(list(shard_bytes.values()))[shard[last]]
+        root = self.place.rstrip("/")
+        return Slices(
+            place=self.place,
+            split=split,
+            random_access=random_access,
+            spec=spec,
+            names=names,
+            paths=tuple(f"{root}/{name}" for name in names),
+            shard=shard,
+            record=table["row"].to_numpy(),
+            offset=offset,
+            length=ends - offset - FRAME_BYTES,
+            stratum=_codes(table["stratum"], spec.labels.strata, f"{self.place}/{SLICES}: stratum").astype(np.int8),
+            labels=np.stack([table[label].to_numpy() for label in spec.labels.names], axis=1),
+            table=table,
+        )
+
+
+def _codes(column: pa.ChunkedArray, words: tuple[str, ...], where: str) -> npt.NDArray[np.int64]:
+    """Index of each value into `words`. Raises `WrongUse` for a value that is not among them."""
+    codes = pc.index_in(column, value_set=pa.array(words, pa.string()))
+    if codes.null_count:
+        value = column.filter(codes.is_null())[0].as_py()
+        raise WrongUse(f"{where} {value!r} is not known to {MANIFEST}; restore the data set or convert again")
+    return codes.to_numpy().astype(np.int64)
+
+
+def open_dataset(place: str, cache_dir: Path | None = None, note: Callable[[str], None] = print) -> Dataset:
+    """The data set in a folder or at `gs://bucket/prefix`. Raises `WrongUse`.
+
+    With `cache_dir` the shards of a bucket are copied there first, and the data set is a local one from then on.
+    Without, the metadata alone is fetched, and the shards are read as streams. `note` is told what is copied.
+    """
+    if not place.startswith("gs://"):
+        if cache_dir is not None:
+            raise WrongUse(f"--cache_dir {cache_dir} is for buckets, and {place} is a folder; leave it out")
+        return _local(environment.expanded(place))
+    with tempfile.TemporaryDirectory(prefix="ich_metadata_") as name:
+        folder = Path(name)
+        metadata = {file: cache.fetch(place, file, _how_to_convert(place)) for file in (MANIFEST, SLICES)}
+        (folder / MANIFEST).write_bytes(metadata[MANIFEST])
+        done = _manifest(folder, place)
+        table = _table(metadata[SLICES], done, place)
+    if cache_dir is None:
+        return Dataset(place, done, False, table, cache.sizes(place))
+    home = environment.expanded(cache_dir) / f"{done.spec.name}-{done.fingerprint[:16]}"
+    cache.copy(place, home, done, metadata, note)
+    return _local(home)
+
+
+def _local(folder: Path) -> Dataset:
+    done = _manifest(folder, str(folder))
+    path = folder / SLICES
+    try:
+        data = path.read_bytes()
+        sizes = {entry.name: entry.stat().st_size for entry in folder.iterdir() if entry.is_file()}
+    except OSError as error:
+        raise WrongUse(f"{folder}: cannot read the data set: {error}; restore it or convert again") from error
+    return Dataset(str(folder), done, True, _table(data, done, str(folder)), sizes)
+
+
+def _manifest(folder: Path, place: str) -> Manifest:
+    """The manifest in `folder`, which messages call `place`."""
+    if not (folder / MANIFEST).is_file():
+        raise WrongUse(f"{place} holds no {MANIFEST}, so it is no converted data set; {_how_to_convert(place)}")
+    try:
+        return manifests.read(folder)
+    except manifests.DatasetError as error:
+        advice = "" if "; " in str(error) else "; restore it or convert again"
+        raise WrongUse(str(error).replace(str(folder), place) + advice) from error
+
+
+def _how_to_convert(place: str) -> str:
+    command = f"python -m beam_pipelines.convert --input ... --labels ... --output {place}"
+    return f"make one, or end a conversion that was cut off, with: {command}"
+
+
+def _table(data: bytes, done: Manifest, place: str) -> pa.Table:
+    """The slice table, its sha256 checked against the manifest."""
+    if hashlib.sha256(data).hexdigest() != done.files.get(SLICES):
+        raise WrongUse(f"{place}: the sha256 of {SLICES} is not the one in {MANIFEST}; {advice(place)}")
+    return pq.read_table(io.BytesIO(data))

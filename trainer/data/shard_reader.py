@@ -1,0 +1,247 @@
+"""Records of local shards by number: any slice in any order, each checked by its crc32c.
+
+A shard is read at offsets that the slice table knows, so a shuffled epoch costs no shuffle buffer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import resource
+import struct
+import threading
+import time
+import weakref
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from ich_tfrecords.dataset import records
+from ich_tfrecords.spec import DatasetSpec
+from trainer.shell.problems import TrainingFailed
+
+FRAME_BYTES = 16  # length and its crc32c before the payload, the crc32c of the payload after it
+_HEAD, _LENGTH, _CRC = struct.Struct("<QL"), struct.Struct("<Q"), struct.Struct("<L")
+SLOW_S = 1e-4  # a record from memory takes a tenth of it
+SPARE_FILES = 256  # open files left to TensorFlow, logs and checkpoints
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Located:
+    """Where the records of n slices lie, sorted by shard and by place in the shard, and their labels.
+
+    `place`: the data set. `names`, `paths`: its shards, in order of name; a path is a file or a `gs://` object.
+    `shard` int32 [n]: index into them. `record` int32 [n]: number of the record in its shard. `offset`, `length`
+    int64 [n]: first byte of the framed record, and bytes of its payload. `labels` int8 [n, L]: 1, 0, or -1 where
+    unknown.
+    """
+
+    place: str
+    spec: DatasetSpec
+    names: tuple[str, ...]
+    paths: tuple[str, ...]
+    shard: npt.NDArray[np.int32]
+    record: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+
+class ShardReader:
+    """Reads images and labels of a split's slices; several threads may read at once.
+
+    `problem`: the first failure met, or None. TensorFlow turns an exception inside a `tf.data` map into an
+    error of its own; the typed one waits here.
+    """
+
+    def __init__(self, slices: Located) -> None:
+        self.problem: TrainingFailed | None = None
+        self._slices = slices
+        self._files: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._waiting = False  # whether the last batch waited for the disk
+        self._keep = _files_to_keep(len(slices.paths))
+        self._largest = int(slices.length.max(initial=0)) + FRAME_BYTES
+        self._of_thread = threading.local()
+        self._rooms: list[tuple[npt.NDArray[np.uint8], weakref.ref[Any]]] = []
+        self._table = records.features(slices.spec)
+        self._front, self._pixels_at = _layout(slices.spec)
+        self._heads: dict[int, bytes] = {}  # length of a payload -> all bytes before its pixels
+        weakref.finalize(self, _close, self._files)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Images uint8 [b, size, size, windows] and labels int64 [b, L] of the slices at `rows` [b] of the split.
+
+        Raises `TrainingFailed` for a record that cannot be read, fails its checks or is no slice.
+        """
+        slices = self._slices
+        shards, offsets = slices.shard[rows].tolist(), slices.offset[rows].tolist()
+        lengths = slices.length[rows].tolist()
+        begin = time.perf_counter()
+        if self._waiting:
+            self._announce(shards, offsets, lengths)
+        images = self._room(len(rows))
+        flat = images.reshape(len(rows), int(np.prod(images.shape[1:])))
+        for position, (shard, offset, length) in enumerate(zip(shards, offsets, lengths, strict=True)):
+            try:
+                if not self._read_as_usual(flat[position], shard, offset, length):
+                    self._read_any(flat[position], shard, offset, length)
+            except (OSError, ValueError) as error:
+                raise self._failed(int(rows[position]), error) from error
+        self._waiting = time.perf_counter() - begin > SLOW_S * len(rows)
+        # the table's labels are those of the records, and its sha256 stands in the manifest
+        return images, slices.labels[rows].astype(np.int64)
+
+    def _announce(self, shards: list[int], offsets: list[int], lengths: list[int]) -> None:
+        """Let a slow disk work on all records of a batch at once; several threads would wait for Python's lock."""
+        for shard, offset, length in zip(shards, offsets, lengths, strict=True):
+            if (file := self._files.get(shard)) is not None:
+                with contextlib.suppress(OSError):  # advice; the read itself tells what is wrong
+                    os.posix_fadvise(file, offset, length + FRAME_BYTES, os.POSIX_FADV_WILLNEED)
+
+    def _room(self, count: int) -> npt.NDArray[np.uint8]:
+        """uint8 [count, size, size, windows], in memory of an earlier batch that nobody holds any more, if there is.
+
+        TensorFlow takes aligned arrays as they are, without a copy, and lets go of them when a batch is done.
+        Fresh memory would cost a page fault for every 4 kB.
+        """
+        shape = (count, *self._slices.spec.image.shape)
+        size = int(np.prod(shape))
+        with self._lock:
+            free = (at for at, (memory, lent) in enumerate(self._rooms) if lent() is None and memory.size >= size)
+            at = next(free, len(self._rooms))
+            memory = self._rooms[at][0] if at < len(self._rooms) else _aligned(size)
+            # an array over a memoryview is what every view of it, however made, keeps alive
+            lent = np.frombuffer(memory.data, np.uint8, size)
+            self._rooms[at : at + 1] = [(memory, weakref.ref(lent))]
+        return lent.reshape(shape)
+
+    def _read_as_usual(self, image: npt.NDArray[np.uint8], shard: int, offset: int, length: int) -> bool:
+        """Read the pixels straight into `image` (flat); False for a record that is laid out otherwise, or damaged.
+
+        Of records as `records.encode` has them, all bytes before the pixels follow from the length.
+        """
+        expected = self._heads.get(length)
+        if expected is None:
+            return False
+        head, tail = self._buffers()
+        rest = tail[: length + FRAME_BYTES - len(head) - image.size]
+        if self._read_into([head, image, rest], shard, offset) < length + FRAME_BYTES or head.tobytes() != expected:
+            return False
+        crc = google_crc32c.extend(google_crc32c.value(head[12:]), image)
+        return records.masked(google_crc32c.extend(crc, rest[:-4])) == _CRC.unpack(rest[-4:].tobytes())[0]
+
+    def _read_any(self, image: npt.NDArray[np.uint8], shard: int, offset: int, length: int) -> None:
+        """Read and parse a record of any layout into `image` (flat). Raises `ValueError` for a damaged one."""
+        framed = np.empty(length + FRAME_BYTES, np.uint8)
+        got = self._read_into([framed], shard, offset)
+        if damage := damage_of(framed[:got], length):
+            raise ValueError(damage)
+        image[:] = records.parse(framed[12:-4].tobytes(), self._table)["image"].reshape(-1)
+        head = framed[: 12 + self._pixels_at].tobytes()
+        if head.endswith(self._front):
+            self._heads[length] = head
+
+    def _buffers(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Room for what stands before and after the pixels of a record, of the calling thread."""
+        if not hasattr(self._of_thread, "buffers"):
+            self._of_thread.buffers = (np.empty(12 + self._pixels_at, np.uint8), np.empty(self._largest, np.uint8))
+        return self._of_thread.buffers
+
+    def _read_into(self, parts: list[Any], shard: int, offset: int) -> int:
+        """Fill `parts`, uint8 arrays, one after the other from a shard; returns how many bytes there were."""
+        file = self._files.get(shard)
+        if file is None:
+            with self._lock:
+                if shard not in self._files and len(self._files) < self._keep:
+                    self._files[shard] = os.open(self._slices.paths[shard], os.O_RDONLY)
+            file = self._files.get(shard)
+        if file is not None:
+            return os.preadv(file, parts, offset)
+        with open(self._slices.paths[shard], "rb", buffering=0) as once:
+            return os.preadv(once.fileno(), parts, offset)
+
+    def _failed(self, row: int, error: Exception) -> TrainingFailed:
+        what = f"cannot be read: {error}" if isinstance(error, OSError) else str(error)
+        problem = record_problem(self._slices, row, what)
+        with self._lock:
+            self.problem = self.problem or problem
+        return problem
+
+
+def _aligned(size: int) -> npt.NDArray[np.uint8]:
+    """uint8 [size] that begins at a multiple of 64 bytes, as TensorFlow wants it."""
+    memory = np.empty(size + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    return memory[begin : begin + size]
+
+
+def _layout(spec: DatasetSpec) -> tuple[bytes, int]:
+    """The bytes that stand before the pixels of a record whatever it holds, and where the pixels begin.
+
+    Parsing would copy an image three times more. The layout is read off two records that differ in their pixels;
+    the tag and length of the whole message, which the texts change, are left out.
+    """
+    table = records.features(spec)
+    text = dict.fromkeys((feature.name for feature in table if feature.dtype == "string"), b"0123456789")
+    numbers = {feature.name: np.zeros(feature.shape, int).tolist() for feature in table if feature.dtype != "string"}
+    dark, bright = (
+        np.frombuffer(records.encode({**text, **numbers, "image": image}, table), np.uint8)
+        for image in (np.full(spec.image.shape, level, np.uint8) for level in (0, 255))
+    )
+    pixels_at = int(np.flatnonzero(dark != bright)[0])
+    whole = 1 + int(np.flatnonzero(dark[1:] < 128)[0]) + 1  # a tag, then a length whose last byte is below 128
+    return dark[whole:pixels_at].tobytes(), pixels_at
+
+
+def damage_of(framed: Any, length: int) -> str:
+    """What is wrong with a framed record (bytes or uint8 [n]), its payload of `length` bytes; empty if it is whole."""
+    if len(framed) < length + FRAME_BYTES:
+        return f"the shard ends after {len(framed):,} of {length + FRAME_BYTES:,} bytes"
+    told, head_crc = _HEAD.unpack_from(framed)
+    if records.masked(google_crc32c.value(_LENGTH.pack(told))) != head_crc:
+        return "the length field fails its crc32c"
+    if told != length:
+        return f"it has {told:,} bytes, the slice table says {length:,}"
+    if records.masked(google_crc32c.value(framed[12:-4])) != _CRC.unpack_from(framed, length + 12)[0]:
+        return "the payload fails its crc32c"
+    return ""
+
+
+def record_problem(slices: Located, row: int, what: str) -> TrainingFailed:
+    """The problem with the record of a row: shard, record number, byte offset, and how to see all the damage."""
+    name = slices.names[slices.shard[row]]
+    where = f"{slices.place}: shard {name}, record {slices.record[row]} at byte {slices.offset[row]:,}"
+    return TrainingFailed(f"{where}: {what}; {advice(slices.place)}")
+
+
+def advice(place: str) -> str:
+    """What to do about a damaged data set."""
+    verify = f"python -m ich_tfrecords.inspect verify {place}"
+    if place.startswith("gs://"):
+        verify = "python -m ich_tfrecords.inspect verify DIR on a copy of it"
+    return f"restore it or convert again; see what is damaged with: {verify}"
+
+
+def _files_to_keep(shards: int) -> int:
+    """How many shards may stay open: all, after raising the soft limit of open files if need be, or what it allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return shards
+    wanted = shards + SPARE_FILES
+    if soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
+        soft = max(soft, allowed)
+    return min(shards, max(soft - SPARE_FILES, 0))
+
+
+def _close(files: dict[int, int]) -> None:
+    for file in files.values():
+        os.close(file)

@@ -1,0 +1,254 @@
+"""The trained model on disk: `model.keras`, and `about.json` with all that is needed to use it rightly."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import uuid
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, to_dict
+from ich_tfrecords.storage import atomic
+from trainer.results import calibration as calibrations
+from trainer.results.joint import Odds, coherent
+from trainer.results.joint import from_dict as odds_from_dict
+from trainer.results.thresholds import EVEN
+from trainer.shell import vertex
+from trainer.shell.problems import TrainingFailed, WrongUse
+
+if TYPE_CHECKING:
+    import keras
+
+MODEL = "model.keras"
+ABOUT = "about.json"
+FORMAT = 2
+READABLE = (1, 2)  # format 1 has no odds
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class About:
+    """What a trained model takes, where it comes from, and how its logits become probabilities and decisions.
+
+    `fingerprint`: of the data set it was trained on. `settings`: of its run. `thresholds`: label -> rule ->
+    probability from which on a slice counts as positive, chosen on the validation split; `study_thresholds`: the
+    same for the greatest probability of a study. `facts`: data_dir, parameters, epoch (of the weights), step (at the
+    end of training), prevalence (label -> share of positives of the training split), foreseen (what the
+    thresholds rest on and will hold, see `thresholds.foreseen`), versions. `odds`: what lies between logits and
+    natural log odds, before the calibration; None for one of the earlier kind, which takes one shift off each label.
+    """
+
+    spec: DatasetSpec
+    fingerprint: str
+    settings: Mapping[str, Any]
+    calibration: calibrations.Calibration
+    thresholds: Mapping[str, Mapping[str, float]]
+    study_thresholds: Mapping[str, Mapping[str, float]]
+    facts: Mapping[str, Any]
+    odds: Odds | None = None
+
+    def log_odds(self, logits: Any) -> npt.NDArray[np.float64]:
+        """float64 [n, L], what the calibration starts from; `logits` float [n, L] of the model."""
+        return np.asarray(logits, np.float64) if self.odds is None else self.odds.log_odds(logits)
+
+    def probabilities(self, logits: Any) -> npt.NDArray[np.float64]:
+        """float64 [n, L], natural and calibrated, no kind above `any`; `logits` float [n, L] of the model."""
+        labels = self.spec.labels
+        return coherent(self.calibration.probabilities(self.log_odds(logits)), labels.names.index(labels.any))
+
+    def notes(self, place: str) -> list[str]:
+        """What whoever uses the model of `place` must know of it."""
+        if self.odds is not None:
+            return []
+        why = "it undoes the sampling label by label, which is right on average only"
+        command = f"python -m trainer.evaluate --job_dir {place} --recalibrate"
+        return [f"the calibration is of the earlier kind: {why}; fit it anew with {command}"]
+
+
+def to_json(about: About) -> str:
+    """Text of `about.json`."""
+    values = {field.name: getattr(about, field.name) for field in dataclasses.fields(About)}
+    odds = None if about.odds is None else about.odds.to_dict()
+    plain = {"spec": to_dict(about.spec), "calibration": about.calibration.to_dict(), "odds": odds}
+    return json.dumps({"format": FORMAT, **values, **plain}, indent=1, allow_nan=False) + "\n"
+
+
+def read_about(folder: Path) -> About:
+    """`about.json` of a folder. Raises `WrongUse` where it is missing, damaged or of another format."""
+    path = folder / ABOUT
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("format") not in READABLE:
+            raise ValueError(f"this version reads the formats {', '.join(map(str, READABLE))}")
+        values["spec"] = from_dict(values["spec"], f"{path}: spec")
+        values["calibration"] = calibrations.from_dict(values["calibration"])
+        values["odds"] = odds_from_dict(values["odds"]) if values.get("odds") is not None else None
+        about = About(**values)
+        _check(about)
+        return about
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise WrongUse(f"cannot use {path} ({reason}); end the training again to write it anew") from error
+
+
+def _check(about: About) -> None:
+    """Raises `ValueError` for parts that are missing or do not fit together."""
+    names = about.spec.labels.names
+    for what in ("settings", "thresholds", "study_thresholds", "facts"):
+        if not isinstance(getattr(about, what), dict):
+            raise ValueError(f"{what} is {getattr(about, what)!r}, no object")
+    if about.calibration.names != names:
+        raise ValueError("the calibration is of other labels than the spec")
+    if about.odds is not None and (about.odds.names, about.odds.any) != (names, about.spec.labels.any):
+        raise ValueError("the odds are of other labels than the spec")
+    for what in ("thresholds", "study_thresholds"):
+        chosen = getattr(about, what)
+        if not all(isinstance(chosen.get(name), dict) and EVEN in chosen[name] for name in names):
+            raise ValueError(f"{what} must hold {EVEN} for each of {', '.join(names)}")
+    if not isinstance(about.settings.get("model"), str):
+        raise ValueError("settings name no model")
+    for fact in ("parameters", "epoch", "step"):
+        if not isinstance(about.facts.get(fact), int):
+            raise ValueError(f"facts hold no {fact}")
+
+
+def find(place: str) -> Path:
+    """The folder with `MODEL` and `ABOUT`: `place` itself, or what the run at `place` exported. Raises `WrongUse`."""
+    folder = vertex.mounted(place)
+    if _is_model(folder):
+        return folder
+    if _is_model(folder / "export"):
+        _require_ended(folder, place)
+        return folder / "export"
+    raise WrongUse(f"{place} {_what_else(folder)}")
+
+
+def run_folder(folder: Path) -> Path:
+    """The run that exported into `folder` (as `find` gives it); where there is none, `folder` itself."""
+    own = folder.name == "export" and (folder.parent / "config.yaml").is_file()
+    return folder.parent if own else folder
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / MODEL).is_file() and (folder / ABOUT).is_file()
+
+
+def _require_ended(run: Path, place: str) -> None:
+    """Refuse a run that was trained on after its model was written."""
+    newest = max((path.stem for path in run.glob("checkpoints/step-*.npz")), default="step-0")
+    step, written = int(newest.removeprefix("step-")), read_about(run / "export").facts["step"]
+    if step > written:
+        raise WrongUse(
+            f"{place} has been trained on to step {step:,} since its model was written at step {written:,}; the same "
+            f"train command ends it, or give {run / 'export'} for the model of then"
+        )
+
+
+def _what_else(folder: Path) -> str:
+    """What a folder without a model is, and what to do."""
+    if not folder.exists():
+        return "does not exist; give the folder of a run (--job_dir of trainer.task) or of an export"
+    if folder.is_file():
+        return f"is a file; give the folder it lies in, with its {ABOUT}"
+    if any(folder.glob("checkpoints/step-*.npz")):
+        return (
+            "is a run whose training has not ended; the same train command goes on, and with --epochs N it ends earlier"
+        )
+    if (folder / "config.yaml").is_file():
+        return "is a run without a checkpoint, so there is no model yet; start its train command again"
+    if (folder / "saved_model.pb").is_file():
+        return f"is a SavedModel without {MODEL} and {ABOUT}; give one that python -m trainer.export wrote"
+    return f"holds no {MODEL} with its {ABOUT}; give the folder of a run (--job_dir of trainer.task) or of an export"
+
+
+def digest(folder: Path) -> str:
+    """sha256 of `MODEL` in a folder, 64 hexadecimal digits: the name of the weights in results."""
+    return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+
+
+def load_model(folder: Path, about: About) -> keras.Model:
+    """The model of a folder. Raises `WrongUse` where it is damaged or does not fit `about`."""
+    import keras
+
+    path = folder / MODEL
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise WrongUse(f"cannot read {path} ({reason}); end the training again to write it anew") from error
+    wanted = (None, *about.spec.image.shape), (None, len(about.spec.labels.names))
+    if (model.input_shape, model.output_shape) != wanted:
+        raise WrongUse(
+            f"{path} takes {model.input_shape} and gives {model.output_shape}, but its {ABOUT} speaks of "
+            f"{wanted[0]} and {wanted[1]}; they are of two models, export again"
+        )
+    return model
+
+
+def scorer(model: keras.Model, flip: bool = False) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+    """A function from images uint8 [b, size, size, windows] to logits float32 [b, L]; compiled once, for any b.
+
+    `flip`: the mean of the logits of each slice and of its left-right mirror image.
+    """
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
+    def score(images: Any) -> Any:
+        logits = tf.cast(model(images, training=False), tf.float32)
+        if flip:
+            mirrored = tf.cast(model(tf.reverse(images, [2]), training=False), tf.float32)
+            logits = (logits + mirrored) / 2
+        return logits
+
+    return lambda images: score(tf.convert_to_tensor(images)).numpy()
+
+
+def float32_copy(model: keras.Model, build: Callable[[], keras.Model]) -> keras.Model:
+    """The same architecture and values, computing in float32; `build` makes the architecture."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        copy = build()
+    finally:
+        keras.config.set_dtype_policy(before)
+    for variable, trained in zip(copy.variables, model.variables, strict=True):
+        variable.assign(trained.value.numpy())
+    return copy
+
+
+def write(folder: Path, model: keras.Model, about: About) -> Path:
+    """Path of `model.keras`, written into `folder` with `about.json`.
+
+    Raises `TrainingFailed` when it cannot be written; what lay there before is then still whole.
+    """
+    temporary = folder.parent / f"{folder.name}.{uuid.uuid4().hex}{atomic.TEMPORARY_SUFFIX}"
+    try:
+        temporary.mkdir(parents=True)
+        model.save(temporary / MODEL)
+        atomic.write_bytes(temporary / ABOUT, to_json(about).encode())
+        _put(temporary, folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise TrainingFailed(
+            f"cannot write the model to {folder}: {reason}; training is done and saved, the same command tries again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder / MODEL
+
+
+def _put(temporary: Path, folder: Path) -> None:
+    """Move the files one by one, the model last: who finds a model finds what it was trained on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (ABOUT, MODEL):
+        (temporary / name).replace(folder / name)
+    atomic.sync_folder(folder)

@@ -1,0 +1,75 @@
+"""Explained pictures of the slices that predict finds most urgent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ich_tfrecords.problems import Problem
+from ich_tfrecords.storage import atomic, sources
+from ich_tfrecords.views.export import safe_stem
+from ich_tfrecords.views.montage import png_bytes, shortened
+from trainer.models.model_file import About
+from trainer.prediction import slice_stream, triage
+from trainer.prediction.folder import PredictFolder
+from trainer.prediction.triage import ScoredSlice
+
+METHODS = {"hirescam": "HiResCAM", "gradcam": "Grad-CAM"}  # of `explain`, which takes TensorFlow to import
+DEFAULT = "hirescam"
+
+Maps = Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.float32]]
+
+
+def draw(
+    output: PredictFolder,
+    chosen: Sequence[ScoredSlice],
+    partial: Mapping[str, str],
+    about: About,
+    model: Any,
+    method: str,
+) -> list[Path]:
+    """Paths of the pictures of `chosen` slices, which are read again; one that changed meanwhile is told.
+
+    `partial`: `Triage.partial`.
+    """
+    from trainer.models import explain
+
+    paths: list[Path] = []
+    if not chosen:
+        return paths
+    names = [f"{number:03d}_{safe_stem(scored.found.sop_uid)}.png" for number, scored in enumerate(chosen, 1)]
+    output.plan_pictures(names)
+    output.pictures.mkdir(exist_ok=True)
+    maps = explain.explainer(model, method)
+    with sources.SliceReader() as reader:
+        for name, scored in zip(names, chosen, strict=True):
+            try:
+                _, image = slice_stream.read_image(scored.found.ref, reader, about.spec.image)
+            except Problem as problem:
+                print(f"predict: no picture of {shortened(scored.found.ref.name, 70)}: {problem}", file=sys.stderr)
+                continue
+            warning = partial.get(scored.found.study_uid, "")
+            atomic.write_bytes(output.pictures / name, _picture(image, scored, warning, about, maps, METHODS[method]))
+            paths.append(output.pictures / name)
+    return paths
+
+
+def _picture(
+    image: npt.NDArray[np.uint8], scored: ScoredSlice, partial: str, about: About, maps: Maps, method: str
+) -> bytes:
+    """PNG of a slice, its probabilities, and where the model finds what speaks for the leading label."""
+    from trainer.prediction import slice_picture
+
+    names, refused = about.spec.labels.names, about.calibration.refused
+    leading = triage.leading_label(scored.probabilities, about.spec.labels, refused)
+    (cam,) = maps(image[None], leading)
+    explanation = slice_picture.Explanation(cam, names[leading], method)
+    title = f"slice {shortened(scored.found.sop_uid, 30)}, study {shortened(scored.found.study_uid, 30)}"
+    warning = f"PARTIAL: the study was judged by {partial}" if partial else ""
+    shown = (names, scored.probabilities, explanation, refused, warning)
+    return png_bytes(slice_picture.picture(image, about.spec, title, *shown))

@@ -1,0 +1,205 @@
+"""Files to batches of images: a thread reads, decodes and windows while the model works on the batch before.
+
+At most `AHEAD` batches wait, so memory does not depend on how many files there are, but for 32 to 64 bytes a file
+that tell a SOP UID that comes again, and whether with the same slice.
+"""
+
+from __future__ import annotations
+
+import array
+import hashlib
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from isal import isal_zlib
+
+from ich_tfrecords import pixels
+from ich_tfrecords.dataset import repeats
+from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.problems import Problem
+from ich_tfrecords.spec import ImageSpec
+from ich_tfrecords.storage import sources
+
+AHEAD = 2  # batches decoded before they are wanted: one hides a slow file, more only take memory
+HEAD_BYTES = 1 << 16  # holds the ids of a file, whatever private elements stand in front of them
+ANY_SIZE = 1 << 62
+
+Uint8 = npt.NDArray[np.uint8]
+
+
+class FoundSlice(NamedTuple):
+    """One readable slice: where it lies and who it is. No patient id: nothing here needs it.
+
+    `input`: the number of its folder or archive, as `input_numbers` gives it.
+    """
+
+    ref: sources.SliceRef
+    input: int
+    sop_uid: str
+    study_uid: str
+    series_uid: str
+    position_mm: float
+
+
+class Reject(NamedTuple):
+    """A file that gives no slice; `reason` is a fixed word, `detail` is for people, `study_uid` is "" where unknown."""
+
+    input: int
+    file: str
+    study_uid: str
+    reason: str
+    detail: str
+
+
+class Batch(NamedTuple):
+    """`images` uint8 [k, size, size, windows] of `slices`, in order of the files, and the rejects among those.
+
+    `contents`: `content` of each slice.
+    """
+
+    slices: list[FoundSlice]
+    images: Uint8
+    rejects: list[Reject]
+    contents: list[int]
+
+
+class SeenSlices:
+    """Tells whether a UID came before, and with which slice, for at most `most` UIDs, in at most 64 bytes each.
+
+    64-bit hashes in an open table: two UIDs of a million are taken for one with a probability below 1e-7.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._mask = (1 << (2 * most).bit_length()) - 1
+        self._slots, self._contents = (array.array("Q", bytes(8 * (self._mask + 1))) for _ in range(2))
+
+    def earlier(self, uid: str, content: int) -> int | None:
+        """The content that `uid` came with first; None where that is now, and then it is remembered."""
+        key = _hash64(uid.encode(errors="surrogatepass")) or 1  # 0 marks a free slot
+        at = key & self._mask
+        while self._slots[at]:
+            if self._slots[at] == key:
+                return self._contents[at]
+            at = (at + 1) & self._mask
+        self._slots[at], self._contents[at] = key, content
+        return None
+
+
+def content(ct: ct_slice.CtSlice, image: Uint8) -> int:
+    """64 bits that tell slices of one SOP UID apart as the converter does: by study, series, place and HU.
+
+    A crc32 stands for the HU, and a crc32c for the image that the model sees: together they cost a hundredth of what
+    decoding does. Another slice passes for a copy with a probability of 2**-64, and of 2**-32 where the model cannot
+    see the difference, were it drawn at random. No patient id: nothing here needs it.
+    """
+    sums = (isal_zlib.crc32(np.ascontiguousarray(ct.hu).data), google_crc32c.value(image.tobytes()))
+    header = ct.header
+    facts = (header.study_uid, header.series_uid, header.position_mm, ct.hu.shape, sums)
+    return _hash64(repr(facts).encode())
+
+
+def _hash64(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def read_image(ref: sources.SliceRef, reader: sources.SliceReader, image: ImageSpec) -> tuple[ct_slice.CtSlice, Uint8]:
+    """A slice, until the reader reads again, and its image tensor uint8 [size, size, windows]. Raises `Problem`."""
+    ct = ct_slice.read_slice(reader.read(ref))
+    return ct, pixels.window_slice(ct.hu, image)
+
+
+def input_numbers(listing: pa.Table) -> dict[str, int]:
+    """Path of each folder and archive of a listing -> 1, 2, ... in order of the paths."""
+    return {path: number for number, path in enumerate(sorted(listing["container"].unique().to_pylist()), 1)}
+
+
+def batches(listing: pa.Table, image: ImageSpec, batch_size: int) -> Generator[Batch, None, None]:
+    """One batch for every `batch_size` files of a listing (`sources.LISTING_SCHEMA`), in its order.
+
+    A batch has fewer slices where files are rejected, perhaps none. Of files with one SOP UID the first counts; the
+    others are rejects, as copies or, where they are other slices, as in conflict with it. An unforeseen failure of
+    the thread is raised here. Close the iterator (`contextlib.closing`) to end the thread early.
+    """
+    seen, numbers = SeenSlices(listing.num_rows), input_numbers(listing)
+    refs = sources.refs(listing)
+    parts = iter(lambda: list(islice(refs, batch_size)), [])
+    for batch in _decoded(parts, image, numbers):
+        yield _without_repeats(batch, seen)
+
+
+def _decoded(parts: Iterator[list[sources.SliceRef]], image: ImageSpec, numbers: Mapping[str, int]) -> Iterator[Batch]:
+    waiting: deque[Future[Batch]] = deque()
+    with sources.SliceReader() as reader, ThreadPoolExecutor(1, "decode") as pool:  # the reader is for one thread
+        try:
+            for part in parts:
+                waiting.append(pool.submit(_decode, part, reader, image, numbers))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for unwanted in waiting:
+                unwanted.cancel()
+
+
+def _decode(
+    part: Sequence[sources.SliceRef], reader: sources.SliceReader, image: ImageSpec, numbers: Mapping[str, int]
+) -> Batch:
+    slices: list[FoundSlice] = []
+    rejects: list[Reject] = []
+    contents: list[int] = []
+    images = np.empty((len(part), *image.shape), np.uint8)
+    for ref in part:
+        number = numbers[ref.container]
+        try:
+            ct, images[len(slices)] = read_image(ref, reader, image)
+        except Problem as problem:
+            rejects.append(Reject(number, ref.name, _study_uid(ref), problem.reason, problem.detail))
+            continue
+        contents.append(content(ct, images[len(slices)]))
+        ids = (ct.header.sop_uid, ct.header.study_uid, ct.header.series_uid)
+        slices.append(FoundSlice(ref, number, *ids, ct.header.position_mm))
+    return Batch(slices, images[: len(slices)], rejects, contents)
+
+
+def _study_uid(ref: sources.SliceRef) -> str:
+    """The study of a file that gives no slice; "" where its first bytes do not tell it, or cannot be had."""
+    with sources.SliceReader(ANY_SIZE) as reader:  # only the head is read, so a file of any size will do
+        try:
+            return ct_slice.study_uid(reader.read_head(ref, HEAD_BYTES))
+        except sources.UnreadableSource:
+            return ""
+
+
+def refused(found: FoundSlice, reason: str, detail: str) -> Reject:
+    """The reject of a slice that could be read."""
+    return Reject(found.input, found.ref.name, found.study_uid, reason, detail)
+
+
+def _without_repeats(batch: Batch, seen: SeenSlices) -> Batch:
+    earlier = [seen.earlier(found.sop_uid, now) for found, now in zip(batch.slices, batch.contents, strict=True)]
+    new = np.array([before is None for before in earlier], bool)
+    if new.all():
+        return batch
+    rejects = [
+        _repeat(found, before == now)
+        for found, before, now in zip(batch.slices, earlier, batch.contents, strict=True)
+        if before is not None
+    ]
+    kept = np.flatnonzero(new)
+    slices, contents = [batch.slices[at] for at in kept], [batch.contents[at] for at in kept]
+    return Batch(slices, batch.images[new], [*batch.rejects, *rejects], contents)
+
+
+def _repeat(found: FoundSlice, is_copy: bool) -> Reject:
+    if is_copy:
+        return refused(found, repeats.COPY, repeats.copy_detail(found.sop_uid))
+    detail = f"SOPInstanceUID {found.sop_uid} stands in an earlier file too, which is another slice and was used"
+    return refused(found, repeats.CONFLICT, detail)

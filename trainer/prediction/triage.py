@@ -1,0 +1,241 @@
+"""Which study should be read first: one row a study, the slice that drives it, and the words for people.
+
+A study is as urgent as its slice with the greatest probability of the label "any" (`LabelSpec.any`). One that was
+judged by a part of its slices says so wherever it is shown: what was not seen may be worse.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ich_tfrecords.dataset import repeats
+from ich_tfrecords.problems import BY_NATURE, is_by_nature
+from ich_tfrecords.spec import LabelSpec
+from ich_tfrecords.views.montage import shortened
+from trainer.prediction.slice_stream import FoundSlice, Reject
+
+DIGITS = 6  # significant ones of a probability in a CSV file
+NOT_LOST = BY_NATURE | {repeats.COPY}  # reasons of files that take no slice away from their study
+CLEAR = 0.5  # of the probability of "any": a kind with less does not explain why a slice is urgent
+
+Probabilities = npt.NDArray[np.float64]
+
+
+class ScoredSlice(NamedTuple):
+    """A slice and the probability of each label, float64 [L], in label order."""
+
+    found: FoundSlice
+    probabilities: Probabilities
+
+
+class Study(NamedTuple):
+    """A study: its number of slices, each label's greatest probability over them, and the slice that drives it.
+
+    `driver`: the slice with the greatest probability of "any", the first of equal ones. `rejected`: how many of its
+    files gave no probability. `partial`: which of its slices are among those, in words; "" where none is.
+    """
+
+    study_uid: str
+    slices: int
+    probabilities: Probabilities
+    driver: ScoredSlice
+    rejected: int = 0
+    partial: str = ""
+
+
+class Triage:
+    """Gathers scored slices into studies. Memory: one driving slice a study, and the `pictured` most urgent slices.
+
+    `slices`: how many there are; `rejects`: how many files gave none, by reason; `never`: those of them that never
+    were slices; `astray`: how many of the others are of no known study.
+    """
+
+    def __init__(self, labels: LabelSpec, pictured: int) -> None:
+        self._any = labels.names.index(labels.any)
+        self._pictured = pictured
+        self._studies: dict[str, Study] = {}
+        self._top: list[tuple[float, int, ScoredSlice]] = []  # a heap, the least urgent first
+        self._rejected: dict[str, Counter[str]] = defaultdict(Counter)
+        self.slices = self.astray = 0
+        self.rejects: Counter[str] = Counter()
+        self.never: Counter[str] = Counter()
+
+    def add(self, slices: Sequence[FoundSlice], probabilities: Probabilities) -> None:
+        """Count `slices` with their `probabilities` float64 [k, L]."""
+        for found, values in zip(slices, probabilities, strict=True):
+            scored = ScoredSlice(found, values.copy())
+            self._add_to_study(scored)
+            # the number keeps the first of equals, and ends the comparison before arrays
+            heapq.heappush(self._top, (float(values[self._any]), -self.slices, scored))
+            if len(self._top) > self._pictured:
+                heapq.heappop(self._top)
+            self.slices += 1
+
+    def reject(self, rejects: Sequence[Reject]) -> None:
+        """Count files without a prediction, by reason, and by study where that is known."""
+        self.rejects.update(one.reason for one in rejects)
+        for one in rejects:
+            never = is_by_nature(one.reason, one.file)
+            self.never.update([one.reason] * never)
+            if one.study_uid:
+                self._rejected[one.study_uid][one.reason] += 1
+            else:
+                self.astray += not never and one.reason != repeats.COPY
+
+    def _add_to_study(self, scored: ScoredSlice) -> None:
+        uid, values = scored.found.study_uid, scored.probabilities
+        before = self._studies.get(uid)
+        if before is None:
+            self._studies[uid] = Study(uid, 1, values, scored)
+            return
+        drives = values[self._any] > before.driver.probabilities[self._any]
+        greatest = np.maximum(before.probabilities, values)
+        self._studies[uid] = Study(uid, before.slices + 1, greatest, scored if drives else before.driver)
+
+    def studies(self) -> list[Study]:
+        """Every study, most urgent first; equal ones in order of their UIDs."""
+        studies = [self._with_rejects(study) for study in self._studies.values()]
+        return sorted(studies, key=lambda study: (-study.probabilities[self._any], study.study_uid))
+
+    def _with_rejects(self, study: Study) -> Study:
+        reasons = self._rejected.get(study.study_uid, Counter())
+        return study._replace(rejected=reasons.total(), partial=partial_text(study.slices, reasons))
+
+    def without_slices(self) -> list[tuple[str, int, str]]:
+        """UID, number of files, and `partial_text` of each study of which no file gave a probability, by UID."""
+        unread = [(uid, reasons) for uid, reasons in self._rejected.items() if uid not in self._studies]
+        return sorted((uid, reasons.total(), partial_text(0, reasons)) for uid, reasons in unread)
+
+    def partial(self) -> dict[str, str]:
+        """What is said of each study that was judged by a part of its slices, by UID."""
+        return {study.study_uid: study.partial for study in self.studies() if study.partial}
+
+    def to_picture(self) -> list[ScoredSlice]:
+        """The slices worth a picture: the driving ones of the most urgent studies, then the most urgent others."""
+        driving = [study.driver for study in self.studies()[: self._pictured]]
+        uids = {scored.found.sop_uid for scored in driving}
+        others = [scored for *_, scored in sorted(self._top, key=lambda entry: entry[:2], reverse=True)]
+        return [*driving, *(scored for scored in others if scored.found.sop_uid not in uids)][: self._pictured]
+
+
+def partial_text(slices: int, rejects: Mapping[str, int]) -> str:
+    """`1 of 6 slices (missing: 5 uid_conflict)`, of its slices and its rejects by reason; "" where none is lost."""
+    lost = sorted((-files, reason) for reason, files in rejects.items() if reason not in NOT_LOST)
+    if not lost:
+        return ""
+    missing = ", ".join(f"{-files:,} {reason}" for files, reason in lost)
+    return f"{slices:,} of {slices - sum(files for files, _ in lost):,} slices (missing: {missing})"
+
+
+def rounded(probabilities: Sequence[float] | Probabilities) -> list[str]:
+    """Each probability with `DIGITS` significant digits."""
+    return [f"{value:.{DIGITS}g}" for value in probabilities]
+
+
+def slice_head(labels: LabelSpec) -> list[str]:
+    """Columns of predictions.csv."""
+    return ["input", "file", "sop_uid", "study_uid", "series_uid", "position_mm", *labels.names]
+
+
+def slice_row(found: FoundSlice, probabilities: Probabilities) -> list[object]:
+    """A row of predictions.csv."""
+    ids = [found.input, found.ref.name, found.sop_uid, found.study_uid, found.series_uid]
+    return [*ids, round(found.position_mm, 3), *rounded(probabilities)]
+
+
+def study_head(labels: LabelSpec) -> list[str]:
+    """Columns of triage.csv."""
+    known = ["rank", "study_uid", "slices", "rejected", "partial"]
+    return [*known, *labels.names, "driven_by", "input", "file", "position_mm"]
+
+
+def study_rows(found: Triage, labels: LabelSpec) -> Iterator[list[object]]:
+    """Rows of triage.csv: studies most urgent first, then those without a slice, of which nothing is known."""
+    for rank, study in enumerate(found.studies(), 1):
+        driver = study.driver.found
+        place = [driver.sop_uid, driver.input, driver.ref.name, round(driver.position_mm, 3)]
+        known: list[object] = [rank, study.study_uid, study.slices, study.rejected, study.partial]
+        yield [*known, *rounded(study.probabilities), *place]
+    for uid, files, partial in found.without_slices():
+        known = ["", uid, 0, files, partial]
+        yield known + [""] * (len(study_head(labels)) - len(known))
+
+
+def likeliest_kind(probabilities: Probabilities, labels: LabelSpec, refused: Collection[str] = ()) -> int:
+    """Index of the most likely kind of hemorrhage; of "any" where that is the only label.
+
+    `refused`: labels that could not be calibrated; they count only where that holds for every kind.
+    """
+    kinds = [at for at, name in enumerate(labels.names) if name != labels.any]
+    calibrated = [at for at in kinds if labels.names[at] not in refused]
+    return max(calibrated or kinds, key=lambda at: probabilities[at], default=0)
+
+
+def leading_label(probabilities: Probabilities, labels: LabelSpec, refused: Collection[str] = ()) -> int:
+    """Index of the label that explains a slice: its likeliest kind, or "any" where no kind has `CLEAR` of that.
+
+    A label that could not be calibrated (`refused`) explains only where the other could not either.
+    """
+    kind, whole = likeliest_kind(probabilities, labels, refused), labels.names.index(labels.any)
+    kind_refused, any_refused = labels.names[kind] in refused, labels.any in refused
+    if kind_refused != any_refused:
+        return whole if kind_refused else kind
+    return kind if probabilities[kind] >= CLEAR * probabilities[whole] else whole
+
+
+def probability_text(probability: float) -> str:
+    """`0.027`; what would round to 0 or 1 without being it is `<0.001` or `>0.999`."""
+    if 0 < probability < 0.0005:
+        return "<0.001"
+    if 0.9995 <= probability < 1:
+        return ">0.999"
+    return f"{probability:.3f}"
+
+
+def sentences(scored: ScoredSlice, labels: LabelSpec) -> list[str]:
+    """What the probabilities say, a sentence for each kind of hemorrhage, and the last for any type."""
+    who = shortened(scored.found.sop_uid, most=70)
+    named = dict(zip(labels.names, map(probability_text, scored.probabilities.tolist()), strict=True))
+    kinds = {name: f"{'an' if name[0] in 'aeiou' else 'a'} '{name}' type" for name in named if name != labels.any}
+    kinds[labels.any] = "any type"
+    return [f"{who} has a probability {named[name]} for {kind} of hemorrhage" for name, kind in kinds.items()]
+
+
+def table(studies: Sequence[Study], labels: LabelSpec, most: int, refused: Collection[str] = ()) -> list[str]:
+    """The first `most` studies (most urgent first) as lines of text in columns, below a head.
+
+    `refused`: labels that could not be calibrated. The last column stands where one of the studies is partial.
+    """
+    head = ("rank", "study", "slices", labels.any, "most likely", "driven by slice", "")
+    rows = [head, *(_table_row(rank, study, labels, refused) for rank, study in enumerate(studies[:most], 1))]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(map(_padded, row, widths, _IS_NUMBER)).rstrip() for row in rows]
+    more = len(studies) - most
+    return [*lines, f"... and {more:,} more"] if more > 0 else lines
+
+
+_IS_NUMBER = (True, False, True, True, False, False, False)
+
+
+def _table_row(rank: int, study: Study, labels: LabelSpec, refused: Collection[str]) -> tuple[str, ...]:
+    shown = [probability_text(value) for value in study.probabilities.tolist()]
+    kind = likeliest_kind(study.probabilities, labels, refused)
+    return (
+        f"{rank}",
+        shortened(study.study_uid),
+        f"{study.slices:,}",
+        shown[labels.names.index(labels.any)],
+        f"{shown[kind]} {labels.names[kind]}",
+        shortened(study.driver.found.sop_uid),
+        f"PARTIAL: {study.partial}" if study.partial else "",
+    )
+
+
+def _padded(cell: str, width: int, is_number: bool) -> str:
+    return cell.rjust(width) if is_number else cell.ljust(width)

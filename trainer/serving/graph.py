@@ -1,0 +1,164 @@
+"""From HU or records to probabilities in TensorFlow ops alone: the graph of an exported model.
+
+The pixels are those of `ich_tfrecords.pixels`, bit for bit and for every size of slice: whole numbers throughout, in
+int64, or in float64 where products and sums stay below 2**53 and so are exact in any order and on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from ich_tfrecords.dataset import records
+from ich_tfrecords.spec import DatasetSpec, ImageSpec
+from trainer.results import joint
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainer.models.model_file import About
+    from trainer.results.joint import Odds
+
+PARALLEL_SLICES = 8  # windowed at once; each takes about 15 MB at 512 x 512
+
+
+def image_of_hu(hu: Any, image: ImageSpec) -> Any:
+    """uint8 [n, size_px, size_px, windows] of slices `hu` int16 [n, rows, columns]: `pixels.window_slice` of each.
+
+    Slice by slice, so that a batch of any length needs the memory of a few slices. Raises
+    `tf.errors.InvalidArgumentError` for slices without rows or columns.
+    """
+    return tf.map_fn(
+        lambda one: _window_slice(one, image),
+        hu,
+        fn_output_signature=tf.TensorSpec(image.shape, tf.uint8),
+        parallel_iterations=PARALLEL_SLICES,
+    )
+
+
+def image_of_records(serialized: Any, spec: DatasetSpec) -> Any:
+    """uint8 [n, size_px, size_px, windows] of serialized records, strings [n]; only their feature `image` is read.
+
+    Raises `tf.errors.InvalidArgumentError` for what is no record, or one of another image size. TensorFlow quotes a
+    damaged record, so that in Python it may be a UnicodeDecodeError.
+    """
+    feature = {"image": records.parsing_features(spec)["image"]}
+    raw = tf.io.parse_example(serialized, feature)["image"]
+    size_bytes = int(np.prod(spec.image.shape))
+    shape = "x".join(map(str, spec.image.shape))
+    same = tf.debugging.assert_equal(
+        tf.strings.length(raw), size_bytes, f"image of a record must hold {size_bytes} bytes, uint8 {shape}"
+    )
+    with tf.control_dependencies([same]):
+        return tf.reshape(tf.io.decode_raw(raw, tf.uint8), (-1, *spec.image.shape))
+
+
+def probabilities_of(model: keras.Model, about: About) -> Callable[[Any], Any]:
+    """A function: `image` uint8 [n, size_px, size_px, windows] -> probabilities float32 [n, labels], as of `about`."""
+    scale, offset = about.calibration.scale_offset()
+    any_index = about.spec.labels.names.index(about.spec.labels.any)
+
+    def probabilities(image: Any) -> Any:
+        slices = tf.shape(image)[0]
+        # oneDNN's convolution gives a wrong shape for no slices, so it gets a blank one
+        blank = tf.cast(tf.equal(slices, 0), tf.int32)
+        filled = tf.pad(image, [[0, blank], [0, 0], [0, 0], [0, 0]])
+        logits = tf.cast(model(filled, training=False), tf.float64)[:slices]
+        natural = logits if about.odds is None else log_odds(logits, about.odds)
+        found = tf.sigmoid(scale * natural + offset)
+        return tf.cast(tf.minimum(found, found[:, any_index : any_index + 1]), tf.float32)
+
+    return probabilities
+
+
+def log_odds(logits: Any, odds: Odds) -> Any:
+    """float64 [n, L], natural ones, of `logits` float64 [n, L] of the model: `Odds.log_odds`, to 1e-9."""
+    found = _unsmoothed(_unfocused(logits, odds.gamma), odds.smoothing)
+    return _undrawn(found, odds) if len(odds.drawn) else found - odds.shift
+
+
+def _unfocused(logits: Any, gamma: float) -> Any:
+    """`joint.unfocused`."""
+    if gamma == 0:
+        return logits
+    logits = tf.clip_by_value(logits, -joint.GREATEST_FOCAL, joint.GREATEST_FOCAL)
+
+    def odds(side: Any) -> Any:
+        one, other = side, np.log(gamma) + tf.math.log(tf.math.softplus(side))
+        return tf.maximum(one, other) + tf.math.softplus(-tf.abs(one - other))
+
+    return (gamma - 1) * logits + odds(logits) - odds(-logits)
+
+
+def _unsmoothed(logits: Any, smoothing: float) -> Any:
+    """`joint.unsmoothed`."""
+    if smoothing == 0:
+        return logits
+    end = joint.smooth_end(smoothing)
+    held = tf.clip_by_value(logits, -end, end)
+    up, down = (tf.sigmoid(side) - smoothing / 2 for side in (held, -held))
+    return tf.math.log(up) - tf.math.log(down) + (logits - held)
+
+
+def _undrawn(logits: Any, odds: Odds) -> Any:
+    """The correction of the joint, as `joint.Odds.log_odds` does it."""
+    how = joint.plan(odds)
+    shown, hidden = (tf.sigmoid(side * tf.clip_by_value(logits, -joint.GREATEST, joint.GREATEST)) for side in (1, -1))
+    found = tf.tile(tf.constant(odds.drawn[None]), (tf.shape(logits)[0], 1))
+    for at in how.steps:
+        inside = how.member[:, at]
+        ones, zeros = (tf.maximum(tf.linalg.matvec(found, part), joint.LEAST) for part in (inside, 1 - inside))
+        found *= inside * (shown[:, at] / ones)[:, None] + (1 - inside) * (hidden[:, at] / zeros)[:, None]
+    found *= how.factor
+    found *= (1 - how.outside.sum()) / tf.maximum(tf.reduce_sum(found, 1, keepdims=True), joint.LEAST)
+    found += how.outside
+    ones, zeros = (tf.maximum(tf.matmul(found, part), joint.LEAST) for part in (how.member, 1 - how.member))
+    return tf.where(how.settled, tf.math.log(ones) - tf.math.log(zeros), logits)
+
+
+def _window_slice(hu: Any, image: ImageSpec) -> Any:
+    """uint8 [size_px, size_px, windows] of one slice `hu` int16 [rows, columns]."""
+    # doubled, because a window of odd width ends on halves
+    low = np.array([2 * window.level_hu - window.width_hu for window in image.windows]).reshape(-1, 1, 1)
+    width = np.array([2 * window.width_hu for window in image.windows]).reshape(-1, 1, 1)
+    doubled = 2 * tf.cast(_pad_square(hu, image.pad_hu), tf.float64)
+    sums = _box_sums(tf.clip_by_value(doubled - low, 0.0, width.astype(float)), image.size_px)
+    weight = width * tf.reduce_max(tf.shape(hu, tf.int64)) ** 2
+    levels = (510 * tf.cast(sums, tf.int64) + weight) // (2 * weight)
+    return tf.transpose(tf.cast(levels, tf.uint8), (1, 2, 0))
+
+
+def _pad_square(hu: Any, pad_hu: int) -> Any:
+    """`hu` [rows, columns] centred in a square of the longer side; an odd spare line goes last."""
+    shape = tf.shape(hu)
+    filled = tf.debugging.assert_positive(shape, "a slice must have rows and columns")
+    with tf.control_dependencies([filled]):
+        spare = tf.reduce_max(shape) - shape
+        before = spare // 2
+        return tf.pad(hu, tf.stack([before, spare - before], axis=1), constant_values=pad_hu)
+
+
+def _box_sums(values: Any, size: int) -> Any:
+    """Weighted sums float64 [windows, size, size] of squares [windows, H, H], as `pixels.box_sums`."""
+    by_row = _box_sums_rows(values, size)
+    return tf.linalg.matrix_transpose(_box_sums_rows(tf.linalg.matrix_transpose(by_row), size))
+
+
+def _box_sums_rows(values: Any, size: int) -> Any:
+    """float64 [windows, size, columns] of [windows, H, columns]: output i sums the rows [i*H/size, (i+1)*H/size).
+
+    Overlaps are counted in units of 1/size of a row, so that they are whole. Only the few rows that an output
+    meets are gathered: much faster than a matrix [size, H], and than cumulative sums.
+    """
+    height = tf.shape(values, tf.int64)[1]
+    start = tf.range(size, dtype=tf.int64)[:, None] * height
+    end = start + height
+    first = start // size
+    most = tf.reduce_max((end + size - 1) // size - first)
+    row = first + tf.range(most)
+    overlap = tf.maximum(tf.minimum(end, (row + 1) * size) - tf.maximum(start, row * size), 0)
+    rows = tf.gather(values, tf.minimum(row, height - 1), axis=1)
+    return tf.squeeze(tf.matmul(tf.cast(overlap, tf.float64)[None, :, None, :], rows), 2)

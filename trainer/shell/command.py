@@ -1,0 +1,90 @@
+"""What every command line of the trainer shares: flags refused in one line, and exit codes that mean something."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from ich_tfrecords import environment
+from trainer.shell.problems import TrainerError, WrongUse, hint
+
+DATA_DIR = "data/rsna_ich"
+EXIT_CODES = """\
+exit codes:
+    0  done
+    1  the work failed on the way
+    2  wrong use or input; nothing was done
+  130  interrupted (Ctrl-C)
+Every failure is one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, without the usage; its texts are shown as they are written."""
+
+    def __init__(self, epilog: str, exit_codes: str = EXIT_CODES, **options: Any) -> None:
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(epilog=f"{epilog}\n\n{exit_codes}", formatter_class=raw, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse(f"{message}; {self.prog} --help tells more")
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, advice: Callable[[str], str] = lambda flag: ""
+) -> argparse.Namespace:
+    """The flags of a command line. Raises `WrongUse` for an unknown one.
+
+    It gives the `advice` on that flag, or where there is none the nearest known flag.
+    """
+    args, unknown = parser.parse_known_args(argv)
+    if not unknown:
+        return args
+    if not unknown[0].startswith("-"):
+        raise WrongUse(f"{unknown[0]} follows no flag; name its flag, and quote a glob (*)")
+    flag = unknown[0].partition("=")[0]
+    raise WrongUse(f"unknown flag {flag}; {advice(flag) or hint(flag, list(parser._option_string_actions))}")
+
+
+def add_data_dir(parser: argparse._ActionsContainer, default: str = f"$ICH_DATA_DIR or {DATA_DIR}") -> None:
+    """The flag --data_dir; `default` says what is taken without it."""
+    parser.add_argument(
+        "--data_dir", metavar="DIR", help=f"converted data set, or gs://BUCKET/PATH (default: {default})"
+    )  # fmt: skip
+
+
+def data_place(given: str | None, otherwise: str = "") -> str:
+    """The data set that --data_dir names, else `otherwise`, else the environment or the usual place."""
+    return given or otherwise or os.environ.get("ICH_DATA_DIR") or DATA_DIR
+
+
+def run(name: str, work: Callable[[], int | None], goes_on: str = "nothing half-written is left") -> int:
+    """Exit code of `work`, its failures told in one line that begins with `name`.
+
+    `goes_on`: what an interruption leaves behind, and what to do then.
+    """
+    environment.settle()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end the work
+    try:
+        return work() or 0
+    except TrainerError as error:
+        return complain(name, error, error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush goes nowhere
+        return complain(name, f"nobody reads the output any more; {goes_on}", 1)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        return complain(name, f"{error.strerror or error}{where}; {goes_on}", 1)
+    except KeyboardInterrupt:
+        return complain(name, f"interrupted; {goes_on}", 130)
+
+
+def complain(name: str, error: object, code: int) -> int:
+    """`code`, after the one line that tells why."""
+    print(f"{name}: {error}", file=sys.stderr, flush=True)
+    return code

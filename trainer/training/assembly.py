@@ -1,0 +1,195 @@
+"""The data, the model and the optimizer of a run, put together from the settings; wrong combinations are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from ich_tfrecords.labels.table import stratum_indices
+from trainer.data import input_pipeline, sampling
+from trainer.data.augment import Augmentation
+from trainer.data.dataset import Dataset, Slices
+from trainer.data.input_pipeline import EpochPlan
+from trainer.models import networks, pretrained
+from trainer.results import joint
+from trainer.results.joint import Odds
+from trainer.shell.problems import WrongUse
+from trainer.training import losses, metrics, optimizers
+from trainer.training.averages import Averages
+from trainer.training.hparams import HParams
+from trainer.training.loop import Data, Network
+from trainer.training.steps import Objective, Update
+from trainer.training.strategy import Devices
+
+
+def splits(data: Dataset, settings: HParams) -> dict[str, Slices]:
+    """The slices of the splits that the run uses, by name. Raises `WrongUse`."""
+    names = {settings.train_split, settings.validation_split, settings.test_split} - {""}
+    for setting, way_on in _ways_on(settings).items():
+        if name := getattr(settings, setting):
+            data.require_slices(name, way_on)
+    slices = {name: split(data, settings, name) for name in sorted(names)}
+    labels = data.manifest.spec.labels.names
+    metrics.better(settings.monitor, labels)
+    _check_labels(slices[settings.train_split], labels, settings)
+    if settings.validation_split:
+        _check_monitor(slices[settings.validation_split], settings)
+    if settings.test_split and not slices[settings.test_split].labelled.any():
+        raise WrongUse(
+            f"no slice of split {settings.test_split} has labels, so nothing can be scored there; name another "
+            "test_split, or go on without one with --set test_split="
+        )
+    return slices
+
+
+def split(data: Dataset, settings: HParams, name: str) -> Slices:
+    """The slices of a split as the run sees it: with folds, the two that it trains and validates on are drawn anew."""
+    pair = (settings.train_split, settings.validation_split)
+    if not settings.folds or name not in pair:
+        return data.split(name)
+    return data.fold(pair, settings.fold, settings.folds)[pair.index(name)]
+
+
+def _ways_on(settings: HParams) -> dict[str, str]:
+    """What a user may set where the split that a setting names has no slices."""
+    validation = "go on without validation with --set validation_split=" + " --set patience=0" * (settings.patience > 0)
+    folded = "folds need two splits with slices: name another one with --set validation_split=NAME"
+    return {
+        "train_split": "train on another one with --set train_split=NAME",
+        "validation_split": folded if settings.folds else validation,
+        "test_split": "go on without a test with --set test_split=",
+    }
+
+
+def _check_labels(train: Slices, labels: tuple[str, ...], settings: HParams) -> None:
+    if not train.labelled.any():
+        raise WrongUse(f"no slice of split {settings.train_split} has labels, so there is nothing to learn")
+    for value, word in ((1, "positive"), (0, "negative")):
+        absent = [name for i, name in enumerate(labels) if not (train.labels[:, i] == value).any()]
+        if absent and not settings.absent_labels:
+            raise WrongUse(
+                f"no slice of split {settings.train_split} is {word} for {', '.join(absent)}, so no model can learn "
+                "it; take more data, or go on all the same with --set absent_labels=true"
+            )
+
+
+def _check_monitor(validation: Slices, settings: HParams) -> None:
+    """Refuse a metric that has no value on these slices: no epoch would be the best, and patience would run out."""
+    names = validation.spec.labels.names
+    lack = {name: metrics.lacking(name, names, validation.labels) for name in metrics.metric_names(names)}
+    if lack[settings.monitor]:
+        other = next((f"monitor={name}" for name in lack if not lack[name]), "validation_split=")
+        raise WrongUse(
+            f"monitor is {settings.monitor}, and split {validation.split} holds {lack[settings.monitor]}, so it never "
+            f"has a value; take other slices, or go on with --set {other}"
+        )
+
+
+def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -> Data:
+    """What the loop reads, how an epoch is drawn, and what that does to the odds. Raises `WrongUse`."""
+    train = slices[settings.train_split]
+    counts = train.stratum_counts
+    shares = sampling.proportions(settings.sampling, counts, settings.proportions)
+    size = _epoch_size(settings, train, devices)
+    plan = EpochPlan(
+        policy=settings.sampling,
+        shares=shares,
+        seed=settings.seed,
+        epoch=0,
+        size=size,
+        batch_size=settings.batch_size,
+        quantum=_quantum(settings, devices),
+        augmentation=Augmentation(settings.flip, settings.rotate_deg, settings.shift),
+    )
+    return Data(train, slices.get(settings.validation_split), plan, train.spec.labels.names, odds_of(settings, train))
+
+
+def _quantum(settings: HParams, devices: Devices) -> int:
+    """What a short last batch is a multiple of; a TPU computes whole batches only, since shapes are fixed there."""
+    return settings.batch_size if devices.kind == "tpu" else devices.share.replicas * settings.accumulate
+
+
+def _epoch_size(settings: HParams, train: Slices, devices: Devices) -> int:
+    """Slices of an epoch. Other policies than natural take whole batches."""
+    every = input_pipeline.epoch_size(train, devices.share)
+    if settings.batch_size > every:
+        raise WrongUse(
+            f"batch_size is {settings.batch_size}, but split {settings.train_split} has {every} slices to train on; "
+            "lower it"
+        )
+    most = every // settings.batch_size
+    if settings.sampling == sampling.NATURAL and settings.steps_per_epoch > most:
+        raise WrongUse(
+            f"steps_per_epoch is {settings.steps_per_epoch}, but natural sampling shows each slice once an epoch, "
+            f"which makes {most} steps of {settings.batch_size}; use that, 0 for all slices, or another sampling"
+        )
+    if settings.steps_per_epoch:
+        return settings.steps_per_epoch * settings.batch_size
+    return every if settings.sampling == sampling.NATURAL else -(-every // settings.batch_size) * settings.batch_size
+
+
+def odds_of(settings: HParams, train: Slices) -> Odds:
+    """What loss and sampling do to the odds of the labels of `train`, and so what to undo. Raises `WrongUse`."""
+    labels, loss = train.spec.labels, (settings.label_smoothing, settings.focal_gamma)
+    counts = train.stratum_counts
+    shares = sampling.proportions(settings.sampling, counts, settings.proportions)
+    if len(labels.names) == 1 or sampling.is_natural(shares, counts):
+        return joint.unchanged(labels.names, labels.any, *loss)
+    if not joint.fits(labels.names):
+        return joint.alone(labels.names, labels.any, _shift(train, shares), *loss)
+    weights = sampling.weights(shares, counts)
+    of_stratum = np.array([weights.get(name, np.nan) for name in labels.strata])
+    every = joint.combinations(labels.names, labels.any)
+    rows, of_combination = train.labelled, of_stratum[stratum_indices(every, labels)]
+    found = joint.estimate(
+        labels.names, labels.any, train.labels[rows], of_stratum[train.stratum[rows]], of_combination
+    )
+    return joint.Odds(labels.names, labels.any, *loss, *found, np.zeros(len(labels.names)))
+
+
+def _shift(train: Slices, shares: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """float64 [L]: by how much sampling moves the log-odds of each label on average."""
+    strata = train.spec.labels.strata
+    inside = {name: train.labels[train.stratum == index] for index, name in enumerate(strata)}
+    positives = {name: (labels == 1).sum(0) for name, labels in inside.items()}
+    negatives = {name: (labels == 0).sum(0) for name, labels in inside.items()}
+    return sampling.log_odds_shift(positives, negatives, shares)
+
+
+def network(settings: HParams, data: Dataset, devices: Devices, steps_per_epoch: int) -> Network:
+    """The model, what changes it at each step, and the objective, on the devices. Raises `WrongUse`."""
+    spec = data.manifest.spec
+    with devices.strategy.scope():
+        model = build_model(settings, data, settings.weights)
+        optimizer = optimizers.make(settings, devices.precision == "mixed_float16")
+        optimizer.build(model.trainable_variables)
+        averages = Averages(model, settings.ema) if settings.ema else None
+    backbone = pretrained.backbone(model)
+    if settings.freeze_epochs and backbone is None:
+        raise WrongUse(
+            f"freeze_epochs is {settings.freeze_epochs}, but {settings.model} has no pretrained part; set it to 0"
+        )
+    objective = Objective(
+        losses.label_weights(spec.labels.names, spec.labels.any, settings.any_weight),
+        settings.label_smoothing,
+        settings.focal_gamma,
+        settings.accumulate,
+        settings.batch_size,
+    )
+    update = Update(optimizer, optimizers.schedule(settings, steps_per_epoch), averages)
+    return Network(model, backbone, update, objective)
+
+
+def fetch_weights(settings: HParams) -> None:
+    """Have the ImageNet weights at hand, where the settings start from them. Raises `WrongUse`."""
+    if settings.weights == "imagenet":
+        pretrained.imagenet_weights(settings.model)
+
+
+def build_model(settings: HParams, data: Dataset, weights: str) -> keras.Model:
+    """The model of the settings for the images and labels of the data set; `weights` as `models.build` takes them."""
+    spec = data.manifest.spec
+    return networks.build(settings.model, spec.image.shape, len(spec.labels.names), weights, settings.architecture)

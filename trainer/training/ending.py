@@ -1,0 +1,110 @@
+"""The end of a run: its best weights scored on held-out slices, calibrated on validation slices, and exported."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from ich_tfrecords import __version__
+from ich_tfrecords.dataset import splits
+from trainer.data.dataset import Dataset, Slices
+from trainer.models import model_file
+from trainer.models.model_file import About
+from trainer.results.predictions import IDS
+from trainer.results.probability import competition_weights, logit, prevalence
+from trainer.training import assembly, fitting, metrics, steps
+from trainer.training.fitting import Fitted
+from trainer.training.loop import Loop
+from trainer.training.state import State
+from trainer.training.strategy import Devices
+
+
+def finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: Callable[[str], None]) -> None:
+    """Take the best weights; score them on the test split, calibrate them on the validation split, export them."""
+    _meet(loop.devices)  # the chief has written the best weights by now
+    loop.saver.load_best(state)
+    found = {"best": state.best, "epochs": state.epoch, "steps": state.step, "fingerprint": data.manifest.fingerprint}
+    if test is not None:
+        found[loop.settings.test_split] = loop.result(loop.evaluate(test))
+    decided = _calibrated(loop)
+    if loop.devices.chief:
+        copy = model_file.float32_copy(
+            loop.network.model, lambda: assembly.build_model(loop.settings, data, weights="none")
+        )
+        model_file.write(loop.doors.run_dir.export, copy, _about(loop, data, state, decided))
+        loop.doors.run_dir.write_result(found)
+    for line in (*_result_lines(found, loop, test), *_calibration_lines(loop, decided)):
+        note(line)
+    note(f"model {loop.doors.run_dir.export / model_file.MODEL}")
+    _meet(loop.devices)  # a worker that leaves earlier would look lost to the others
+
+
+def _meet(devices: Devices) -> None:
+    if devices.workers > 1:
+        steps.summed(devices, [0.0])
+
+
+def _calibrated(loop: Loop) -> Fitted:
+    """Of the weights as they are: the calibration, and thresholds of slices and of studies, by the validation split."""
+    held = loop.data.validation
+    if held is None:
+        return fitting.unfitted(loop.data.labels, "the run had no validation split")
+    rows, labels, logits = loop.evaluate(held).arrays()
+    ids = held.table.select(list(IDS)).take(pa.array(rows))
+    return fitting.fit(loop.data.odds, ids, labels, logits, prevalence(loop.data.train.labels))
+
+
+def _about(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
+    facts = {
+        "data_dir": data.place,
+        "parameters": loop.network.model.count_params(),
+        "epoch": int(state.best.get("epoch", state.epoch)),
+        "step": state.step,
+        "prevalence": dict(zip(loop.data.labels, prevalence(loop.data.train.labels).tolist())),
+        "foreseen": found.foreseen,
+        "versions": versions(),
+    }
+    settings = dataclasses.asdict(loop.settings)
+    decided = (found.calibration, found.thresholds, found.study_thresholds)
+    return About(data.manifest.spec, data.manifest.fingerprint, settings, *decided, facts, loop.data.odds)
+
+
+def versions() -> dict[str, str]:
+    """What computes here, by name."""
+    own = {"ich_tfrecords": __version__, "python": platform.python_version()}
+    return {**own, "tensorflow": tf.__version__, "keras": keras.__version__}
+
+
+def _result_lines(found: Mapping[str, Any], loop: Loop, test: Slices | None) -> Iterator[str]:
+    settings = loop.settings
+    if found["best"]:
+        yield f"best epoch {found['best']['epoch']}: val_{settings.monitor} {found['best']['value']:.4f}"
+    if test is None:
+        return
+    values = found[settings.test_split]
+    aucs = [f"{name.removeprefix('auc_')} {value:.3f}" for name, value in values.items() if name.startswith("auc_")]
+    patients = len(splits.groups(test.table))
+    yield (
+        f"held-out result, split {settings.test_split}, {len(test):,} slices of {patients} patients: log loss "
+        f"{values['log_loss']:.4f} ({_knowing_nothing(loop, test):.4f} of the prevalence alone), AUC {', '.join(aucs)}"
+    )
+
+
+def _knowing_nothing(loop: Loop, slices: Slices) -> float:
+    """The log loss of one who says of every slice how often each label is positive in training."""
+    logits = np.broadcast_to(logit(prevalence(loop.data.train.labels)), slices.labels.shape)
+    labels = slices.spec.labels
+    return metrics.log_loss(slices.labels, logits, competition_weights(labels.names, labels.any))
+
+
+def _calibration_lines(loop: Loop, found: Fitted) -> Iterator[str]:
+    if loop.data.odds.shift.any():
+        yield f"{len(loop.data.labels)} labels: the sampling is undone label by label, which is right on average only"
+    yield from found.calibration.told()

@@ -1,0 +1,95 @@
+"""What is fitted on the validation split: the calibration of the labels, and thresholds of slices and of studies."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from trainer.data.dataset import Dataset
+from trainer.models import model_file
+from trainer.models.model_file import About
+from trainer.results import calibration, joint, study_level, thresholds
+from trainer.results.calibration import Calibration
+from trainer.results.joint import Odds
+from trainer.results.predictions import Predictions, patients_of
+from trainer.results.probability import prevalence
+from trainer.shell.problems import WrongUse
+from trainer.training import assembly, hparams, scoring
+
+RESAMPLES = 200  # of the validation patients, to foresee what thresholds will hold
+
+Thresholds = Mapping[str, Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+    """The calibration, and for each label the rules that say which slice and which study is positive.
+
+    `foreseen`: "slices" and "studies" -> label -> what its rules rest on and will hold, see `thresholds.foreseen`.
+    """
+
+    calibration: Calibration
+    thresholds: Thresholds
+    study_thresholds: Thresholds
+    foreseen: Mapping[str, Any]
+
+
+def unfitted(names: Sequence[str], why: str) -> Fitted:
+    """Where there is no validation split, for the reason `why`: natural log odds as they are, thresholds of 0.5."""
+    even = thresholds.unchosen(names)
+    return Fitted(calibration.unfitted(names, np.zeros(len(names)), why), even, even, {})
+
+
+def fit(odds: Odds, ids: pa.Table, labels: Any, logits: Any, prevalence: Any) -> Fitted:
+    """Fitted on the slices of a natural split that was not trained on.
+
+    `ids`: the columns `predictions.IDS`; `labels` integers [n, L], -1 unknown; `logits` float [n, L] of the model;
+    `prevalence` float [L] of the training split.
+    """
+    names, natural, patients = odds.names, odds.log_odds(logits), patients_of(ids)
+    fitted = calibration.fit(names, labels, natural, np.zeros(len(names)), patients, prevalence)
+    shown = joint.coherent(fitted.probabilities(natural), odds.any_index)
+    of_studies, greatest, whose = study_level.studies(Predictions(names, odds.any, ids, labels, logits, shown))
+    slices, studies = (labels, shown), (of_studies, greatest)
+    foreseen = {"slices": _foreseen(names, *slices, patients), "studies": _foreseen(names, *studies, whose)}
+    return Fitted(fitted, _chosen(names, *slices), _chosen(names, *studies), foreseen)
+
+
+def _chosen(names: Sequence[str], labels: Any, probabilities: Any) -> dict[str, dict[str, float]]:
+    return {name: thresholds.choose(labels[:, at], probabilities[:, at]) for at, name in enumerate(names)}
+
+
+def _foreseen(names: Sequence[str], labels: Any, probabilities: Any, patients: Any) -> dict[str, Any]:
+    return {
+        name: thresholds.foreseen(labels[:, at], probabilities[:, at], patients, RESAMPLES, seed=0)
+        for at, name in enumerate(names)
+    }
+
+
+def anew(folder: Path, about: About, data: Dataset, tell: Callable[[int, int], None]) -> About:
+    """`about` with odds, calibration and thresholds fitted once more, by the run's own splits of `data`.
+
+    `folder`: of the model; nothing is written. Raises `TrainerError`.
+    """
+    if about.fingerprint != data.manifest.fingerprint:
+        raise WrongUse(
+            f"{data.place} is not the data set that the model was trained on, and its calibration is fitted on the "
+            "validation split of that; name that one with --data_dir"
+        )
+    settings = hparams.from_dict(about.settings)
+    if not settings.validation_split:
+        raise WrongUse("the run had no validation split, so there is nothing to fit a calibration on")
+    training = assembly.split(data, settings, settings.train_split)
+    odds, shares = assembly.odds_of(settings, training), prevalence(training.labels)
+    held = assembly.split(data, settings, settings.validation_split)
+    score = model_file.scorer(model_file.load_model(folder, about))
+    said = scoring.predict_split(score, about, held, settings.eval_batch_size, tell)
+    found = fit(odds, said.ids, said.labels, said.logits, shares)
+    facts = {**about.facts, "prevalence": dict(zip(odds.names, shares.tolist())), "foreseen": found.foreseen}
+    decided = {key: getattr(found, key) for key in ("calibration", "thresholds", "study_thresholds")}
+    return dataclasses.replace(about, odds=odds, facts=facts, **decided)

@@ -1,0 +1,334 @@
+"""The settings of a training run: one flat frozen dataclass, read strictly from YAML and flags.
+
+The dataclass has no defaults: every setting of a model stands in `configs/<model>.yaml`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from ich_tfrecords.spec import config_dir
+from trainer.data.sampling import POLICIES
+from trainer.shell.problems import WrongUse, hint
+
+MODELS = ("cnn", "densenet121", "xception")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("steps", "cosine")
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+STRATEGIES = ("auto", "default", "mirrored", "multi_worker", "tpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams:
+    """Everything that decides a run besides its data set. `configs/cnn.yaml` says what each setting means."""
+
+    model: str
+    architecture: dict[str, Any]
+    weights: str
+    freeze_epochs: int
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    eval_batch_size: int
+    sampling: str
+    proportions: dict[str, float]
+    flip: bool
+    rotate_deg: float
+    shift: float
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    warmup_epochs: float
+    decay_per_epoch: float
+    weight_decay: float
+    clip_norm: float
+    accumulate: int
+    ema: float
+    any_weight: float
+    label_smoothing: float
+    focal_gamma: float
+    monitor: str
+    patience: int
+    train_split: str
+    validation_split: str
+    test_split: str
+    fold: int
+    folds: int
+    absent_labels: bool
+    seed: int
+    deterministic: bool
+    precision: str
+    strategy: str
+    replicas: int
+    jit_compile: bool
+    steps_per_call: int
+    wait_minutes: float
+    checkpoint_minutes: float
+    keep: int
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            _require_known(getattr(self, name), known, f"{name} is")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            _require(low <= value <= high, f"{name} is {value}; use {low:g} to {high:g}")
+        _check_pairs(self)
+
+
+_CHOICES: dict[str, Sequence[str]] = {
+    "model": MODELS,
+    "sampling": POLICIES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "precision": PRECISIONS,
+    "strategy": STRATEGIES,
+}
+_INF = float("inf")
+_RANGES: dict[str, tuple[float, float]] = {
+    "freeze_epochs": (0, _INF),
+    "epochs": (1, _INF),
+    "steps_per_epoch": (0, _INF),
+    "batch_size": (1, _INF),
+    "eval_batch_size": (1, _INF),
+    "rotate_deg": (0, 180),
+    "shift": (0, 1),
+    "learning_rate": (0, 1e3),
+    "warmup_epochs": (0, _INF),
+    "decay_per_epoch": (1e-6, 1),
+    "weight_decay": (0, 1),
+    "clip_norm": (0, _INF),
+    "accumulate": (1, _INF),
+    "ema": (0, 0.999999),
+    "any_weight": (0, _INF),
+    "label_smoothing": (0, 0.5),
+    "focal_gamma": (0, 10),
+    "patience": (0, _INF),
+    "fold": (0, _INF),
+    "folds": (0, 1000),
+    "seed": (0, 2**31 - 1),
+    "replicas": (0, 1024),
+    "steps_per_call": (0, 100_000),
+    "wait_minutes": (0, _INF),
+    "checkpoint_minutes": (0, _INF),
+    "keep": (1, _INF),
+}
+
+
+def _check_pairs(hparams: HParams) -> None:
+    """Refuse a setting that another one would leave without effect."""
+    explicit = hparams.sampling == "explicit"
+    _require(explicit == bool(hparams.proportions), "proportions and sampling: explicit go together")
+    cosine_decays = hparams.schedule == "cosine" and hparams.decay_per_epoch != 1
+    _require(not cosine_decays, "decay_per_epoch belongs to schedule: steps; with cosine leave it at 1")
+    decays = hparams.weight_decay > 0
+    _require(not decays or hparams.optimizer == "adamw", "weight_decay belongs to optimizer: adamw")
+    _require(
+        hparams.batch_size % hparams.accumulate == 0,
+        f"batch_size {hparams.batch_size} is no multiple of accumulate {hparams.accumulate}",
+    )
+    _require(
+        not (hparams.jit_compile and hparams.deterministic),
+        "jit_compile has no deterministic gradient of max-pooling, which every model has; set deterministic to false",
+    )
+    _require(hparams.learning_rate > 0, "learning_rate is 0, so nothing would be learned; use more than 0")
+    _require(
+        hparams.warmup_epochs <= hparams.epochs,
+        f"warmup_epochs is {hparams.warmup_epochs:g} and epochs is {hparams.epochs}, so the rate would never be "
+        "reached; lower the one or raise the other",
+    )
+    _require(hparams.train_split != "", "train_split is empty")
+    _require(
+        hparams.validation_split != "" or hparams.patience == 0,
+        "patience needs a validation_split; set it to 0 or name one",
+    )
+    splits = [hparams.train_split, hparams.validation_split, hparams.test_split]
+    named = [name for name in splits if name]
+    _require(
+        len(set(named)) == len(named),
+        f"train_split, validation_split and test_split are {', '.join(splits)}; a split scored must not be one trained "
+        "or chosen on: name three, or leave one empty",
+    )
+    _require(hparams.folds != 1, "folds is 1; give 0 for none, or at least 2")
+    _require(
+        hparams.fold < max(hparams.folds, 1),
+        f"fold is {hparams.fold} and folds is {hparams.folds}; a fold is a number from 0 to folds - 1",
+    )
+    _require(
+        not hparams.folds or hparams.validation_split != "",
+        "folds are drawn from train_split and validation_split together; name both",
+    )
+    _require(
+        hparams.replicas == 0 or hparams.strategy == "mirrored",
+        f"replicas belongs to strategy: mirrored, not {hparams.strategy}",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise WrongUse(message)
+
+
+def _require_known(word: object, known: Collection[str], what: str) -> None:
+    if word not in known:
+        raise WrongUse(f"{what} {word!r}; {hint(word, known)}")
+
+
+# May change when a run is resumed: they say how long and where it runs, not what it computes.
+FREE_ON_RESUME = frozenset(
+    [
+        "epochs",
+        "patience",
+        "eval_batch_size",
+        "test_split",
+        "strategy",
+        "replicas",
+        "jit_compile",
+        "steps_per_call",
+        "wait_minutes",
+        "checkpoint_minutes",
+        "keep",
+    ]
+)
+
+
+def resolve(model: str | None, config: str | None, sets: Mapping[str, Any]) -> HParams:
+    """Settings of a run: `configs/<model>.yaml`, then `config` (a packaged name or a YAML file), then `sets`.
+
+    `sets`: dotted key -> value. `model` may be left out when the config names it. Raises `WrongUse`.
+    """
+    overlay = _read(config_path(config)) if config else {}
+    name = model or overlay.get("model")
+    _require(name is not None, f"name a model: --model {{{','.join(MODELS)}}}")
+    _require_known(name, MODELS, "model is")
+    conflict = model is not None and overlay.get("model", model) != model
+    _require(not conflict, f"--model {model} and --config {config} (model: {overlay.get('model')}) disagree")
+    values = _overlay(_read(config_path(str(name))), overlay, str(config))
+    for key, value in sets.items():
+        values = _overlay(values, _nested(key, value), f"--set {key}")
+    return from_dict(values)
+
+
+def defaults(model: str) -> dict[str, Any]:
+    """Plain values of `configs/<model>.yaml`."""
+    return _read(config_dir() / f"{model}.yaml")
+
+
+def from_dict(values: Mapping[str, Any]) -> HParams:
+    """`HParams` of plain values. Raises `WrongUse` for unknown, missing or mistyped keys."""
+    kinds = get_type_hints(HParams)
+    missing = [key for key in kinds if key not in values]
+    _require(not missing, f"missing setting {', '.join(missing)}")
+    return HParams(**{key: _typed(key, values[key], kinds[key]) for key in kinds})
+
+
+def of_run(values: Mapping[str, Any]) -> HParams:
+    """`HParams` of an earlier run; a setting that is younger than the run is as its model's config has it."""
+    return from_dict({**defaults(values["model"]), **values})
+
+
+def to_yaml(hparams: HParams) -> str:
+    """The settings as YAML, in the order of the dataclass; `from_dict` reads them back."""
+    return yaml.safe_dump(dataclasses.asdict(hparams), sort_keys=False, allow_unicode=True)
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """Key and value of `KEY=VALUE`; the value is YAML, and empty text when nothing follows. Raises `WrongUse`."""
+    key, equals, value = text.partition("=")
+    _require(bool(equals and key.strip()), f"--set {text}: write KEY=VALUE, such as --set learning_rate=0.001")
+    try:
+        return key.strip(), _number(yaml.safe_load(value)) if value.strip() else ""
+    except yaml.YAMLError as error:
+        raise WrongUse(f"--set {text}: the value is not YAML") from error
+
+
+def _number(value: Any) -> Any:
+    """`1e-4` is text in YAML 1.1 (no point); read it as the number it is meant to be."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each setting that differs and may not on resume, as `seed: 0, now 1`.
+
+    A setting that is younger than the run of `old` counts as its model's config has it.
+    """
+    old = {**defaults(new["model"]), **old}
+    keys = [key for key in {**old, **new} if key not in FREE_ON_RESUME or _decides(key, new)]
+    return [f"{key}: {old.get(key)}, now {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _decides(key: str, values: Mapping[str, Any]) -> bool:
+    """The number of epochs shapes a cosine schedule, so there it may not change."""
+    return key == "epochs" and values.get("schedule") == "cosine"
+
+
+def config_names() -> list[str]:
+    """Names of the packaged training configs."""
+    return sorted(path.stem for path in config_dir().glob("*.yaml") if "model" in (_yaml(path) or {}))
+
+
+def config_path(name_or_path: str) -> Path:
+    """File of a packaged config or of a path that ends in .yaml. Raises `WrongUse`."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    _require_known(name_or_path, config_names(), "no file ending .yaml, and no packaged config:")
+    return config_dir() / f"{name_or_path}.yaml"
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongUse(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise WrongUse(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values = _yaml(path)
+    _require(isinstance(values, dict), f"{path} holds no settings; write lines such as `batch_size: 32`")
+    kinds = get_type_hints(HParams)
+    for key in values:
+        _require_known(key, kinds, f"{path}: unknown setting")
+    return values
+
+
+def _overlay(base: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` over `base`: architecture merges key by key, everything else is replaced."""
+    for key in values:
+        _require_known(key, base, f"{where}: unknown setting")
+    merged = {**base, **values}
+    if isinstance(values.get("architecture"), dict):
+        merged["architecture"] = {**base["architecture"], **values["architecture"]}
+    return merged
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    head, dot, rest = key.partition(".")
+    return {head: _nested(rest, value)} if dot else {head: value}
+
+
+def _typed(key: str, value: Any, kind: Any) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if str(kind).startswith("dict"):
+        _require(isinstance(value, dict), f"{key} is {value!r}; it must be a mapping")
+        return dict(value)
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    _require(fits, f"{key} is {value!r}; it must be {_KINDS[kind]}")
+    return value
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

@@ -1,0 +1,177 @@
+"""One run put together: data set, devices, model, loop, and what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import tensorflow as tf
+
+from trainer.data import input_pipeline
+from trainer.data.dataset import Dataset, Slices
+from trainer.shell import vertex, waiting
+from trainer.shell.display import Display
+from trainer.shell.problems import TrainingFailed, closed_after
+from trainer.training import assembly, ending, input_page, strategy
+from trainer.training.hparams import HParams, to_yaml
+from trainer.training.loop import Data, Doors, Loop
+from trainer.training.run_dir import RunDir
+from trainer.training.saver import Saver
+from trainer.training.scalars import Scalars
+from trainer.training.strategy import Devices
+
+
+def run(
+    settings: HParams,
+    data: Dataset,
+    job_dir: str | None,
+    environ: Mapping[str, str],
+    signals: Signals,
+    note: Callable[[str], None],
+) -> None:
+    """Train, or go on training, to the end. Raises `TrainerError`, and `Stopped` when a signal asked to stop.
+
+    `job_dir`: the folder of the run; None: by environment or model. `note` shows a line to the user.
+    """
+    place = vertex.cluster(environ)
+    chief, workers = place.is_chief, place.workers
+    slices = assembly.splits(data, settings)
+    folder = _run_dir(settings, job_dir, environ)
+    if chief:
+        folder.create()
+    with folder.lock() if chief else contextlib.nullcontext():
+        note(_heading(settings, data, folder))
+        with _plain_errors(workers, slices):
+            signals.listen_closely()
+            strategy.check_cluster(settings, place)
+            assembly.fetch_weights(settings)  # before the others begin, who would wait for it
+            if workers > 1:
+                note(f"waiting for {workers} workers")
+                waiting.for_all(place, settings.wait_minutes, _say)
+            devices = strategy.prepare(settings, environ)
+            signals.listen()  # again: TensorFlow took them when it started several workers
+            note(f"devices: {devices.text}")
+            _train(settings, data, slices, devices, folder, signals, note)
+
+
+def _say(text: str) -> None:
+    """Show a line on every worker."""
+    print(text, flush=True)
+
+
+class Signals(Protocol):
+    """Tells whether the process was asked to stop, once `listen` has taken the signals; or raises `Stopped` then."""
+
+    def listen(self) -> None: ...
+
+    def listen_closely(self) -> None: ...
+
+    def __call__(self) -> bool: ...
+
+
+def _run_dir(settings: HParams, job_dir: str | None, environ: Mapping[str, str]) -> RunDir:
+    cloud = vertex.places(environ)
+    fold = f"-fold{settings.fold}" if settings.folds else ""
+    job_dir = job_dir or str(cloud.job_dir or f"runs/{settings.model}{fold}")
+    checkpoints, model = (vertex.mounted(place) if place else None for place in (cloud.checkpoints, cloud.model))
+    return RunDir(vertex.mounted(job_dir), checkpoints, cloud.tensorboard, model)
+
+
+def _heading(settings: HParams, data: Dataset, folder: RunDir) -> str:
+    shape = "x".join(map(str, data.manifest.spec.image.shape))
+    where = (
+        f"data set {data.place}: {data.manifest.slices:,} slices, {shape}, fingerprint {data.manifest.fingerprint[:16]}"
+    )
+    return f"{to_yaml(settings)}{where}\nrun {folder.path}"
+
+
+def _train(
+    settings: HParams,
+    data: Dataset,
+    slices: Mapping[str, Slices],
+    devices: Devices,
+    folder: RunDir,
+    stopping: Callable[[], bool],
+    note: Callable[[str], None],
+) -> None:
+    fed = assembly.data_of(settings, slices, devices)
+    network = assembly.network(settings, data, devices, fed.plan.steps)
+    note(f"{settings.model}: {network.model.count_params():,} parameters; {fed.plan.steps:,} steps an epoch")
+    _note_left_out(fed, settings, note)
+    identity = {"settings": dataclasses.asdict(settings), "fingerprint": data.manifest.fingerprint}
+    saver = Saver(
+        folder.checkpoints, network.model.variables, network.update.state, identity, settings.keep, devices.chief
+    )
+    stream = sys.stdout if devices.chief else open(os.devnull, "w")  # noqa: SIM115 - lives as long as the run
+    display = Display(stream, settings.epochs, fed.plan.steps, settings.batch_size)
+    scalars = Scalars(folder.tensorboard)
+    with closed_after(scalars), contextlib.closing(display):
+        doors = Doors(folder, scalars, display, stopping)
+        loop = Loop(settings, fed, network, devices, saver, doors)
+        if devices.chief:
+            _show_inputs(loop)
+        state = loop.fit()
+        ending.finish(loop, data, slices.get(settings.test_split), state, note)
+
+
+def _note_left_out(fed: Data, settings: HParams, note: Callable[[str], None]) -> None:
+    """Say which slices of the split an epoch leaves out, and why."""
+    unlabelled = int((~fed.train.labelled).sum())
+    if unlabelled:
+        note(f"{unlabelled:,} slices of split {settings.train_split} have no label and are not trained on")
+    if settings.sampling == "natural" and not settings.steps_per_epoch:
+        full, short = fed.plan.batches
+        dropped = int(fed.train.labelled.sum()) - full * settings.batch_size - short
+        if dropped:
+            note(f"{dropped:,} slices are left out of each epoch, so that every device has as many as the others")
+
+
+def _show_inputs(loop: Loop) -> None:
+    """A page of slices as the model gets them, into the folder and TensorBoard; once, when a run begins."""
+    folder, spec = loop.doors.run_dir, loop.data.train.spec
+    if folder.inputs.exists():
+        return
+    batches = input_pipeline.train_batches(loop.data.train, loop.data.plan, loop.devices.share)
+    batch = next(iter(batches))
+    windows = [window.name for window in spec.image.windows]
+    page = input_page.input_page(batch["image"].numpy(), batch["labels"].numpy(), loop.data.labels, windows)
+    folder.write_inputs(page)
+    loop.doors.scalars.images(0, "inputs", page[None])
+
+
+# errors
+
+
+@contextlib.contextmanager
+def _plain_errors(workers: int, slices: Mapping[str, Slices]) -> Iterator[None]:
+    """Turn TensorFlow's errors into one line each: a damaged record, a lost worker, no memory left."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        for part in slices.values():
+            problem = input_pipeline.problem(part, error)
+            if problem is not None:
+                raise problem from error
+        first = _reason(error)
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            raise TrainingFailed(f"no memory left ({first}); lower batch_size or raise accumulate") from error
+        if workers > 1:
+            raise TrainingFailed(
+                f"another worker is gone ({first}); start all workers again with the same command to go on"
+            ) from error
+        if isinstance(error, (tf.errors.InternalError, tf.errors.InvalidArgumentError)):
+            raise  # a bug, of ours or TensorFlow's: the traceback is what is needed
+        raise TrainingFailed(f"TensorFlow failed ({first}); what was saved stays, the same command goes on") from error
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """The line of TensorFlow's message that says why; it stands below the stack of the graph, if there is one."""
+    lines = [line for line in (error.message or str(error)).splitlines() if line and not line.startswith(_STACK)]
+    return lines[0].removeprefix("Collective ops is aborted by: ") if lines else type(error).__name__
+
+
+_STACK = (" ", "\t", "Graph execution error", "Detected at node", "<stack traces")
