@@ -24,12 +24,14 @@ from beam_pipelines import dataflow, inputs, launch, reject_limit, transforms
 from beam_pipelines.progress import Progress
 from ich_tfrecords import spec
 from ich_tfrecords.conversion import commit, job, plan
-from ich_tfrecords.conversion.job import Identity, Sidecar, WorkDir
+from ich_tfrecords.conversion.job import Identity, WorkDir
 from ich_tfrecords.conversion.patient_key import PatientKey
+from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import card, manifest, records, splits
 from ich_tfrecords.dataset.manifest import Manifest
 from ich_tfrecords.labels.csv_file import LabelError
 from ich_tfrecords.labels.table import LabelTable
+from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import buckets, file_lock, packed, sources
 from ich_tfrecords.storage.bucket_path import AnyPath, BucketPath, any_path
 
@@ -151,7 +153,7 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     with clock.stage("list"):
         listing = sources.list_inputs(args.input, args.include)
         input_facts = inputs.input_facts(listing)
-    _tell(f"{listing.table.num_rows:,} files to read" + _ignored(listing))
+    _tell(f"{counted(listing.table.num_rows, 'file')} to read" + _ignored(listing))
     _tell(packed.unread(listing.ignored))
     with clock.stage("labels"):
         table, label_facts = inputs.labels_given(args.labels, listing, data_spec.labels)
@@ -171,10 +173,10 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
             return _already_done(args.output, identity)
         work = WorkDir(args.output.absolute())
         job.check_identity(work, identity)
-        with clock.stage("list"):
-            job.write_listing(work, listing.table)
+        with clock.stage("index"):
+            parts = job.begin_index(work, listing.table)
         del listing  # workers read its parts; the launcher stays small
-        return _convert(args, options, work, identity, key, table, clock, lock)
+        return _convert(args, options, work, identity, key, table, parts, clock, lock)
 
 
 def _already_done(output: AnyPath, identity: Identity) -> Manifest:
@@ -205,16 +207,16 @@ def _convert(
     identity: Identity,
     key: PatientKey,
     table: LabelTable | None,
+    parts: dict[int, pa.Table],
     clock: _Clock,
     lock: job.Lock,
 ) -> Manifest:
     files = identity.made_from["input"]["files"]
     tally: Counter[str] = Counter()
     with clock.stage("index"):
-        job.forget_transient(work, files)
-        _index(work, files, key, options, tally)
+        _index(work, files, parts, key, options, tally)
     with clock.stage("plan"):
-        planned = plan.build_plan(job.read_index(work, files), table, identity.spec)
+        planned = plan.build_plan(job.joined(parts), table, identity.spec)
         for note in [*planned.notes, reject_limit.by_nature(planned.rejects)]:
             _tell(note)
         reject_limit.check(plan.foreseen(planned), files, args.max_reject_fraction)
@@ -222,8 +224,8 @@ def _convert(
     with clock.stage("convert"):
         _write_shards(work, planned, pending, identity.spec, options, tally)
     with clock.stage("commit"):
-        finished = _finished(work, planned, identity.spec, args, files)
-        result = commit.commit(work.output, identity.spec, planned, finished, identity.made_from, lock.require)
+        finished, lost = _finished(work, planned, identity.spec, args, files)
+        result = commit.commit(work.output, identity.spec, planned, finished, lost, identity.made_from, lock.require)
         job.clear(work)
     print(card.describe(args.output, result))
     print(describe_work(tally, clock.seconds))
@@ -231,14 +233,25 @@ def _convert(
     return result
 
 
-def _index(work: WorkDir, files: int, key: PatientKey, options: PipelineOptions, tally: Counter[str]) -> None:
+def _index(
+    work: WorkDir,
+    files: int,
+    parts: dict[int, pa.Table],
+    key: PatientKey,
+    options: PipelineOptions,
+    tally: Counter[str],
+) -> None:
+    """Have workers index what is missing among `parts`, and add it."""
+
     def done() -> int:
         return min(files, job.LISTING_ROWS * job.indexed(work))
 
-    step = transforms.IndexParts(work, key)
-    progress = Progress("index", files, done, sys.stderr, isinstance(work.output, BucketPath))
-    _run(work, job.missing_index(work, files), step, options, tally, progress)
-    if job.missing_index(work, files):
+    if missing := job.missing_index(files, parts):
+        step = transforms.IndexParts(work, key)
+        progress = Progress("index", files, done, sys.stderr, isinstance(work.output, BucketPath))
+        _run(work, missing, step, options, tally, progress)
+        parts |= job.read_index(work, missing)
+    if job.missing_index(files, parts):
         raise launch.ConversionFailed(f"the index step left parts unwritten (see {work.path})")
 
 
@@ -256,7 +269,9 @@ def _write_shards(
     complete = [shard for shard in plan.planned_shards(planned, data_spec) if shard.name not in unwritten]
     resumed = sum(shard.slices.num_rows for shard in complete)
     if resumed:
-        _tell(f"{len(complete):,} shards with {resumed:,} slices were written before and stay as they are")
+        one, many = "was written before and stays as it is", "were written before and stay as they are"
+        shards, slices = counted(len(complete), "shard"), counted(resumed, "slice")
+        _tell(f"{shards} with {slices} {one if len(complete) == 1 else many}")
 
     def done() -> int:
         there = job.contents(work.output)
@@ -292,24 +307,23 @@ def build(pipeline: beam.Pipeline, elements: Sequence[Any], step: beam.PTransfor
 
 def _finished(
     work: WorkDir, planned: plan.Plan, data_spec: spec.DatasetSpec, args: argparse.Namespace, files: int
-) -> dict[str, Sidecar]:
+) -> tuple[dict[str, Sidecar], pa.Table]:
+    """The sidecar of each shard by name, and the rejects, no more than may be."""
     names = [shard.name for shard in plan.planned_shards(planned, data_spec)]
     found = dict(job.sidecars(work, names))
     missing = [name for name in names if name not in found]
     if missing:
-        raise launch.ConversionFailed(
-            f"{len(missing):,} shards are not written (first: {missing[0]}); run the command again"
-        )
+        shards = counted(len(missing), "shard is", "shards are")
+        raise launch.ConversionFailed(f"{shards} not written (first: {missing[0]}); run the command again")
     changed = job.changed_shards(work.output, found.values())
     if changed:
-        raise launch.ConversionFailed(
-            f"{len(changed):,} shards are not what their workers wrote (first: {changed[0]}); run the command again"
-        )
-    rejects = pa.Table.from_pylist(commit.reject_rows(data_spec, planned, found), plan.REJECT_SCHEMA)
-    reject_limit.check(rejects, files, args.max_reject_fraction)
+        shards = counted(len(changed), "shard is not what its worker", "shards are not what their workers")
+        raise launch.ConversionFailed(f"{shards} wrote (first: {changed[0]}); run the command again")
+    lost = commit.all_rejects(data_spec, planned, found)
+    reject_limit.check(lost, files, args.max_reject_fraction)
     if not any(sidecar.slices for sidecar in found.values()):
-        raise plan.PlanError(f"no slice could be converted: {plan.top_reasons(rejects)}")
-    return found
+        raise plan.PlanError(f"no slice could be converted: {plan.top_reasons(lost)}")
+    return found, lost
 
 
 def describe_work(tally: Counter[str], seconds: dict[str, float]) -> str:
@@ -318,9 +332,10 @@ def describe_work(tally: Counter[str], seconds: dict[str, float]) -> str:
         return "seconds  " + ", ".join(f"{stage} {time_s:.1f}" for stage, time_s in seconds.items())
     rejected = {name.removeprefix("rejected_"): count for name, count in tally.items() if name.startswith("rejected_")}
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(rejected.items())) or "none"
+    headers, slices = counted(tally["indexed"], "header"), counted(tally["read"], "slice")
     lines = [
-        f"read     {tally['indexed']:,} headers, {tally['read']:,} slices ({tally['read_bytes'] / 1e6:,.1f} MB)",
-        f"wrote    {tally['written']:,} records ({tally['written_bytes'] / 1e6:,.1f} MB)",
+        f"read     {headers}, {slices} ({tally['read_bytes'] / 1e6:,.1f} MB)",
+        f"wrote    {counted(tally['written'], 'record')} ({tally['written_bytes'] / 1e6:,.1f} MB)",
         f"unusable {reasons}",
         "seconds  " + ", ".join(f"{stage} {time_s:.1f}" for stage, time_s in seconds.items()),
     ]

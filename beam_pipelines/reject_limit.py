@@ -7,6 +7,7 @@ import pyarrow as pa
 from beam_pipelines.launch import ConversionFailed
 from ich_tfrecords import problems
 from ich_tfrecords.conversion import plan
+from ich_tfrecords.plural import counted
 
 
 def by_nature(rejects: pa.Table) -> str:
@@ -15,7 +16,8 @@ def by_nature(rejects: pa.Table) -> str:
     if not never.num_rows:
         return ""
     reasons = plan.top_reasons(never, len(problems.BY_NATURE))
-    return f"{never.num_rows:,} files are no axial CT slices, which is no fault of the input: {reasons}"
+    files = counted(never.num_rows, "file is no axial CT slice", "files are no axial CT slices")
+    return f"{files}, which is no fault of the input: {reasons}"
 
 
 def check(rejects: pa.Table, files: int, limit: float) -> None:

@@ -8,7 +8,7 @@ each size in a fresh process that may use two cores:
 list    `sources.list_inputs` of a zip archive that is nothing but its directory (RSNA's layout, the training
         slices chosen with --include), and the listing's digest
 labels  a label CSV of six rows a slice, and whether the slices are in it
-index   bookkeeping: the listing cut into parts, what is missing, what may have passed, the index parts read
+index   bookkeeping: what is missing, the listing cut into parts, the index parts read
 plan    `plan.build_plan`, and a plan file a shard
 commit  the sidecars read, rejects.csv, slices.parquet, the manifest, and the work directory removed
 
@@ -87,17 +87,16 @@ def measure(folder: Path, slices: int) -> Figures:
     with meter.stage("index"):
         lock = job.claim(work.output)
         job.check_identity(work, job.Identity(data_spec, made_from))
-        job.write_listing(work, listing.table)
+        parts = job.begin_index(work, listing.table)
         del listing
-        job.forget_transient(work, slices)
-        missing = job.missing_index(work, slices)
+        missing = job.missing_index(slices, parts)
     others_make("index", folder, slices)
     with meter.stage("index"):
-        if not missing or job.missing_index(work, slices):
+        parts |= job.read_index(work, missing)
+        if not missing or job.missing_index(slices, parts):
             raise SystemExit("the index was there before its time, or is not there after it")
-        index = [job.read_index(work, slices)]
     with meter.stage("plan"):
-        planned = plan.build_plan(index.pop(), labels, data_spec)
+        planned = plan.build_plan(job.joined(parts), labels, data_spec)
         plan.top_reasons(planned.rejects)
         job.write_plan(work, planned, data_spec)
     others_make("shards", folder, slices)
@@ -106,8 +105,8 @@ def measure(folder: Path, slices: int) -> Figures:
         sidecars = dict(job.sidecars(work, names))
         if changed := job.changed_shards(work.output, sidecars.values()):
             raise SystemExit(f"{changed[0]} is not as long as its sidecar tells")
-        commit.reject_rows(data_spec, planned, sidecars)
-        done = commit.commit(work.output, data_spec, planned, sidecars, made_from, lambda: None)
+        lost = commit.all_rejects(data_spec, planned, sidecars)
+        done = commit.commit(work.output, data_spec, planned, sidecars, lost, made_from, lambda: None)
         job.clear(work)
     lock.close()
     check(done, slices)

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import bench_labels, bench_zip
 from ich_tfrecords import spec
 from ich_tfrecords.conversion import job, plan
-from ich_tfrecords.conversion.job import Sidecar, WorkDir
+from ich_tfrecords.conversion.job import WorkDir
+from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import records, splits
 
 ARCHIVE, LABELS, OUTPUT = "rsna.zip", "stage_2_train.csv", "out"
@@ -53,9 +54,9 @@ def label_values(slices: int) -> np.ndarray:
 
 
 def make_index(folder: Path, slices: int) -> None:
-    """Every index part that the work directory lacks, from its part of the listing."""
+    """Every index part, from its part of the listing."""
     work, secret = WorkDir(folder / OUTPUT), splits.public_secret(spec.load(SPEC).split.salt)
-    for number in job.missing_index(work, slices):
+    for number in job.missing_index(slices, ()):
         listing = pq.read_table(work.listing(number))
         begin = number * job.LISTING_ROWS
         job.write_part(work.index(number), index_rows(listing, np.arange(begin, begin + len(listing)), slices, secret))
@@ -74,11 +75,6 @@ def index_rows(listing: pa.Table, numbers: np.ndarray, slices: int, secret: byte
         "series_uid": [f"ID_{number:010x}" for number in _scattered(series + slices)],
         "position_mm": rng.uniform(-200, 200, len(numbers)).round(6),
         **dict.fromkeys(("rows", "columns"), np.full(len(numbers), 512)),
-        "bits_stored": np.full(len(numbers), 16),
-        "signed": np.full(len(numbers), True),
-        "slope": np.full(len(numbers), 1.0),
-        "intercept": np.full(len(numbers), -1024.0),
-        "transfer_syntax": ["1.2.840.10008.1.2.1"] * len(numbers),
     }
     kinds = plan.HEADER_SCHEMA
     columns = {name: pa.array(values, kinds.field(name).type, mask=bad) for name, values in made.items()}

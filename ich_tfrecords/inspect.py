@@ -17,6 +17,7 @@ from ich_tfrecords import environment
 from ich_tfrecords.dataset import manifest, verify
 from ich_tfrecords.dataset.manifest import DatasetError, Manifest
 from ich_tfrecords.dataset.summary import flat, megabytes, plain, prevalence, total_counts, totals
+from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.storage.bucket_path import AnyPath, any_path, local_path
 from ich_tfrecords.views import export, montage, report
@@ -137,7 +138,8 @@ def _verify(arguments: argparse.Namespace) -> None:
         print(f"inspect: {problem}", file=sys.stderr)
     if result.problems:
         raise Damaged
-    print(f"{arguments.directory}: whole; checked {result.slices:,} slices in {result.shards:,} shards")
+    slices, shards = counted(result.slices, "slice"), counted(result.shards, "shard")
+    print(f"{arguments.directory}: whole; checked {slices} in {shards}")
 
 
 def _show(arguments: argparse.Namespace) -> None:

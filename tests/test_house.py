@@ -21,17 +21,18 @@ MOST_FILES = 22  # of a department
 LIBRARY = {
     "environment": ("", ""),
     "problems": ("", ""),
+    "plural": ("", ""),
     "spec": ("", "yaml"),
     "pixels": ("spec", "numpy"),
-    "labels": ("spec", "numpy pyarrow"),
-    "storage": ("problems labels", "numpy pyarrow isal google google_crc32c requests urllib3"),
+    "labels": ("plural spec", "numpy pyarrow"),
+    "storage": ("plural problems labels", "numpy pyarrow isal google google_crc32c requests urllib3"),
     "dicom": ("problems pixels", "numpy pydicom jpeg_ls openjpeg"),
-    "dataset": ("spec storage", "numpy pandas pyarrow google google_crc32c tensorflow"),
-    "conversion": ("problems spec pixels labels storage dicom dataset", "numpy pyarrow"),
+    "dataset": ("plural spec storage", "numpy pandas pyarrow google google_crc32c tensorflow"),
+    "conversion": ("plural problems spec pixels labels storage dicom dataset", "numpy pyarrow"),
     "views": ("spec storage dataset", "numpy pyarrow PIL jinja2 markupsafe"),
     "synthetic": ("environment dicom", "numpy"),
     "kaggle": ("environment storage views", "pyarrow"),
-    "inspect": ("environment storage dataset views", ""),
+    "inspect": ("plural environment storage dataset views", ""),
 }
 TRAINER = {
     "shell": ("", "keras tensorflow"),
@@ -62,8 +63,8 @@ PIPELINES = {
 HOUSE = {"ich_tfrecords": LIBRARY, "trainer": TRAINER, "beam_pipelines": PIPELINES}
 # departments of the library that a sibling may import
 OPEN = {
-    "trainer": "environment problems spec pixels labels storage dicom dataset views",
-    "beam_pipelines": "environment problems spec labels storage dataset conversion views",
+    "trainer": "environment problems plural spec pixels labels storage dicom dataset views",
+    "beam_pipelines": "environment problems plural spec labels storage dataset conversion views",
 }
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ich_tfrecords import NOT_A_DEVICE, __version__
+from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import atomic, packed, sources
 from ich_tfrecords.storage.csv_text import csv_text
 from ich_tfrecords.views.montage import shortened
@@ -246,25 +247,25 @@ def _tell(
     _tell_studies(about, found)
     for line in (*about.notes(args.model), *about.calibration.told()):
         print(line)
-    studies, rate = _counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
-    print(f"{_counted(found.slices, 'slice')} of {studies}, {rate} slices/s")
+    studies, rate = counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
+    print(f"{counted(found.slices, 'slice')} of {studies}, {rate} slices/s")
     if listing.ignored:
-        files = _counted(listing.ignored.total(), "file")
+        files = counted(listing.ignored.total(), "file")
         print(f"{files} with other suffixes left aside: {packed.counted(listing.ignored)}")
     if archives := packed.unread(listing.ignored):
         print(archives)
     if never := found.never.total():
-        print(f"{_counted(never, 'file')} of other kinds than axial CT slices: {_reasons(found.never)}")
+        print(f"{counted(never, 'file')} of other kinds than axial CT slices: {_reasons(found.never)}")
     if lost := found.rejects - found.never:
-        print(f"{_counted(lost.total(), 'file')} without a prediction: {_reasons(lost)}")
+        print(f"{counted(lost.total(), 'file')} without a prediction: {_reasons(lost)}")
     if partial := found.partial():
-        studies = _counted(len(partial), "study is", "studies are")
+        studies = counted(len(partial), "study is", "studies are")
         print(f"{studies} ranked by a part of the slices ({output.triage.name}: partial); what is missing may be worse")
     if found.astray:
-        files = _counted(found.astray, "file that tells no study", "files that tell no study")
+        files = counted(found.astray, "file that tells no study", "files that tell no study")
         print(f"{files} could not be read; any study may lack them")
     if unread := found.without_slices():
-        print(f"{_counted(len(unread), 'study', 'studies')} without any prediction, at the end of {output.triage.name}")
+        print(f"{counted(len(unread), 'study', 'studies')} without any prediction, at the end of {output.triage.name}")
     for path in (output.predictions, output.triage, output.rejects, *pictured[:1]):
         print(path)
     if len(pictured) > 1:
@@ -283,10 +284,6 @@ def _tell_studies(about: About, found: Triage) -> None:
         print(*triage.table(studies, labels, SHOWN_STUDIES, about.calibration.refused), sep="\n")
 
 
-def _counted(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def _reasons(rejects: Counter[str]) -> str:
     return ", ".join(f"{files:,} {reason}" for reason, files in rejects.most_common(SHOWN_REASONS))
 
@@ -295,7 +292,7 @@ def _exit_code(found: Triage, output: PredictFolder) -> int:
     """0; raises `WorkFailed` where the model or every file failed, with what there is already written."""
     names = f"{output.rejects} names each"
     if found.rejects[NOT_FINITE]:
-        slices = _counted(found.rejects[NOT_FINITE], "slice")
+        slices = counted(found.rejects[NOT_FINITE], "slice")
         raise WorkFailed(f"the model gives no finite number for {slices}; {names}; train or export the model again")
     if not found.slices:
         raise WorkFailed(f"no file gave a prediction ({_reasons(found.rejects)}); {names}")

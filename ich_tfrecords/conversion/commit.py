@@ -6,22 +6,21 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords.conversion.job import Sidecar
 from ich_tfrecords.conversion.plan import Plan, PlannedShard, planned_shards
-from ich_tfrecords.dataset import card, manifest, tfds
+from ich_tfrecords.conversion.sidecar_file import Sidecar
+from ich_tfrecords.dataset import card, manifest, rejects, tfds
 from ich_tfrecords.dataset.manifest import CARD, MANIFEST, REJECTS, SLICES, Manifest
 from ich_tfrecords.dataset.records import IDS
 from ich_tfrecords.spec import DatasetSpec
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.storage.bucket_path import AnyPath
-from ich_tfrecords.storage.csv_text import csv_text
 
 
 def commit(
@@ -29,16 +28,16 @@ def commit(
     spec: DatasetSpec,
     plan: Plan,
     sidecars: Mapping[str, Sidecar],
+    lost: pa.Table,
     made_from: Any,
     last_check: Callable[[], None],
 ) -> Manifest:
     """Write the metadata of a finished conversion into `directory`, the manifest last; returns it.
 
-    `sidecars`: one for each planned shard, by name. `made_from`: what the input was. `last_check` is called before
-    the manifest is written, and raises when it must not be.
+    `sidecars`: one for each planned shard, by name; `lost`: `all_rejects` of them. `made_from`: what the input was.
+    `last_check` is called before the manifest is written, and raises when it must not be.
     """
     slices = slice_table(spec, plan, sidecars)
-    rejects = reject_rows(spec, plan, sidecars)
     shards = [manifest.shard_entry(sidecars[shard.name]) for shard in planned_shards(plan, spec)]
     done = Manifest(
         spec=spec,
@@ -46,14 +45,14 @@ def commit(
         made_from=made_from,
         splits=manifest.split_entries(spec, slices, shards),
         shards=shards,
-        rejects=dict(sorted(Counter(row["reason"] for row in rejects).items())),
+        rejects=dict(sorted(Counter(lost["reason"].to_pylist()).items())),
         not_drawn=plan.not_drawn,
         labels_unused=plan.labels_unused,
         files={},
         groups=plan.groups,
     )
     contents = {
-        REJECTS: rejects_csv(rejects).encode(),
+        REJECTS: rejects.as_csv(lost).encode(),
         tfds.INFO: _json(tfds.info(done.spec, done.splits, done.shards)),
         tfds.FEATURES: _json(tfds.features(spec)),
         CARD: card.card(done).encode(),
@@ -99,19 +98,12 @@ def _shard_slices(shard: PlannedShard, sidecar: Sidecar, spec: DatasetSpec) -> p
     return pa.table(columns)
 
 
-def reject_rows(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) -> list[dict[str, str]]:
-    """Every file that gave no record, with its reason, sorted by name."""
-    rows = plan.rejects.to_pylist()
+def all_rejects(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) -> pa.Table:
+    """Every file that gave no record (`rejects.SCHEMA`), sorted by name."""
+    tables = [plan.rejects]
     for shard in planned_shards(plan, spec):
         told = sidecars[shard.name].rejects
         files = pa.concat_tables([shard.slices, shard.repeats]).select(["name", "sop_uid"])
-        places = files.take(pa.array([reject["row"] for reject in told], pa.int64())).to_pylist()
-        for place, reject in zip(places, told, strict=True):
-            rows.append({**place, "reason": reject["reason"], "detail": reject["detail"]})
-    return sorted(rows, key=lambda row: (row["name"], row["sop_uid"]))
-
-
-def rejects_csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """CSV text of reject rows."""
-    names = ("name", "sop_uid", "reason", "detail")
-    return csv_text(names, ([row[name] for name in names] for row in rows))
+        lost = files.take(pa.array([reject["row"] for reject in told], pa.int64()))
+        tables.append(rejects.of_files(lost, *([reject[key] for reject in told] for key in ("reason", "detail"))))
+    return rejects.joined(tables)

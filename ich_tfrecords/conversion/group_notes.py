@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ich_tfrecords.plural import counted
+
 
 def ties(headers: pa.Table, several: Sequence[Sequence[str]]) -> list[str]:
     """A line where patients are tied. `headers`: `patient_key` and `study_uid`; `several`: `splits.Groups.several`."""
@@ -16,8 +18,8 @@ def ties(headers: pa.Table, several: Sequence[Sequence[str]]) -> list[str]:
         return []
     members = pa.array([key for group in several for key in group], pa.string())
     studies = pc.count_distinct(headers["study_uid"].filter(pc.is_in(headers["patient_key"], value_set=members)))
-    found = f"{len(members):,} patient ids ({_counted(studies.as_py(), 'study', 'studies')})"
-    groups = _counted(len(several), "group", "groups")
+    found = f"{len(members):,} patient ids ({counted(studies.as_py(), 'study', 'studies')})"
+    groups = counted(len(several), "group")
     return [f"{found} are tied, as a study or series bears several of them: {groups}, each in one split"]
 
 
@@ -40,7 +42,3 @@ def one_for_most(
     why = "are of one PatientID, or of some that share a study or series"
     what_next = "give each person a PatientID of their own and convert again"
     return [f"{slices} {why}, so all of these are in split {name} and training will lack the others; {what_next}"]
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"

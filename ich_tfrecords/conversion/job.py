@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ich_tfrecords import __version__
+from ich_tfrecords.conversion import sidecar_file
 from ich_tfrecords.conversion.plan import INDEX_SCHEMA, Plan, PlannedShard, planned_shards
+from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import manifest
 from ich_tfrecords.spec import DatasetSpec, differences, from_dict, to_dict
 from ich_tfrecords.storage import atomic, buckets
@@ -41,32 +43,6 @@ class Identity:
 
     spec: DatasetSpec
     made_from: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sidecar:
-    """What the writer of a shard tells about it.
-
-    `labels`: positives by label. `rows`, `offsets`, `digests`: for each record the row of the plan it came
-    from, its first byte, and its pixel digest in hexadecimal. `rejects`: row, reason and detail; the row is the number
-    of a file as `PlannedShard` counts them.
-    """
-
-    name: str
-    split: str
-    stratum: str
-    slices: int
-    bytes: int
-    sha256: str
-    crc32c: str
-    labels: dict[str, int]
-    rows: list[int]
-    offsets: list[int]
-    digests: list[str]
-    rejects: list[dict[str, Any]]
-
-
-SIDECAR_KEYS = tuple(field.name for field in dataclasses.fields(Sidecar))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +98,8 @@ def claim(output: AnyPath) -> Lock:
     try:
         return FileLock(path) if isinstance(path, Path) else BucketLock(path)
     except Held as error:
-        raise JobError(f"another conversion is writing to {output} ({error}); wait for it, or stop it") from error
+        holder = str(error) or "its process is not known"
+        raise JobError(f"another conversion is writing to {output} ({holder}); wait for it, or stop it") from error
     except buckets.NoAnswer:
         raise
     except OSError as error:
@@ -168,11 +145,22 @@ def _describe(value: Any) -> str:
     return " ".join(f"{key} {item[:12] if isinstance(item, str) else f'{item:,}'}" for key, item in value.items())
 
 
-def write_listing(work: WorkDir, listing: pa.Table) -> None:
-    """Cut the listing into parts, one an index element.
+def begin_index(work: WorkDir, listing: pa.Table) -> dict[int, pa.Table]:
+    """The parts of the index that an earlier run left for good, by number; the listing of the others is written.
 
-    Where the files lie (container, offset) is no part of a data set's identity. When it has changed since the
-    interrupted run, the old listing and index are thrown away.
+    A part with a problem that may have passed is dropped, so that its files are read again.
+    """
+    _forget_moved(work, listing)
+    parts = read_index(work, missing_index(listing.num_rows, {}))
+    forget_transient(work, parts)
+    write_listing(work, listing, missing_index(listing.num_rows, parts))
+    return parts
+
+
+def _forget_moved(work: WorkDir, listing: pa.Table) -> None:
+    """Throw the listing and the index away where the files lie elsewhere than when the interrupted run read them.
+
+    Where they lie (container, offset) is no part of a data set's identity.
     """
     places = hashlib.sha256()
     for name in ("container", "offset", "method", "stored_bytes"):
@@ -185,8 +173,18 @@ def write_listing(work: WorkDir, listing: pa.Table) -> None:
         work.create()
         atomic.write_bytes(told, places.hexdigest().encode())
 
-    whole = _whole([work.listing(number) for number in _parts(listing.num_rows)])
-    lacking = [number for number, data in enumerate(whole) if data is None]
+
+def forget_transient(work: WorkDir, parts: dict[int, pa.Table]) -> None:
+    """Drop the index parts that hold a problem which may have passed."""
+    for number in [number for number, part in parts.items() if not TRANSIENT.isdisjoint(part["reason"].to_pylist())]:
+        del parts[number]
+        work.index(number).unlink()
+
+
+def write_listing(work: WorkDir, listing: pa.Table, numbers: Sequence[int]) -> None:
+    """Write the parts of the listing that the index elements of these numbers read."""
+    whole = {number for number, _ in _whole(work.listing, numbers)}
+    lacking = [number for number in numbers if number not in whole]
     for begin in range(0, len(lacking), _AT_ONCE):
         tables = [
             (work.listing(number), listing.slice(number * LISTING_ROWS, LISTING_ROWS))
@@ -208,7 +206,9 @@ def write_part(path: AnyPath, table: pa.Table) -> None:
 
 
 def _write_parts(tables: Sequence[tuple[AnyPath, pa.Table]]) -> None:
-    contents = [(path, atomic.table_bytes(table)) for path, table in tables]
+    # dictionaries and statistics of so few rows would cost more time and room than their values
+    plain = {"use_dictionary": False, "write_statistics": False}
+    contents = [(path, atomic.table_bytes(table, **plain)) for path, table in tables]
     atomic.write_many(contents)
     atomic.write_many([(_sum_path(path), hashlib.sha256(data).hexdigest().encode()) for path, data in contents])
 
@@ -217,40 +217,22 @@ def _sum_path(path: AnyPath) -> AnyPath:
     return path.with_suffix(".sha256")
 
 
-def _whole(paths: Sequence[AnyPath]) -> Iterator[bytes | None]:
-    """Bytes of each part, None for one that is not there with the bytes that were written."""
-    for begin in range(0, len(paths), _AT_ONCE):
-        some = paths[begin : begin + _AT_ONCE]
-        for data, told in zip(atomic.read_many(some), atomic.read_many([*map(_sum_path, some)]), strict=True):
-            is_whole = data is not None and hashlib.sha256(data).hexdigest().encode() == told
-            yield data if is_whole else None
+def _whole(path: Callable[[int], AnyPath], numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each part that is there with the bytes that were written; `path`: where a part lies."""
+    there = contents(path(0).parent)
+    found = [number for number in numbers if path(number).name in there]
+    for begin in range(0, len(found), _AT_ONCE):
+        some = found[begin : begin + _AT_ONCE]
+        paths = [path(number) for number in some]
+        parts = zip(some, atomic.read_many(paths), atomic.read_many([*map(_sum_path, paths)]), strict=True)
+        for number, data, told in parts:
+            if data is not None and hashlib.sha256(data).hexdigest().encode() == told:
+                yield number, data
 
 
-def forget_transient(work: WorkDir, files: int) -> None:
-    """Drop the index parts that hold a problem which may have passed, so that their files are read again."""
-    paths = [work.index(number) for number in _parts(files)]
-    for path, data in zip(paths, _whole(paths), strict=True):
-        if data is not None and not TRANSIENT.isdisjoint(_column(data, "reason")):
-            path.unlink()
-
-
-def _column(data: bytes, name: str) -> list[Any]:
-    return _table(data, [name])[name].to_pylist()
-
-
-def _table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """A part of the index; its few rows are not worth the threads and the data-set layer of `read_table`."""
-    return pq.ParquetFile(pa.BufferReader(data)).read(columns=columns, use_threads=False)
-
-
-def _parts(files: int) -> range:
-    return range(-(-files // LISTING_ROWS))
-
-
-def missing_index(work: WorkDir, files: int) -> list[int]:
-    """Numbers of the index parts of a listing of `files` that are yet to be written."""
-    parts = _whole([work.index(number) for number in _parts(files)])
-    return [number for number, data in enumerate(parts) if data is None]
+def missing_index(files: int, parts: Container[int]) -> list[int]:
+    """Numbers of the index parts of a listing of `files` that are not among `parts`."""
+    return [number for number in range(-(-files // LISTING_ROWS)) if number not in parts]
 
 
 def indexed(work: WorkDir) -> int:
@@ -258,17 +240,18 @@ def indexed(work: WorkDir) -> int:
     return sum(name.endswith(".parquet") for name in contents(work.path / "index"))
 
 
-def read_index(work: WorkDir, files: int) -> pa.Table:
-    """The whole index (`INDEX_SCHEMA`) of a listing of `files`."""
-    parts = _whole([work.index(number) for number in _parts(files)])
-    tables = [_table(_there(data)).cast(INDEX_SCHEMA) for data in parts]
-    return pa.concat_tables(tables).unify_dictionaries()
+def read_index(work: WorkDir, numbers: Sequence[int]) -> dict[int, pa.Table]:
+    """Those parts of the index (`INDEX_SCHEMA`) that are whole, by number."""
+    # a part's few rows are not worth the threads and the data-set layer of `read_table`
+    return {
+        number: pq.ParquetFile(pa.BufferReader(data)).read(columns=INDEX_SCHEMA.names, use_threads=False)
+        for number, data in _whole(work.index, numbers)
+    }
 
 
-def _there(data: bytes | None) -> bytes:
-    if data is None:
-        raise JobError("a part of the index went away; run the command again")
-    return data
+def joined(parts: dict[int, pa.Table]) -> pa.Table:
+    """The whole index. Its parts are taken out of `parts`, for nobody else needs the memory."""
+    return pa.concat_tables([parts.pop(number) for number in sorted(parts)]).unify_dictionaries()
 
 
 def write_plan(work: WorkDir, plan: Plan, spec: DatasetSpec) -> list[str]:
@@ -351,9 +334,7 @@ def read_plan(work: WorkDir, name: str) -> tuple[PlannedShard, str]:
 
 def write_sidecar(work: WorkDir, sidecar: Sidecar, plan_sha256: str) -> None:
     """Put the sidecar of a finished shard in place; the shard counts as done from then on."""
-    facts = {"plan_sha256": plan_sha256, **dataclasses.asdict(sidecar)}
-    data = json.dumps(facts).encode()
-    atomic.write_bytes(work.sidecar(sidecar.name), hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+    atomic.write_bytes(work.sidecar(sidecar.name), sidecar_file.as_bytes(sidecar, plan_sha256))
 
 
 def sidecars(work: WorkDir, names: Sequence[str]) -> Iterator[tuple[str, Sidecar]]:
@@ -368,20 +349,7 @@ def sidecars(work: WorkDir, names: Sequence[str]) -> Iterator[tuple[str, Sidecar
 
 
 def _sidecars(work: WorkDir, names: Sequence[str]) -> list[tuple[Sidecar, str] | None]:
-    return [_parse_sidecar(data) for data in atomic.read_many([work.sidecar(name) for name in names])]
-
-
-def _parse_sidecar(content: bytes | None) -> tuple[Sidecar, str] | None:
-    if content is None:
-        return None
-    sha256, _, data = content.partition(b"\n")
-    if hashlib.sha256(data).hexdigest().encode() != sha256:
-        return None
-    try:
-        facts = json.loads(data)
-        return Sidecar(**{key: facts[key] for key in SIDECAR_KEYS}), facts["plan_sha256"]
-    except (ValueError, KeyError, TypeError):  # a damaged one is as good as none
-        return None
+    return [sidecar_file.parse(data) for data in atomic.read_many([work.sidecar(name) for name in names])]
 
 
 def sweep(work: WorkDir) -> None:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from ich_tfrecords import problems
 from ich_tfrecords.conversion import group_notes
-from ich_tfrecords.dataset import records, repeats, shards, splits
+from ich_tfrecords.dataset import records, rejects, repeats, shards, splits
 from ich_tfrecords.dataset.records import IDS
 from ich_tfrecords.labels import join
 from ich_tfrecords.labels.table import LabelTable, stratum_indices
@@ -32,18 +32,10 @@ HEADER_SCHEMA = pa.schema(
         ("position_mm", pa.float64()),
         ("rows", pa.int32()),
         ("columns", pa.int32()),
-        ("bits_stored", pa.int8()),
-        ("signed", pa.bool_()),
-        ("slope", pa.float64()),
-        ("intercept", pa.float64()),
-        ("transfer_syntax", pa.string()),
     ]
 )
 PROBLEM_SCHEMA = pa.schema([("reason", pa.string()), ("detail", pa.string())])
 INDEX_SCHEMA = pa.unify_schemas([LISTING_SCHEMA, HEADER_SCHEMA, PROBLEM_SCHEMA])
-REJECT_SCHEMA = pa.schema(
-    [("name", pa.string()), ("sop_uid", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
-)
 PLANNED = [*LISTING_SCHEMA.names, *IDS, "position_mm"]
 SIZE = ["rows", "columns"]
 
@@ -58,7 +50,7 @@ class Plan:
 
     `slices`: listing columns, ids, `position_mm slice_index slice_count`, `labels` (list of int8),
     `split stratum` (indices into `splits.split_names` and `LabelSpec.strata`), `shard shard_count row`.
-    `rejects`: `REJECT_SCHEMA`. `not_drawn`: slices outside the subset. `labels_unused`: label rows of no slice.
+    `rejects`: `rejects.SCHEMA`. `not_drawn`: slices outside the subset. `labels_unused`: label rows of no slice.
     `repeats`: files with the header of a slice to convert, whose HU are to be compared: the columns of that slice, but
     for those of the listing, in the same order. `groups`: `splits.Groups.several`. `notes`: what people should know.
     """
@@ -91,7 +83,7 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
 
     `labels` None: the slices carry unknown labels (-1).
     """
-    readable, rejects = _readable(index)
+    readable, unreadable = _readable(index)
     del index  # the largest table; whoever gave it away keeps no name for it either
     groups = splits.groups(readable)
     several = groups.several()
@@ -99,10 +91,10 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     usable, copies, conflicts = _parted(readable.append_column("group", pa.array(groups.of_row)))
     del readable
     usable = _with_order(usable)
-    usable, values, label_rejects, labels_unused, label_notes = _labelled(usable, labels, len(spec.labels.names))
-    rejects = pa.concat_tables([rejects, conflicts, label_rejects])
+    usable, values, unlabelled, labels_unused, label_notes = _labelled(usable, labels, len(spec.labels.names))
+    lost = pa.concat_tables([unreadable, conflicts, unlabelled])
     if usable.num_rows == 0:
-        raise PlanError(f"no slice can be converted: {top_reasons(rejects)}")
+        raise PlanError(f"no slice can be converted: {top_reasons(lost)}")
     hashed = splits.hash64(f"order:{spec.shards.seed}", _texts(usable["sop_uid"]))
     group = usable["group"].to_numpy()
     split = splits.split_of(groups.keys.to_pylist(), spec.split)[group]
@@ -114,8 +106,8 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     usable = _filtered(usable.drop_columns("group"), drawn)
     planned = _placed(usable, values[drawn], hashed[drawn], split[drawn], spec)
     seated, unseated = _seated(copies, planned)
-    rejects = pa.concat_tables([rejects, unseated])
-    return Plan(planned, rejects, int((~drawn).sum()), labels_unused, seated, several, [*notes, *label_notes])
+    lost = pa.concat_tables([lost, unseated])
+    return Plan(planned, lost, int((~drawn).sum()), labels_unused, seated, several, [*notes, *label_notes])
 
 
 def _placed(
@@ -156,25 +148,26 @@ def _seats(slices: pa.Table) -> npt.NDArray[np.int64]:
 
 
 def foreseen(plan: Plan) -> pa.Table:
-    """Rejects (`REJECT_SCHEMA`) that show before any pixels do; repeats, which give no record, pass for copies."""
+    """Rejects (`rejects.SCHEMA`) that show before any pixels do; repeats, which give no record, pass for copies."""
     uids = plan.repeats["sop_uid"].to_pylist()
-    return pa.concat_tables([plan.rejects, _rejects(plan.repeats, repeats.COPY, [*map(repeats.unread_detail, uids)])])
+    unread = rejects.of_files(plan.repeats, repeats.COPY, [*map(repeats.unread_detail, uids)])
+    return pa.concat_tables([plan.rejects, unread])
 
 
-def by_nature(rejects: pa.Table) -> npt.NDArray[np.bool_]:
+def by_nature(lost: pa.Table) -> npt.NDArray[np.bool_]:
     """True for each reject that never was an axial CT slice (`problems.is_by_nature`)."""
-    pairs = zip(rejects["reason"].to_pylist(), rejects["name"].to_pylist(), strict=True)
+    pairs = zip(lost["reason"].to_pylist(), lost["name"].to_pylist(), strict=True)
     return np.array([problems.is_by_nature(*pair) for pair in pairs], bool)
 
 
-def top_reasons(rejects: pa.Table, most: int = 4) -> str:
+def top_reasons(lost: pa.Table, most: int = 4) -> str:
     """The commonest reasons of a reject table, as `1,204 localizer (first: a/b.dcm), 3 truncated (...)`.
 
     A slice without a label comes with its detail, which names an id of each side, and so does the commonest reason
     where it is a loss: a run that commits nothing writes no rejects.csv, which says how to go on.
     """
     counts: dict[str, list[Any]] = {}
-    for reason, name, detail in zip(*(rejects[key].to_pylist() for key in ("reason", "name", "detail")), strict=True):
+    for reason, name, detail in zip(*(lost[key].to_pylist() for key in ("reason", "name", "detail")), strict=True):
         counts.setdefault(reason, [0, name, detail])[0] += 1
     ranked = sorted(counts.items(), key=lambda item: -item[1][0])[:most]
     explained = {join.NO_LABEL, *(reason for reason, _ in ranked[:1])} - problems.BY_NATURE
@@ -187,10 +180,10 @@ def top_reasons(rejects: pa.Table, most: int = 4) -> str:
 def _readable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Files with a usable header, sorted by SOP UID and name, and the rejects among the rest."""
     good = pc.equal(index["reason"], "").to_numpy()
-    rejects = index.select(REJECT_SCHEMA.names).filter(pa.array(~good))
+    bad = index.select(rejects.SCHEMA.names).filter(pa.array(~good))
     keys = _filtered(index.select(["sop_uid", "name"]), good)
     order = pc.sort_indices(keys, [("sop_uid", "ascending"), ("name", "ascending")])
-    return index.select([*PLANNED, *SIZE]).take(pa.array(np.flatnonzero(good)[order])), rejects
+    return index.select([*PLANNED, *SIZE]).take(pa.array(np.flatnonzero(good)[order])), bad
 
 
 def _parted(readable: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -198,16 +191,16 @@ def _parted(readable: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
     again = repeats.repeated(readable["sop_uid"])
     readable, headers = readable.drop_columns(SIZE), readable
     if not again.any():
-        return readable, readable.slice(0, 0), REJECT_SCHEMA.empty_table()
+        return readable, readable.slice(0, 0), rejects.NONE
     conflicting, details = repeats.conflicts(headers, again)
-    rejects = _rejects(readable.filter(pa.array(conflicting)), repeats.CONFLICT, details)
-    return _filtered(readable, ~again & ~conflicting), _filtered(readable, again & ~conflicting), rejects
+    none = rejects.of_files(readable.filter(pa.array(conflicting)), repeats.CONFLICT, details)
+    return _filtered(readable, ~again & ~conflicting), _filtered(readable, again & ~conflicting), none
 
 
 def _seated(copies: pa.Table, planned: pa.Table) -> tuple[pa.Table, pa.Table]:
     """`Plan.repeats`, and the rejects among the files whose first one is not planned, for want of a label or a draw."""
     if copies.num_rows == 0:
-        return planned.slice(0, 0), REJECT_SCHEMA.empty_table()
+        return planned.slice(0, 0), rejects.NONE
     found = pc.index_in(copies["sop_uid"], value_set=planned["sop_uid"].combine_chunks())
     lost = copies.filter(pc.is_null(found))
     details = [*map(repeats.not_compared_detail, lost["sop_uid"].to_pylist())]
@@ -217,7 +210,7 @@ def _seated(copies: pa.Table, planned: pa.Table) -> tuple[pa.Table, pa.Table]:
     files = copies.select(LISTING_SCHEMA.names).take(pa.array(order))
     for number, name in enumerate(LISTING_SCHEMA.names):
         seated = seated.set_column(seated.schema.get_field_index(name), name, files[number])
-    return seated, _rejects(lost, repeats.COPY, details)
+    return seated, rejects.of_files(lost, repeats.COPY, details)
 
 
 def _filtered(table: pa.Table, kept: npt.NDArray[np.bool_]) -> pa.Table:
@@ -245,17 +238,10 @@ def _labelled(
 ) -> tuple[pa.Table, npt.NDArray[np.int8], pa.Table, int, tuple[str, ...]]:
     """Slices with labels, the labels [n, labels], the rejects, the number of label rows that no slice used, notes."""
     if labels is None:
-        none = REJECT_SCHEMA.empty_table()
-        return usable, np.full((usable.num_rows, label_count), -1, np.int8), none, 0, ()
+        return usable, np.full((usable.num_rows, label_count), -1, np.int8), rejects.NONE, 0, ()
     joined = join.join(usable, labels)
-    rejects = _rejects(usable.filter(pa.array(~joined.known)), joined.reasons, joined.details)
-    return _filtered(usable, joined.known), joined.values, rejects, joined.unused, joined.notes
-
-
-def _rejects(rows: pa.Table, reason: str | list[str], detail: list[str]) -> pa.Table:
-    reasons = [reason] * rows.num_rows if isinstance(reason, str) else reason
-    columns = [rows["name"], rows["sop_uid"], pa.array(reasons, pa.string()), pa.array(detail, pa.string())]
-    return pa.table(columns, schema=REJECT_SCHEMA)
+    unknown = rejects.of_files(usable.filter(pa.array(~joined.known)), joined.reasons, joined.details)
+    return _filtered(usable, joined.known), joined.values, unknown, joined.unused, joined.notes
 
 
 def _label_lists(values: npt.NDArray[np.int8]) -> pa.Array:

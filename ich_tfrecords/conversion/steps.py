@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from ich_tfrecords import pixels
 from ich_tfrecords.conversion import job
-from ich_tfrecords.conversion.job import Sidecar, WorkDir
+from ich_tfrecords.conversion.job import WorkDir
 from ich_tfrecords.conversion.patient_key import PatientKey
 from ich_tfrecords.conversion.plan import HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
+from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import records, repeats, splits
 from ich_tfrecords.dataset.records import IDS
 from ich_tfrecords.dicom import ct_slice

@@ -7,6 +7,7 @@ from typing import Any
 
 from ich_tfrecords import NOT_A_DEVICE
 from ich_tfrecords.dataset.manifest import Manifest
+from ich_tfrecords.plural import counted
 from ich_tfrecords.storage.bucket_path import AnyPath
 
 
@@ -64,17 +65,19 @@ def _card_row(name: str, values: Mapping[str, Any]) -> str:
 
 def describe(directory: AnyPath, done: Manifest) -> str:
     """Lines that say what a data set holds."""
-    lines = [f"{directory}: {done.slices:,} slices in {len(done.shards):,} shards, fingerprint {done.fingerprint[:16]}"]
+    lines = [f"{directory}: {counted(done.slices, 'slice')} in {counted(len(done.shards), 'shard')}"]
+    lines[0] += f", fingerprint {done.fingerprint[:16]}"
     for name, values in done.splits.items():
         if values["slices"]:
-            lines.append(f"  {name}: {values['slices']:,} slices of {values['patients']:,} patients; {_labels(values)}")
+            slices = counted(values["slices"], "slice")
+            lines.append(f"  {name}: {slices} of {counted(values['patients'], 'patient')}; {_labels(values)}")
     if empty := _empty(done):
         lines.append(f"  no slices fell into: {', '.join(empty)}")
     if done.rejects:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(done.rejects.items()))
-        lines.append(f"  no record: {sum(done.rejects.values()):,} files ({reasons}); see rejects.csv")
+        lines.append(f"  no record: {counted(sum(done.rejects.values()), 'file')} ({reasons}); see rejects.csv")
     if done.not_drawn:
-        lines.append(f"  outside the subset: {done.not_drawn:,} slices")
+        lines.append(f"  outside the subset: {counted(done.not_drawn, 'slice')}")
     if done.labels_unused:
         lines.append(f"  labels of slices that are not in the data set: {done.labels_unused:,}")
     return "\n".join(lines)

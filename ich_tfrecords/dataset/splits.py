@@ -38,9 +38,14 @@ def public_secret(salt: str) -> bytes:
 
 def hash64(seed: str, words: Iterable[str]) -> npt.NDArray[np.uint64]:
     """One uniform uint64 a word, the same on every machine and in every order of the words."""
-    key = hashlib.blake2b(seed.encode(), digest_size=32).digest()
-    digests = b"".join(hashlib.blake2b(word.encode(), digest_size=8, key=key).digest() for word in words)
-    return np.frombuffer(digests, "<u8")
+    keyed = hashlib.blake2b(digest_size=8, key=hashlib.blake2b(seed.encode(), digest_size=32).digest())
+
+    def digest(word: str) -> bytes:
+        hasher = keyed.copy()  # the key fills a block of its own, which is hashed once
+        hasher.update(word.encode())
+        return hasher.digest()
+
+    return np.frombuffer(b"".join(map(digest, words)), "<u8")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

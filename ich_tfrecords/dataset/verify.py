@@ -21,6 +21,7 @@ from ich_tfrecords.storage import atomic
 from ich_tfrecords.storage.bucket_path import AnyPath, BucketPath
 
 BLOCK_BYTES = 1 << 20
+_AGAIN = "convert again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +114,11 @@ def _patient_problems(done: Manifest, slices: pa.Table) -> Iterator[str]:
     of_key = splits.split_of(groups.keys.to_pylist(), done.spec.split)
     expected = pa.array(names).take(pa.array(of_key[groups.of_row]))
     table = slices.select(["patient_key", "split"]).append_column("expected", expected)
-    for row in table.group_by(table.column_names).aggregate([]).to_pylist():
-        if row["split"] != row["expected"]:
-            key, told = row["patient_key"], f"its group says {row['expected']}"
-            yield f"{manifest.SLICES}: patient {key} stands in split {row['split']}, {told}"
+    wrong = table.filter(pc.not_equal(table["split"], table["expected"])).sort_by("patient_key")
+    if wrong.num_rows:
+        patients = pc.count_distinct(wrong["patient_key"]).as_py()
+        first = "{patient_key} in {split}, its group says {expected}".format(**wrong.slice(0, 1).to_pylist()[0])
+        yield f"{manifest.SLICES}: patients outside the split of their group: {patients:,} (first: {first}); {_AGAIN}"
     for name in ("patient_key", *splits.TIES):
         yield from _torn(slices, name)
 
@@ -128,7 +130,7 @@ def _torn(slices: pa.Table, name: str) -> Iterator[str]:
     torn = found.filter(pc.greater(found["split_count"], 1)).sort_by(name)
     if torn.num_rows:
         first = f"{torn[name][0].as_py()} in {' and '.join(sorted(torn['split_list'][0].as_py()))}"
-        yield f"{manifest.SLICES}: {torn.num_rows:,} values of {name} stand in several splits (first: {first})"
+        yield f"{manifest.SLICES}: values of {name} in several splits: {torn.num_rows:,} (first: {first}); {_AGAIN}"
 
 
 def _stranger_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:

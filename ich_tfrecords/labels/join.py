@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from ich_tfrecords.labels import names
 from ich_tfrecords.labels.table import LabelTable
+from ich_tfrecords.plural import counted
 
 NO_LABEL = "no_label"
 
@@ -140,7 +141,8 @@ def _lenient_note(
     first = int(lenient.argmax())
     name, image = usable["name"][first].as_py(), labels.ids[int(row[first])].as_py()
     differs = "by an id that differs in letter case, white space or suffix"
-    return (f"{labels.name}: {int(lenient.sum()):,} slices have their labels {differs} (first: {name} by {image!r})",)
+    slices = counted(int(lenient.sum()), "slice has its labels", "slices have their labels")
+    return (f"{labels.name}: {slices} {differs} (first: {name} by {image!r})",)
 
 
 def _slices_of_row(row: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from ich_tfrecords.labels import names as name_forms
 from ich_tfrecords.labels.csv_file import CsvFile, LabelError, bools, open_csv, shorten
+from ich_tfrecords.plural import counted
 from ich_tfrecords.spec import LabelSpec
 
 LABEL_CONFLICT = "label_conflict"
@@ -60,13 +61,14 @@ class LabelTable:
     def notes(self) -> list[str]:
         """Lines to show the user: the size of the table, then one line for each thing merged or left out."""
         count = self.counts
-        lines = [f"{self.name}: {count['rows']:,} rows give the labels of {count['images']:,} images"]
+        rows = counted(count["rows"], "row gives", "rows give")
+        lines = [f"{self.name}: {rows} the labels of {counted(count['images'], 'image')}"]
         if self.ignored_columns:
             lines.append(f"{self.name}: ignored columns {', '.join(map(repr, self.ignored_columns))}")
         if count["duplicate_rows"]:
             lines.append(
-                f"{self.name}: merged {count['duplicate_rows']:,} duplicate rows of "
-                f"{count['duplicate_images']:,} images (they agree)"
+                f"{self.name}: merged {counted(count['duplicate_rows'], 'duplicate row')} of "
+                f"{counted(count['duplicate_images'], 'image')} (they agree)"
             )
         return lines + [line for reason in DROP_REASONS for line in self._drop_note(reason)]
 
@@ -74,7 +76,7 @@ class LabelTable:
         ids = [image for image, why in self.dropped.items() if why == reason]
         if not ids:
             return []
-        return [f"{self.name}: left out {len(ids):,} images, first {ids[0]}: {_DROP_TEXT[reason]} ({reason})"]
+        return [f"{self.name}: left out {counted(len(ids), 'image')}, first {ids[0]}: {_DROP_TEXT[reason]} ({reason})"]
 
 
 _DROP_TEXT = {

@@ -90,10 +90,10 @@ def write_table(path: AnyPath, table: pa.Table) -> bytes:
     return data
 
 
-def table_bytes(table: pa.Table) -> bytes:
-    """A table as a Parquet file."""
+def table_bytes(table: pa.Table, **options: bool) -> bytes:
+    """A table as a Parquet file; `options`: of `pq.write_table`."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", **options)
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""One conversion at a time for a folder of this machine: a locked file."""
+"""One process at a time in a folder of this machine: a locked file, which names its holder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ich_tfrecords.storage import file_system
 
 
 class Held(Exception):
-    """Another process holds the lock; the message says which."""
+    """Another process holds the lock; the message says which, where that is known."""
 
 
 class FileLock:
@@ -23,9 +23,9 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         held = not file_system.lock(self._descriptor, path.parent)
-        holder = os.pread(self._descriptor, 200, 0).decode(errors="replace") or "its process is not known"
+        holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip()
         if held or not self._is_there():
             os.close(self._descriptor)
             raise Held(holder)
@@ -33,8 +33,9 @@ class FileLock:
     def _is_there(self) -> bool:
         """Write this process into the locked file; False where one that has just finished took it away."""
         me = f"process {os.getpid()} on {socket.gethostname()}".encode()
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, me, 0)
+        with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, me, 0)
         try:
             # some shares give the same file another inode number each time, so its bytes count as well
             return os.fstat(self._descriptor).st_ino == self._path.stat().st_ino or self._path.read_bytes() == me

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ich_tfrecords.labels import names
+from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import bucket_walk, folder_walk, listing_rows, packed, zip_directory
 from ich_tfrecords.storage.bucket_path import AnyPath, BucketPath, any_path, is_bucket
 from ich_tfrecords.storage.bucket_walk import Objects
@@ -177,7 +178,7 @@ def _gather_folder(gathered: _Gathered, place: Place) -> None:
     rows = _add_plain(gathered, place.root, walk.walk_folder(place))
     if not rows and len(walk.links) == links:
         folders = len(walk.walked) - before
-        raise SourceError(_nothing(place.path, walk.ignored - ignored, f" in {folders} folders"))
+        raise SourceError(_nothing(place.path, walk.ignored - ignored, f" in {counted(folders, 'folder')}"))
 
 
 def _add_plain(gathered: _Gathered, root: Path, files: Iterator[tuple[str, int, int]]) -> int:
@@ -310,4 +311,4 @@ def _nothing(path: AnyPath, ignored: Counter[str], where: str) -> str:
     step = packed.unread(ignored, beside=False) or (
         "slices end with .dcm, .dicom, .ima or a number, or have no suffix; name other files one by one or with a glob"
     )
-    return f"{path}: no slice among {ignored.total():,} files{where}{kinds}; {step}"
+    return f"{path}: no slice among {counted(ignored.total(), 'file')}{where}{kinds}; {step}"

@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from ich_tfrecords import pixels
+from ich_tfrecords.conversion import job, plan
 from ich_tfrecords.dataset import manifest, records
 from ich_tfrecords.dataset.verify import verify
 from ich_tfrecords.dicom.ct_slice import read_slice
@@ -156,6 +158,39 @@ def test_an_interrupted_run_resumes_and_keeps_finished_shards(dataset, synthetic
     assert convert(*flags(synthetic_set, output)) == 0
     assert before == {name: (output / name).stat().st_ino for name in finished}
     assert sha256s(output) == sha256s(dataset)
+
+
+def test_each_index_part_is_read_once(synthetic_set, tmp_path, convert, monkeypatch):
+    """By the run that has them made, and by one that goes on, which needs no listing either."""
+    monkeypatch.setattr(job, "LISTING_ROWS", 10)
+    output, real, read = tmp_path / "out", atomic.read_many, Counter()
+
+    def counting(paths):
+        read.update(str(path.relative_to(output / job.WORK)) for path in paths)
+        return real(paths)
+
+    monkeypatch.setattr(atomic, "read_many", counting)
+    every = dict.fromkeys(
+        (f"index/00000{number}.{suffix}" for number in range(6) for suffix in ("parquet", "sha256")), 1
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "build_plan", _interrupted)
+        for _ in range(2):
+            read.clear()
+            assert convert(*flags(synthetic_set, output)) == 130
+            assert read == every
+    (output / job.WORK / "index" / "000003.parquet").write_bytes(b"damaged")
+    read.clear()
+    assert convert(*flags(synthetic_set, output)) == 0
+    again = {"index/000003.parquet", "index/000003.sha256"}  # as it was, and as it was made again
+    assert {name: times for name, times in read.items() if name.startswith("index")} == {
+        name: 2 if name in again else 1 for name in every
+    }
+    assert {name for name in read if name.startswith("listing")} == {"listing/000003.parquet", "listing/000003.sha256"}
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_changed_spec_refuses_to_mix(dataset, synthetic_set, convert, tmp_path, capsys):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from small_runs import train
 
 from ich_tfrecords import inspect
-from ich_tfrecords.conversion import job
+from ich_tfrecords.conversion import job, plan
 from ich_tfrecords.dataset import manifest
 from ich_tfrecords.storage import buckets
 from ich_tfrecords.storage.bucket_path import BucketPath, any_path
@@ -101,6 +102,33 @@ def test_the_same_command_says_that_all_is_there(raw, bucket, gcs, convert, caps
     assert {seen.method for seen in gcs.requests} == {"GET"}
 
 
+def test_each_index_part_is_asked_for_once(raw, bucket, gcs, convert, monkeypatch, dataset):
+    """By the run that has them made, and by one that goes on; nobody asks for what cannot be there."""
+    monkeypatch.setattr(job, "LISTING_ROWS", 10)
+    output = f"gs://{bucket}/out"
+
+    def asked() -> dict[str, Counter[str]]:
+        fetched = [seen.name for seen in gcs.requests if seen.kind == "media" and f"/{job.WORK}/" in seen.name]
+        return {kind: Counter(name for name in fetched if f"/{kind}/" in name) for kind in ("index", "listing")}
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    every = dict.fromkeys(
+        (f"out/.work/index/00000{number}.{suffix}" for number in range(6) for suffix in ("parquet", "sha256")), 1
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "build_plan", interrupted)
+        gcs.clear()
+        assert convert(*from_bucket(raw, output)) == 130
+        listing = {f"out/.work/listing/00000{number}.parquet": 1 for number in range(6)}  # by the workers
+        assert asked() == {"index": every, "listing": listing}
+    gcs.clear()
+    assert convert(*from_bucket(raw, output)) == 0
+    assert asked() == {"index": every, "listing": {}}
+    assert sha256s(output) == sha256s(dataset)
+
+
 def test_other_files_in_the_output_are_refused(raw, gcs, bucket, convert, capsys, dataset):
     upload(gcs, bucket, "out/", dataset / "README.md")
     assert convert(*from_bucket(raw, f"gs://{bucket}/out")) == 2
@@ -153,7 +181,7 @@ def test_a_shard_that_changed_in_the_bucket_is_not_committed(dataset, raw, bucke
     with monkeypatch.context() as patched:
         patched.setattr(job, "sidecars", flip_a_bit_first)
         assert convert(*from_bucket(raw, output)) == 1
-    assert "1 shards are not what their workers wrote" in one_line(capsys)
+    assert "1 shard is not what its worker wrote" in one_line(capsys)
     assert not (any_path(output) / manifest.MANIFEST).exists()
     assert convert(*from_bucket(raw, output)) == 0
     assert sha256s(output) == sha256s(dataset)

@@ -75,7 +75,7 @@ def test_shards_that_cannot_be_written_are_told(cluster, synthetic_set, tmp_path
     where = ("--input", synthetic_set.output / "stage_2_train", "--labels", "none", "--spec", "unlabelled")
     assert convert(*where, "--output", output, *engine) == 1
     [lost] = [path for path in output.glob("*.tfrecord-*") if path.is_dir()]
-    assert f"1 shards are not written (first: {lost.name}); run the command again" in capsys.readouterr().err
+    assert f"1 shard is not written (first: {lost.name}); run the command again" in capsys.readouterr().err
     monkeypatch.undo()
     lost.rmdir()
     assert convert(*where, "--output", output, *engine) == 0

@@ -212,7 +212,7 @@ def test_templates_step_by_step(cloud, tmp_path, monkeypatch, capsys):
     begun = cloud.written("out/")[first]
 
     assert cloud.stage() == 0
-    assert f"1 shards with {len_of(cloud, first)} slices were written before" in capsys.readouterr().err
+    assert f"1 shard with {len_of(cloud, first)} slices was written before" in capsys.readouterr().err
     worker.run(cloud.staged()["pipeline.pb"], "graph")
     assert cloud.written("out/")[first] == begun
 

@@ -160,7 +160,7 @@ def test_archives_beside_slices_are_told_in_a_line_of_their_own(tmp_path, conver
     assert run(convert, folder) == 0
     err = capfd.readouterr().err
     assert err.startswith(
-        "1 files to read (4 with other suffixes left aside: 2 .zip, 1 .dcm.gz, 1 .txt)\n"
+        "1 file to read (4 with other suffixes left aside: 2 .zip, 1 .dcm.gz, 1 .txt)\n"
         "NOT READ: 2 .zip, 1 .dcm.gz, which may hold slices; add --input 'FOLDER/**/*.zip' for zips in a folder, and "
         "unpack a zip that holds zips; unpack .dcm.gz first\n"
     )

@@ -29,8 +29,8 @@ def listed(synthetic_set, tmp_path, monkeypatch) -> tuple[WorkDir, int, int]:
     work.create()
     monkeypatch.setattr(job, "LISTING_ROWS", 10)
     table = sources.list_inputs([str(synthetic_set.output / "stage_2_train")]).table
-    job.write_listing(work, table)
-    return work, len(job.missing_index(work, table.num_rows)), table.num_rows
+    assert job.begin_index(work, table) == {}
+    return work, len(job.missing_index(table.num_rows, ())), table.num_rows
 
 
 def counters(result) -> Counter[str]:
@@ -51,7 +51,7 @@ def test_index_parts_then_write_shards(listed, rsna_spec):
     work, parts, slices = listed
     tally = run(list(range(parts)), transforms.IndexParts(work, KEY), list(range(parts)))
     assert tally["indexed"] == slices
-    index = job.read_index(work, slices)
+    index = job.joined(job.read_index(work, range(parts)))
     assert index.num_rows == slices
     assert set(index["reason"].to_pylist()) == {""}
     planned = plan.build_plan(index, None, rsna_spec)

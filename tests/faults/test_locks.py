@@ -28,7 +28,7 @@ def test_the_second_launcher_refuses_and_the_first_one_finishes(dataset, synthet
 
 def test_the_refusal_names_the_first(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from ich_tfrecords import job; "
+        "import sys; from pathlib import Path; from ich_tfrecords.conversion import job; "
         "job.claim(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

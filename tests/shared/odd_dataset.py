@@ -66,8 +66,8 @@ def convert(source: Path, output: Path, data_spec: spec.DatasetSpec, table: Labe
         names = job.write_plan(work, planned, data_spec)
         for name in names:
             steps.write_shard(work, name, data_spec, reader, tally)
-    commit.commit(
-        output, data_spec, planned, dict(job.sidecars(work, names)), {"input": {"files": len(listing)}}, lambda: None
-    )
+    done = dict(job.sidecars(work, names))
+    lost = commit.all_rejects(data_spec, planned, done)
+    commit.commit(output, data_spec, planned, done, lost, {"input": {"files": len(listing)}}, lambda: None)
     job.clear(work)
     return output

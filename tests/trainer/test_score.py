@@ -132,7 +132,7 @@ def test_agreeing_repeats_of_the_labels_are_told_and_merged(files, capsys):
     assert score.main(files(labels=[*truth_lines(), *truth_lines(["ID_c"])])) == 0
     said = capsys.readouterr()
     assert said.out == once
-    assert "merged 6 duplicate rows of 1 images (they agree)" in said.err
+    assert "merged 6 duplicate rows of 1 image (they agree)" in said.err
 
 
 def test_missing_rows_are_counted_and_the_first_named(files, capsys):
@@ -161,7 +161,7 @@ def test_rows_too_many_need_leave(files, capsys):
     [
         (["ID_a_any,2"], None, "labels.csv, line 2: Label is '2'; it must be 0 or 1"),
         ([], None, "labels.csv: has a header and no rows"),
-        (truth_lines()[1:], None, "left out 1 images, first ID_b: not every label has a row"),
+        (truth_lines()[1:], None, "left out 1 image, first ID_b: not every label has a row"),
         ([*truth_lines(), "ID_a_any,0"], None, "first ID_a: their rows contradict each other"),
         (None, ["ID_a_any,1.5"], "submission.csv, line 2: 'ID_a_any' has probability 1.5"),
         (None, ["ID_a_any,nan"], "submission.csv, line 2: 'ID_a_any' has probability nan"),

@@ -17,7 +17,6 @@ from trainer.shell import folder_lock
 from trainer.shell.problems import WrongUse
 
 RUN = "run.json"
-LOCK = "lock"
 FORMAT = 1
 
 
@@ -36,7 +35,7 @@ class PredictFolder:
             raise WrongUse(f"--output {path} is in a bucket; name a local folder")
         if path.exists() and not path.is_dir():
             raise WrongUse(f"--output {path} is a file, not a folder; choose another")
-        others = sorted({entry.name for entry in path.iterdir()} - {LOCK}) if path.is_dir() else []
+        others = sorted({entry.name for entry in path.iterdir()} - {folder_lock.LOCK}) if path.is_dir() else []
         if others and not _facts(self.run):
             raise WrongUse(f"--output {path} holds {others[0]}, which predict did not write; choose a new folder")
 
@@ -46,9 +45,7 @@ class PredictFolder:
 
         The results of an earlier run stay until `begin`. Raises `WrongUse` naming the process that has the folder.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK).open("a+", encoding="utf-8") as file:
-            folder_lock.take(file, self.path, "--output")
+        with contextlib.closing(folder_lock.take(self.path, "--output")):
             if not self.run.exists():
                 self._mark({"finished": False})
             for left in self._temporaries():  # of a run that was killed

@@ -1,26 +1,22 @@
-"""One process at a time in a folder: a lock that goes with its holder, however it ends."""
+"""One process at a time in a folder: the library's lock, in the words of these commands."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 from pathlib import Path
-from typing import TextIO
 
-from ich_tfrecords.storage import file_system
+from ich_tfrecords.storage.file_lock import FileLock, Held
 from trainer.shell.problems import WrongUse
 
+LOCK = "lock"
 
-def take(file: TextIO, folder: Path, flag: str) -> None:
-    """Lock an open file and write this process into it.
 
-    `folder` and `flag`: what is locked, and what chooses another. Raises `WrongUse` naming the holder.
+def take(folder: Path, flag: str) -> FileLock:
+    """The lock of `folder`, which is made where it is missing; `flag`: what chooses another.
+
+    Raises `WrongUse` naming the holder, and `OSError` where nothing can be written.
     """
-    if not file_system.lock(file.fileno(), folder):
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        raise WrongUse(f"{folder} is in use by {holder}; wait for it, or choose another {flag}")
-    file.truncate(0)
-    with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
-        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    try:
+        return FileLock(folder / LOCK)
+    except Held as error:
+        holder = str(error) or "another process"
+        raise WrongUse(f"{folder} is in use by {holder}; wait for it, or choose another {flag}") from error

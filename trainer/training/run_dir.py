@@ -64,13 +64,12 @@ class RunDir:
 
         Raises `WrongUse` naming the holder when there is one.
         """
-        path = self.path / "lock"
         try:
-            file = path.open("a+", encoding="utf-8")
+            lock = folder_lock.take(self.path, "--job_dir")
         except OSError as error:
+            path = self.path / folder_lock.LOCK
             raise WrongUse(f"cannot write {path}: {error.strerror}; choose another --job_dir") from error
-        with file:
-            folder_lock.take(file, self.path, "--job_dir")
+        with contextlib.closing(lock):
             for left in self.path.glob(f"*{atomic.TEMPORARY_SUFFIX}"):  # of writers that were killed
                 _remove(left)
             with closed_after(self):

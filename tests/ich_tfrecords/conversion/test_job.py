@@ -9,7 +9,8 @@ import pytest
 
 from ich_tfrecords import spec
 from ich_tfrecords.conversion import job
-from ich_tfrecords.conversion.job import Identity, Sidecar, WorkDir
+from ich_tfrecords.conversion.job import Identity, WorkDir
+from ich_tfrecords.conversion.sidecar_file import Sidecar
 
 SIDECAR = Sidecar("s", "train", "none", 1, 10, "00", "11", {"any": 0}, [0], [0], ["ff"], [])
 
@@ -39,7 +40,7 @@ def test_another_version_is_refused(tmp_path, rsna_spec, monkeypatch):
 
 def test_the_lock_goes_with_its_process(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from ich_tfrecords import job; "
+        "import sys, time; from pathlib import Path; from ich_tfrecords.conversion import job; "
         "job.claim(Path(sys.argv[1])); print('locked', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]

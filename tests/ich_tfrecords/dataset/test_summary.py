@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ich_tfrecords.conversion import commit
-from ich_tfrecords.dataset import manifest, summary
+from ich_tfrecords.dataset import manifest, rejects, summary
 from ich_tfrecords.dataset.summary import Share
 from ich_tfrecords.views import montage
 
@@ -95,7 +94,7 @@ def test_totals_are_those_of_the_manifest(dataset):
 def test_reject_examples_stop_at_most(tmp_path):
     path = tmp_path / "rejects.csv"
     rows = [{"name": f"{i}.dcm", "sop_uid": "", "reason": "ab"[i % 2], "detail": 'x,"\n'} for i in range(9)]
-    path.write_text(commit.rejects_csv(rows), encoding="utf-8")
+    path.write_text(rejects.as_csv(pa.Table.from_pylist(rows, rejects.SCHEMA)), encoding="utf-8")
     found = summary.reject_examples(path, 3)
     assert {reason: [row["name"] for row in some] for reason, some in found.items()} == {
         "a": ["0.dcm", "2.dcm", "4.dcm"],

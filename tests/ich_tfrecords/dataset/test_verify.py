@@ -134,8 +134,9 @@ def test_a_patient_in_a_foreign_split(dataset_copy):
 
     rewrite_slices(dataset_copy, move)
     found = problems(dataset_copy)
-    assert re.search(r"patient \w+ stands in split \w+, its group says \w+", found)
-    assert "1 values of patient_key stand in several splits" in found
+    told = r"patients outside the split of their group: 1 \(first: \w+ in \w+, its group says \w+\); convert again"
+    assert re.search(told, found)
+    assert re.search(r"values of patient_key in several splits: 1 \(first: \w+ in \w+ and \w+\); convert again", found)
 
 
 @pytest.fixture
@@ -156,12 +157,17 @@ def merged(tmp_path, convert) -> Path:
     return tmp_path / "out"
 
 
+def by_study(rows: list[dict]) -> dict[str, set[str]]:
+    """The splits of each study."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row["study_uid"], set()).add(row["split"])
+    return found
+
+
 def test_patients_that_share_a_study_stand_in_one_split(merged):
     rows = pq.read_table(merged / manifest.SLICES).to_pylist()
-    by_study: dict[str, set[str]] = {}
-    for row in rows:
-        by_study.setdefault(row["study_uid"], set()).add(row["split"])
-    assert [len(found) for found in by_study.values()] == [1] * 8
+    assert [len(found) for found in by_study(rows).values()] == [1] * 8
     done = manifest.read(merged)
     assert sorted(map(len, done.groups)) == [2] * 8
     own = splits.split_of([row["patient_key"] for row in rows], done.spec.split).tolist()
@@ -182,9 +188,15 @@ def test_a_torn_study_is_damage_in_a_set_of_an_older_version(merged):
     rewrite_slices(merged, tear)
     rewrite_manifest(merged, lambda values: values.pop("groups"))
     found = problems(merged)
-    assert re.search(r"values of study_uid stand in several splits \(first: 1.\d in \w+ and \w+\)", found)
-    assert "values of series_uid stand in several splits" in found
-    assert "its group says" in found
+    assert re.search(r"values of study_uid in several splits: \d \(first: 1.\d in \w+ and \w+\); convert again", found)
+    assert "values of series_uid in several splits" in found
+    rows = pq.read_table(merged / manifest.SLICES).to_pylist()
+    split_of = {row["patient_key"]: row["split"] for row in rows}
+    heads = {study: min(row["patient_key"] for row in rows if row["study_uid"] == study) for study in by_study(rows)}
+    torn = [row for row in rows if row["split"] != split_of[heads[row["study_uid"]]]]
+    first = min(row["patient_key"] for row in torn)
+    (line,) = [line for line in found.splitlines() if "its group says" in line]
+    assert f"patients outside the split of their group: {len(torn)} (first: {first} in {split_of[first]}, " in line
 
 
 def test_a_tie_that_no_record_shows_any_more_is_known_from_the_manifest(merged):

@@ -729,8 +729,8 @@ def test_ctrl_c_keeps_the_part_and_the_same_command_goes_on(account, run, target
     storage.handle_error = lambda *_: None
     storage.script = [hold]
     code = (
-        "import sys; from ich_tfrecords import kaggle; kaggle.connect = lambda: None; "
-        f"kaggle.archive_url = lambda _: {storage.url!r}; sys.exit(kaggle.main(sys.argv[1:]))"
+        "import sys; from ich_tfrecords.kaggle import command; command.connect = lambda: None; "
+        f"command.archive_url = lambda _: {storage.url!r}; sys.exit(command.main(sys.argv[1:]))"
     )
     arguments = [sys.executable, "-c", code, "download", "--output", str(target.parent)]
     with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:

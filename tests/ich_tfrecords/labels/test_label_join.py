@@ -67,7 +67,7 @@ def test_an_id_that_differs_a_little_is_found(written, table):
     assert joined.known.tolist() == [True, True]
     assert joined.unused == 0
     blank_only = written.strip("\u200b\ufeff \u00a0") == "ID_a"  # tidied where the file is read
-    note = "l.csv: 1 slices have their labels by an id that differs in letter case, white space or suffix"
+    note = "l.csv: 1 slice has its labels by an id that differs in letter case, white space or suffix"
     assert [line.partition(" (first: ")[0] for line in joined.notes] == ([] if blank_only else [note])
 
 

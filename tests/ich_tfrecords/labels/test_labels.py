@@ -162,9 +162,9 @@ def test_conflicting_images_are_left_out_and_told():
         "any_contradictions": 1,
     }
     assert table.notes()[1:] == [
-        "labels.csv: left out 1 images, first ID_a: their rows contradict each other (label_conflict)",
+        "labels.csv: left out 1 image, first ID_a: their rows contradict each other (label_conflict)",
         (
-            "labels.csv: left out 1 images, first ID_c: the label for any hemorrhage is not the maximum of the others "
+            "labels.csv: left out 1 image, first ID_c: the label for any hemorrhage is not the maximum of the others "
             "(label_any_contradiction)"
         ),
     ]
@@ -181,7 +181,7 @@ def test_images_without_all_labels_are_left_out_and_told():
     assert table.counts["incomplete_images"] == 1
     assert (table.counts["duplicate_rows"], table.counts["duplicate_images"]) == (1, 1)
     assert table.notes()[-1] == (
-        "labels.csv: left out 1 images, first ID_b: not every label has a row (label_incomplete)"
+        "labels.csv: left out 1 image, first ID_b: not every label has a row (label_incomplete)"
     )
 
 

@@ -115,7 +115,7 @@ def test_archives_beside_slices_are_named_and_packed_ones_refused(gcs, tmp_path)
         ("gs://no-such-bucket/x", "there is no such object"),
         ("gs://no-such-bucket/*.dcm", "no such object or bucket"),
         ("gs://{bucket}/nothing", "nothing: there is no such object and none below it"),
-        ("gs://{bucket}/texts", "texts: no slice among 1 files"),
+        ("gs://{bucket}/texts", "texts: no slice among 1 file"),
         ("gs://{bucket}/*.nii", "no slice among 0 files"),
         ("gs://{bucket}/x[z-a]", "is no pattern"),
         ("gs://", "names no bucket"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 
@@ -41,7 +42,7 @@ def test_a_file_that_is_exchanged_while_it_is_locked_does_not_count(tmp_path, mo
         return descriptor
 
     monkeypatch.setattr(os, "open", exchanged)
-    with pytest.raises(Held, match="its process is not known"):
+    with pytest.raises(Held, match=r"^$"):
         FileLock(path)
 
 
@@ -49,6 +50,17 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
         FileLock(tmp_path / "file" / "lock")
+
+
+def test_a_full_disk_takes_no_words_and_the_lock_holds(tmp_path, monkeypatch):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lock = FileLock(tmp_path / "lock")
+    with pytest.raises(Held, match=r"^$"):
+        FileLock(tmp_path / "lock")
+    lock.close()
 
 
 def test_a_share_that_gives_a_file_another_number_each_time(tmp_path, monkeypatch):

@@ -183,9 +183,9 @@ def test_include_selects_by_name_in_folders_and_archives(tmp_path):
         (["{root}/nowhere"], (), "nowhere: no such file or folder"),
         (["{root}/nowhere/*.dcm"], (), "there is no folder .*nowhere"),
         (["{root}/*.nii"], (), "the pattern matches nothing"),
-        (["{root}/texts"], (), "texts: no slice among 1 files in 1 folders"),
+        (["{root}/texts"], (), "texts: no slice among 1 file in 1 folder"),
         (["{root}/data", "{root}/texts"], (), "texts: no slice"),  # each input must give something
-        (["{root}/texts.zip"], (), r"texts.zip: no slice among 1 files"),
+        (["{root}/texts.zip"], (), r"texts.zip: no slice among 1 file"),
         (["{root}/pipe"], (), "pipe: is neither a file nor a folder"),
         (["{root}/data"], ("*/train/*",), r"include \*/train/\* matches none"),
     ],
@@ -341,7 +341,7 @@ def test_zips_in_a_zip_are_named(tmp_path):
     path = make_zip(tmp_path / "outer.zip", {"p/inner.zip": inner, "b.dcm": b"b", "t.tar": b"t"})
     assert sources.list_inputs([str(path)]).ignored == {".zip": 1, ".tar": 1}
     line = refused(make_zip(path, {"p/inner.zip": inner}))
-    assert "no slice among 1 files (1 .zip); NOT READ: 1 .zip" in line
+    assert "no slice among 1 file (1 .zip); NOT READ: 1 .zip" in line
     assert "unpack a zip that holds zips" in line
 
 

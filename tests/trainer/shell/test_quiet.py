@@ -21,7 +21,7 @@ def python(code: str, *path: Path, **environ: str) -> subprocess.CompletedProces
 
 
 def test_no_word_of_the_import_or_the_first_tensor():
-    code = "from trainer import quiet; quiet.import_tensorflow(); import tensorflow as tf, keras\n"
+    code = "from trainer.shell import quiet; quiet.import_tensorflow(); import tensorflow as tf, keras\n"
     code += "print(int(tf.reduce_sum(tf.ones(3))), keras.backend.backend())"
     done = python(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "3 tensorflow\n", "")
@@ -31,7 +31,7 @@ def test_keras_reads_no_file_and_its_home_is_as_before(tmp_path):
     (tmp_path / "keras.py").write_text("import os\nprint(os.environ['KERAS_HOME'])")
     (tmp_path / "tensorflow.py").write_text("")
     (tmp_path / "keras.json").write_text('{"floatx": "float16"}')
-    code = "import os; from trainer import quiet; quiet.import_tensorflow(); print(os.environ.get('KERAS_HOME'))"
+    code = "import os; from trainer.shell import quiet; quiet.import_tensorflow(); print(os.environ.get('KERAS_HOME'))"
     done = python(code, tmp_path, KERAS_HOME=str(tmp_path))
     assert done.stdout == f"{os.devnull}\n{tmp_path}\n"
     said = f'{tmp_path}/keras.json is left aside, since numbers would depend on it: floatx "float16"\n'
@@ -43,7 +43,7 @@ def test_weights_can_be_read_where_nothing_can_be_locked(tmp_path):
     code = f"""
 import fcntl, sys
 if sys.argv[1:]:
-    from trainer import quiet; quiet.import_tensorflow()
+    from trainer.shell import quiet; quiet.import_tensorflow()
 import h5py
 path = {str(tmp_path / "weights.h5")!r}
 with open(path, "ab") as held:
@@ -67,7 +67,7 @@ def test_what_an_import_says_is_shown_when_it_fails(tmp_path):
     (tmp_path / "tensorflow.py").write_text(
         "import os\nos.write(2, b'no such library\\n')\nraise ImportError('broken')\n"
     )
-    done = python("from trainer import quiet; quiet.import_tensorflow()", tmp_path)
+    done = python("from trainer.shell import quiet; quiet.import_tensorflow()", tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("no such library\n")
     assert done.stderr.endswith("ImportError: broken\n")
@@ -76,7 +76,7 @@ def test_what_an_import_says_is_shown_when_it_fails(tmp_path):
 def test_what_a_good_import_says_is_left_out_and_stderr_works_again(tmp_path):
     (tmp_path / "keras.py").write_text("")
     (tmp_path / "tensorflow.py").write_text("import os, sys\nos.write(2, b'noise')\nprint('noise', file=sys.stderr)\n")
-    code = "import sys; from trainer import quiet; print('before', file=sys.stderr)\n"
+    code = "import sys; from trainer.shell import quiet; print('before', file=sys.stderr)\n"
     code += "quiet.import_tensorflow(); print('after', file=sys.stderr)"
     done = python(code, tmp_path)
     assert (done.returncode, done.stderr) == (0, "before\nafter\n")
@@ -85,7 +85,8 @@ def test_what_a_good_import_says_is_left_out_and_stderr_works_again(tmp_path):
 def test_how_much_is_said_is_up_to_the_user_and_the_backend_is_not(tmp_path):
     (tmp_path / "keras.py").write_text("")
     (tmp_path / "tensorflow.py").write_text("")
-    code = f"import os; from trainer import quiet; quiet.import_tensorflow(); print(*map(os.environ.get, {SETTINGS}))"
+    code = "import os; from trainer.shell import quiet; quiet.import_tensorflow(); "
+    code += f"print(*map(os.environ.get, {SETTINGS}))"
     given = {"TF_CPP_MIN_LOG_LEVEL": "0", "GRPC_VERBOSITY": "DEBUG", "KERAS_BACKEND": "jax"}
     assert python(code, tmp_path, **given).stdout == "0 DEBUG tensorflow\n"
     level, verbosity, backend = python(code, tmp_path).stdout.split()

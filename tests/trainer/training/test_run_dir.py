@@ -131,7 +131,9 @@ def test_the_holder_of_the_lock_clears_what_killed_writers_left(run):
 
 
 def test_a_lock_needs_a_folder(tmp_path):
-    with pytest.raises(WrongUse, match="No such file"), RunDir(tmp_path / "none").lock():
+    (tmp_path / "file").touch()
+    refusal = f"cannot write {tmp_path}/file/run/lock: Not a directory; choose another --job_dir"
+    with pytest.raises(WrongUse, match=refusal), RunDir(tmp_path / "file" / "run").lock():
         pass
 
 
