@@ -29,6 +29,8 @@ GREATEST = 30.0  # of logits before the joint; nothing that is shown can tell 1e
 GREATEST_FOCAL = 500.0  # of logits that the focal loss made; beyond 700 exp overflows
 NEVER = 1e-12  # of what is drawn: a combination with no greater share counts as never drawn
 LEAST = 1e-300  # of a sum of probabilities that divides
+LEAST_DRAWN = 1e-100  # of a combination that was drawn, after each sweep: kinds that exclude each other, all sure, wear
+# away what is left of the rest, and below 1e-308 numbers mean one thing to numpy and another to TensorFlow
 SURE = 0.01  # part of a smoothed label's distance to 0 or 1 within which a logit counts by its distance alone
 PRIOR_SLICES = 32.0  # that speak for kinds independent of each other, beside those that were counted
 _ROWS = 4096  # at once
@@ -204,15 +206,17 @@ def _responsible(fits: _Numbers, share: _Numbers) -> _Numbers:
 class Plan:
     """What undoing needs besides the logits; the served graph takes it too.
 
-    `member` float64 [2 ** kinds, L]: `combinations`. `steps`: the columns that the joint is fitted to, one after the
-    other, `any` last of all; a label that is always or never 1 as drawn has no odds to fit. `factor` float64
-    [2 ** kinds]: natural by drawn, 0 where nothing was drawn. `outside` float64 [2 ** kinds]: the natural share of
-    combinations of which nothing was drawn: no logit tells of them, so each slice holds them by their prevalence.
-    `settled` bool [L]: labels that are 0 and 1 by nature; the logit of another one is left as it is.
+    `member` float64 [2 ** kinds, L]: `combinations`. `sweeps`: the columns that the joint is fitted to, one after the
+    other, `any` last of all; a label that is always or never 1 as drawn has no odds to fit. `least` float64
+    [2 ** kinds]: what a sweep leaves of each. `factor` float64 [2 ** kinds]: natural by drawn, 0 where nothing was
+    drawn. `outside` float64 [2 ** kinds]: the natural share of combinations of which nothing was drawn: no logit
+    tells of them, so each slice holds them by their prevalence. `settled` bool [L]: labels that are 0 and 1 by nature;
+    the logit of another one is left as it is.
     """
 
     member: _Numbers
-    steps: list[int]
+    sweeps: list[list[int]]
+    least: _Numbers
     factor: _Numbers
     outside: _Numbers
     settled: npt.NDArray[np.bool_]
@@ -231,7 +235,8 @@ def plan(odds: Odds) -> Plan:
     outside = np.where(seen, 0.0, odds.natural)
     kinds = [at for at in range(len(odds.names)) if at != odds.any_index and fitted[at]]
     whole = [*kinds, *([odds.any_index] if fitted[odds.any_index] else [])]
-    return Plan(member, KIND_SWEEPS * kinds + SWEEPS * whole, factor, outside, both(odds.natural))
+    least = np.where(odds.drawn > 0, LEAST_DRAWN, 0.0)
+    return Plan(member, KIND_SWEEPS * [kinds] + SWEEPS * [whole], least, factor, outside, both(odds.natural))
 
 
 def _undrawn(odds: Odds, logits: _Numbers) -> _Numbers:
@@ -240,11 +245,13 @@ def _undrawn(odds: Odds, logits: _Numbers) -> _Numbers:
     shown, hidden = (sigmoid(side * np.clip(logits.T, -GREATEST, GREATEST)) for side in (1, -1))
     # [2 ** kinds, n]: whole rows are changed, six times as fast as columns
     joint = np.repeat(odds.drawn[:, None], len(logits), axis=1)
-    for at in how.steps:
-        inside = how.member[:, at]
-        ones, zeros = _sums(joint, inside)
-        joint[inside == 1] *= shown[at] / ones
-        joint[inside == 0] *= hidden[at] / zeros
+    for sweep in how.sweeps:
+        for at in sweep:
+            inside = how.member[:, at]
+            ones, zeros = _sums(joint, inside)
+            joint[inside == 1] *= shown[at] / ones
+            joint[inside == 0] *= hidden[at] / zeros
+        np.maximum(joint, how.least[:, None], out=joint)
     joint *= how.factor[:, None]
     joint *= (1 - how.outside.sum()) / np.maximum(joint.sum(axis=0), LEAST)
     joint += how.outside[:, None]

@@ -108,10 +108,12 @@ def _undrawn(logits: Any, odds: Odds) -> Any:
     how = joint.plan(odds)
     shown, hidden = (tf.sigmoid(side * tf.clip_by_value(logits, -joint.GREATEST, joint.GREATEST)) for side in (1, -1))
     found = tf.tile(tf.constant(odds.drawn[None]), (tf.shape(logits)[0], 1))
-    for at in how.steps:
-        inside = how.member[:, at]
-        ones, zeros = (tf.maximum(tf.linalg.matvec(found, part), joint.LEAST) for part in (inside, 1 - inside))
-        found *= inside * (shown[:, at] / ones)[:, None] + (1 - inside) * (hidden[:, at] / zeros)[:, None]
+    for sweep in how.sweeps:
+        for at in sweep:
+            inside = how.member[:, at]
+            ones, zeros = (tf.maximum(tf.linalg.matvec(found, part), joint.LEAST) for part in (inside, 1 - inside))
+            found *= inside * (shown[:, at] / ones)[:, None] + (1 - inside) * (hidden[:, at] / zeros)[:, None]
+        found = tf.maximum(found, how.least)
     found *= how.factor
     found *= (1 - how.outside.sum()) / tf.maximum(tf.reduce_sum(found, 1, keepdims=True), joint.LEAST)
     found += how.outside

@@ -244,6 +244,16 @@ def test_log_odds_in_the_graph_are_those_of_numpy(shares, smoothing, gamma, seed
     np.testing.assert_allclose(graph.log_odds(tf.constant(logits), odds), wanted, rtol=1e-9, atol=1e-9)
 
 
+def test_sure_logits_that_no_drawn_combination_fits():
+    """Sweep by sweep the rest wears away, below 1e-308, which TensorFlow takes for 0 and numpy does not."""
+    natural, weight = np.full(32, 1e-3), np.zeros(32)
+    natural[[7, 9, 13]] = [0.425, 0.692, 1.001]
+    weight[[0, 7, 9, 11, 12, 13, 14]] = [0.85, 1e-4, 0.28, 1, 0.28, 0.29, 0.19]
+    odds = Odds(SIX, "any", 0, 0, natural / natural.sum(), natural * weight / (natural * weight).sum(), np.zeros(6))
+    logits = np.array([[67.0, -52, 68, 105, 46, 12]])
+    np.testing.assert_allclose(graph.log_odds(tf.constant(logits), odds), odds.log_odds(logits), rtol=1e-9)
+
+
 def test_probabilities_of_no_slices_come_from_convolutions_too():
     """oneDNN gives a wrong shape there."""
     image = keras.Input((8, 8, 3), dtype="uint8")
