@@ -9,9 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
-from ich_tfrecords.views.progress_bar import bar, time_left
+from ich_tfrecords.views.progress_line import CLEAR, LINE_EVERY_S, line
 
-LINE_EVERY_S = 10.0
 BAR_EVERY_S = 0.5
 JOIN_S = 5.0  # a look into a bucket may take longer; nobody waits for it
 
@@ -51,13 +50,7 @@ class Progress:
                 self._show(min(self._done(), self.total), "" if self._live else "\n")
 
     def _show(self, done: int, end: str) -> None:
-        text = progress_line(self._title, done, self.total, done - self._first, time.monotonic() - self._begin)
-        self._stream.write((f"\r{text}\x1b[K" if self._live else text) + end)
+        seconds = time.monotonic() - self._begin
+        text = line(self._title, "slices", done, self.total, done - self._first, seconds)
+        self._stream.write((CLEAR if self._live else "") + text + end)
         self._stream.flush()
-
-
-def progress_line(title: str, done: int, total: int, done_now: int, seconds: float) -> str:
-    """`convert [#####...] 1,200/4,000 slices, 803 slices/s, 0:03 left`; the rate counts this run's slices only."""
-    rate = done_now / seconds if seconds > 0 else 0.0
-    tail = time_left(done, total, rate, seconds)
-    return f"{title} {bar(done, total)} {done:,}/{total:,} slices, {rate:,.0f} slices/s, {tail}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +19,7 @@ from ich_tfrecords.dataset.summary import flat, megabytes, plain, prevalence, to
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.storage.bucket_path import AnyPath, any_path, local_path
-from ich_tfrecords.views import export, montage, report
+from ich_tfrecords.views import export, montage, progress_line, report
 
 MAX_PER_STRATUM = 50
 
@@ -131,7 +130,8 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    result = verify.verify(arguments.directory, _Progress("verify", "shards"))
+    with progress_line.shown("verify", "shards", sys.stderr) as tell:
+        result = verify.verify(arguments.directory, tell)
     for note in result.notes:
         print(note)
     for problem in result.problems:
@@ -179,7 +179,8 @@ def _report(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     done = manifest.read(arguments.directory)
     splits = _splits(done, arguments.split)
-    files = export.export(arguments.directory, done, arguments.output, splits, _Progress("export", "slices"))
+    with progress_line.shown("export", "slices", sys.stderr) as tell:
+        files = export.export(arguments.directory, done, arguments.output, splits, tell)
     print(f"{arguments.output}: {files:,} PNG files of {', '.join(splits)}, labels in labels_<split>.csv")
 
 
@@ -262,26 +263,6 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
         "  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)).rstrip()
         for row in rows
     ]
-
-
-class _Progress:
-    """One line on standard error, redrawn on a terminal, written every ten seconds elsewhere."""
-
-    def __init__(self, title: str, things: str) -> None:
-        self._title, self._things, self._live = title, things, sys.stderr.isatty()
-        self._every_s = 0.5 if self._live else 10.0
-        self._begun = self._shown = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._shown < self._every_s and not (self._live and done == total):
-            return
-        self._shown = now
-        rate = done / max(now - self._begun, 1e-9)
-        left = f"{(total - done) / rate:,.0f} s left" if rate else "time left not known yet"
-        line = f"{self._title} {done:,}/{total:,} {self._things}, {rate:,.0f} a second, {left}"
-        end = "" if self._live and done < total else "\n"
-        print(f"\r{line:<72}" if self._live else line, end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ LIBRARY = {
     "dataset": ("plural spec storage", "numpy pandas pyarrow google google_crc32c tensorflow"),
     "conversion": ("plural problems spec pixels labels storage dicom dataset", "numpy pyarrow"),
     "views": ("spec storage dataset", "numpy pyarrow PIL jinja2 markupsafe"),
-    "synthetic": ("environment dicom", "numpy"),
+    "synthetic": ("environment dicom views", "numpy"),
     "kaggle": ("environment storage views", "pyarrow"),
     "inspect": ("plural environment storage dataset views", ""),
 }

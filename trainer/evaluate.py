@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from ich_tfrecords.storage import atomic
+from ich_tfrecords.views import progress_line
 from trainer.data.dataset import Dataset, Slices, open_dataset
 from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.results import evaluated
 from trainer.results.evaluated import FORMAT, METRICS, PAGE, PREDICTIONS
-from trainer.shell import command, progress_line, quiet
+from trainer.shell import command, quiet
 from trainer.shell.problems import WrongUse
 from trainer.training import hparams
 from trainer.training.run_dir import RunDir, json_text

@@ -27,6 +27,7 @@ from ich_tfrecords import NOT_A_DEVICE, __version__
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import atomic, packed, sources
 from ich_tfrecords.storage.csv_text import csv_text
+from ich_tfrecords.views import progress_line
 from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
 from trainer.models.model_file import About
@@ -34,7 +35,7 @@ from trainer.prediction import picture_files, slice_stream, triage
 from trainer.prediction.folder import PredictFolder, csv_file
 from trainer.prediction.slice_stream import Reject
 from trainer.prediction.triage import Triage
-from trainer.shell import command, progress_line, quiet
+from trainer.shell import command, quiet
 from trainer.shell.display import count
 from trainer.shell.problems import WorkFailed, WrongUse
 

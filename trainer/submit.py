@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from ich_tfrecords.storage import atomic
+from ich_tfrecords.views import progress_line
 from trainer.data.dataset import Dataset, Slices, open_dataset
 from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.results import competition
-from trainer.shell import command, progress_line, quiet
+from trainer.shell import command, quiet
 from trainer.shell.command import Parser
 from trainer.shell.problems import WrongUse
 

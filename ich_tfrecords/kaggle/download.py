@@ -22,10 +22,9 @@ from typing import BinaryIO, NamedTuple, TextIO
 from urllib.parse import urlsplit
 
 from ich_tfrecords.storage import atomic, file_system
-from ich_tfrecords.views.progress_bar import bar, time_left
+from ich_tfrecords.views import progress_line
+from ich_tfrecords.views.progress_line import bar, time_left
 
-LINE_EVERY_S = 10.0
-BAR_EVERY_S = 0.5
 SPARE_BYTES = 1 << 30  # left free on the disk: a full one breaks more than this download
 MAX_CHANGES = 3
 _BLOCK_BYTES = 1 << 18
@@ -295,7 +294,7 @@ def require_room(folder: Path, missing_bytes: int) -> None:
 
 
 def _copy(response: http.client.HTTPResponse, part: Part, size_bytes: int, url: str, out: TextIO) -> None:
-    with Progress(size_bytes, part.size_bytes, out) as progress:
+    with progress_line.shown("download", "GB", out, words=progress_words, first=part.size_bytes) as tell:
         while part.size_bytes < size_bytes:
             try:
                 block = response.read(min(_BLOCK_BYTES, size_bytes - part.size_bytes))
@@ -304,42 +303,14 @@ def _copy(response: http.client.HTTPResponse, part: Part, size_bytes: int, url: 
             if not block:
                 raise Lost(f"{_host(url)} closed the connection early")
             part.append(block)
-            progress.show(part.size_bytes)
+            tell(part.size_bytes, size_bytes)
 
 
-class Progress:
-    """Bytes, rate and time left: redrawn on a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self, total_bytes: int, first_bytes: int, out: TextIO) -> None:
-        self._total, self._first, self._done, self._out = total_bytes, first_bytes, first_bytes, out
-        self._live = out.isatty()
-        self._begun = self._shown = time.monotonic()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live or self._done == self._total:
-            self._write(time.monotonic(), "\n")
-
-    def show(self, done_bytes: int) -> None:
-        """Say how far it is, when it is time to."""
-        self._done, now = done_bytes, time.monotonic()
-        if now - self._shown >= (BAR_EVERY_S if self._live else LINE_EVERY_S):
-            self._shown = now
-            self._write(now, "" if self._live else "\n")
-
-    def _write(self, now: float, end: str) -> None:
-        text = progress_line(self._done, self._total, self._done - self._first, now - self._begun)
-        self._out.write((f"\r{text}\x1b[K" if self._live else text) + end)
-        self._out.flush()
-
-
-def progress_line(done: int, total: int, done_now: int, seconds: float) -> str:
+def progress_words(what: str, unit: str, done: int, total: int, done_now: int, seconds: float) -> str:
     """`download [###...] 12.30/180.00 GB, 45.1 MB/s, 1:02:03 left`; the rate counts this connection's bytes only."""
     rate = done_now / seconds if seconds > 0 else 0.0
     tail = time_left(done, total, rate, seconds)
-    return f"download {bar(done, total)} {done / 1e9:,.2f}/{total / 1e9:,.2f} GB, {rate / 1e6:,.1f} MB/s, {tail}"
+    return f"{what} {bar(done, total)} {done / 1e9:,.2f}/{total / 1e9:,.2f} {unit}, {rate / 1e6:,.1f} MB/s, {tail}"
 
 
 def reason(error: BaseException) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ich_tfrecords import environment
 from ich_tfrecords.synthetic.plan import SyntheticError
 from ich_tfrecords.synthetic.rsna_layout import RSNA_LABELS, ZIP_NAME, generate
+from ich_tfrecords.views import progress_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     options = {name: value for name, value in vars(arguments).items() if name != "output"}
     try:
-        summary = generate(arguments.output, **options, progress=_Progress(sys.stderr.isatty()))
+        with progress_line.shown("draw", "slices", sys.stderr) as tell:
+            summary = generate(arguments.output, **options, progress=tell)
     except SyntheticError as error:
         print(f"synthetic: {error}", file=sys.stderr)
         return 2
@@ -41,26 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for defect in summary.defects:
         print(f"planted {defect.name}: {defect.file}: {defect.detail}")
     return 0
-
-
-class _Progress:
-    """One line on standard error, redrawn each second on a terminal and written every 30 s elsewhere."""
-
-    def __init__(self, terminal: bool) -> None:
-        self.terminal, self.begun = terminal, time.monotonic()
-        self.every_s = 1.0 if terminal else 30.0
-        self.shown = self.begun
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self.shown < self.every_s and not (self.terminal and done == total):
-            return
-        self.shown = now
-        rate = done / (now - self.begun)
-        line = f"{done:,} of {total:,} slices, {rate:.0f} slices/s, {(total - done) / rate:.0f} s left"
-        print(f"\r{line:<70}" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr)
-        if self.terminal and done == total:
-            print(file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

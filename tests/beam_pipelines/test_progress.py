@@ -8,20 +8,6 @@ import pytest
 from beam_pipelines import progress
 
 
-@pytest.mark.parametrize(
-    ("done", "total", "now", "seconds", "text"),
-    [
-        (0, 0, 0, 0.0, "x [########################] 0/0 slices, 0 slices/s, 0:00 in all"),
-        (0, 10, 0, 1.0, "x [........................] 0/10 slices, 0 slices/s, time left not known yet"),
-        (500, 1000, 500, 10.0, "x [############............] 500/1,000 slices, 50 slices/s, 0:10 left"),
-        (500, 1000, 100, 10.0, "x [############............] 500/1,000 slices, 10 slices/s, 0:50 left"),  # resumed
-        (1000, 1000, 1000, 8.0, "x [########################] 1,000/1,000 slices, 125 slices/s, 0:08 in all"),
-    ],
-)
-def test_progress_line(done, total, now, seconds, text):
-    assert progress.progress_line("x", done, total, now, seconds) == text
-
-
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

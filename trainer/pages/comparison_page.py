@@ -13,7 +13,7 @@ from ich_tfrecords import __version__
 from ich_tfrecords.storage.csv_text import csv_text
 from ich_tfrecords.views import html_page
 from ich_tfrecords.views.html_page import Image, Table
-from ich_tfrecords.views.progress_bar import clock
+from ich_tfrecords.views.progress_line import clock
 from trainer.pages import figures, plots
 from trainer.results.comparison import BETTER, UNCLEAR, WORSE
 

@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from ich_tfrecords.views.progress_bar import bar, clock
+from ich_tfrecords.views.progress_line import BAR_EVERY_S, CLEAR, LINE_EVERY_S, bar, clock, count
 
-LINE_EVERY_S = 10.0
-BAR_EVERY_S = 0.1
 RATE_MEMORY_S = 60.0  # a rate over the last minute or so follows a backbone that is unfrozen
-CLEAR = "\r\x1b[K"
 
 # Key of an epoch's row -> how it is told. Keys that a row lacks are left out.
 EPOCH_NUMBERS: Mapping[str, Callable[[float], str]] = {
@@ -24,11 +21,6 @@ EPOCH_NUMBERS: Mapping[str, Callable[[float], str]] = {
     "images_per_s": lambda value: f"{count(value)} images/s",
     "seconds": lambda value: clock(value),
 }
-
-
-def count(rate: float) -> str:
-    """A rate to read: `1,234`, and `3.4` below ten."""
-    return f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.1f}"
 
 
 def progress_line(

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from trainer.shell import progress_line
+from ich_tfrecords.views import progress_line
 
 
 class Clock:
@@ -31,7 +31,12 @@ class Terminal(io.StringIO):
     ],
 )
 def test_the_line(done, seconds, text):
-    assert progress_line.line("split test", "slices", done, 400, seconds) == text
+    assert progress_line.line("split test", "slices", done, 400, done, seconds) == text
+
+
+def test_the_rate_of_work_that_goes_on_counts_what_is_done_now():
+    text = "x [############............] 500/1,000 slices, 10 slices/s, 0:50 left"
+    assert progress_line.line("x", "slices", 500, 1000, 100, 10.0) == text
 
 
 def told(stream: io.StringIO, every_s: float) -> str:
@@ -61,3 +66,38 @@ def test_a_pass_that_ends_early_ends_its_line():
         clock.seconds = 1
         tell(1, 4)
     assert stream.getvalue().endswith(" left\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599, "59:59"), (3600, "1:00:00"), (36_061, "10:01:01")],
+)
+def test_clock(seconds, text):
+    assert progress_line.clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "text"),
+    [
+        (0, 0, "[########################]"),
+        (0, 7, "[........................]"),
+        (6, 7, "[####################....]"),  # full only when done
+        (7, 7, "[########################]"),
+        (9, 7, "[########################]"),
+    ],
+)
+def test_bar(done, total, text):
+    assert progress_line.bar(done, total) == text
+
+
+@pytest.mark.parametrize(
+    ("done", "rate", "seconds", "text"),
+    [
+        (0, 0.0, 0.0, "time left not known yet"),
+        (1, 0.5, 2.0, "0:06 left"),
+        (4, 0.5, 8.0, "0:08 in all"),
+        (5, 0.0, 0.0, "0:00 in all"),  # done is done, at any rate
+    ],
+)
+def test_time_left(done, rate, seconds, text):
+    assert progress_line.time_left(done, 4, rate, seconds) == text
