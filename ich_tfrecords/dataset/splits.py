@@ -84,7 +84,7 @@ def groups(rows: pa.Table, known: Iterable[Sequence[str]] = ()) -> Groups:
     connects. `known`: groups found before (`Groups.several`), in slices that need not be among the rows; the first
     key of each then stands for the others.
     """
-    keys, patient = _sorted_codes(_first_keys(rows["patient_key"], list(known)))
+    keys, patient = sorted_codes(_first_keys(rows["patient_key"], list(known)))
     parent = list(range(len(keys)))
     for name in TIES:
         for one, other in _tied(patient, rows[name], len(keys)):
@@ -100,7 +100,7 @@ def _first_keys(patients: pa.ChunkedArray, known: Sequence[Sequence[str]]) -> pa
     return pc.coalesce(firsts.take(pc.index_in(patients, value_set=members)), patients)
 
 
-def _sorted_codes(column: pa.ChunkedArray) -> tuple[pa.Array, Int64]:
+def sorted_codes(column: pa.ChunkedArray) -> tuple[pa.Array, Int64]:
     """The distinct values, sorted, and the index of each row's."""
     encoded = column.dictionary_encode().combine_chunks()
     order = pc.sort_indices(encoded.dictionary)
