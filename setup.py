@@ -89,6 +89,7 @@ setup(
             "ich-train=trainer.task:main",
             "ich-evaluate=trainer.evaluate:main",
             "ich-compare=trainer.compare:main",
+            "ich-embed=trainer.embed:main",
             "ich-predict=trainer.predict:main",
             "ich-export=trainer.export:main",
             "ich-submit=trainer.submit:main",

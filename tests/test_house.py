@@ -46,6 +46,7 @@ TRAINER = {
     "task": ("shell data training", ""),
     "evaluate": ("shell data results models training pages", "numpy"),
     "compare": ("shell results training pages", ""),
+    "embed": ("shell data models training", ""),
     "predict": ("shell models prediction", "numpy keras tensorflow"),
     "export": ("shell results models serving", "numpy keras tensorflow"),
     "submit": ("shell data results models training", "numpy"),

@@ -14,13 +14,16 @@ from clean_environment import ROOT, CleanEnvironment, checkout
 MODULES = (
     *(f"ich_tfrecords.{name}" for name in ("inspect", "kaggle", "synthetic")),
     "beam_pipelines.convert",
-    *(f"trainer.{name}" for name in ("task", "evaluate", "compare", "predict", "export", "submit", "score")),
+    *(f"trainer.{name}" for name in ("task", "evaluate", "compare", "embed", "predict", "export", "submit", "score")),
 )
 SCRIPTS = {
     **{f"ich-{name}": f"ich_tfrecords.{name}" for name in ("inspect", "kaggle", "synthetic")},
     "ich-convert": "beam_pipelines.convert",
     "ich-train": "trainer.task",
-    **{f"ich-{name}": f"trainer.{name}" for name in ("evaluate", "compare", "predict", "export", "submit", "score")},
+    **{
+        f"ich-{name}": f"trainer.{name}"
+        for name in ("evaluate", "compare", "embed", "predict", "export", "submit", "score")
+    },
 }
 
 

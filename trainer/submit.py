@@ -14,7 +14,7 @@ import numpy as np
 
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.views import progress_line
-from trainer.data.dataset import Dataset, Slices, open_dataset
+from trainer.data.dataset import Slices, open_dataset
 from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.results import competition
@@ -64,7 +64,7 @@ def _submit(args: argparse.Namespace) -> None:
     about = model_file.read_about(folder)
     place = command.data_place(args.data_dir)
     data = open_dataset(place)
-    splits = _splits(data, args.split)
+    splits = data.named(args.split)
     quiet.import_tensorflow()
     from trainer.training import scoring
 
@@ -85,14 +85,6 @@ def _check_output(path: Path) -> None:
         raise WrongUse(f"--output {path} is a folder; name a file in it, such as {path / 'submission.csv'}")
     if not path.parent.is_dir():
         raise WrongUse(f"--output {path} lies in no folder that is there; make {path.parent} first")
-
-
-def _splits(data: Dataset, names: Sequence[str]) -> list[Slices]:
-    """The slices of the named splits, each once, or of all that have some. Raises `WrongUse`."""
-    filled = [name for name, entry in data.manifest.splits.items() if entry["slices"]]
-    if not filled:
-        raise WrongUse(f"{data.place} holds no slices; convert some first")
-    return [data.split(name) for name in dict.fromkeys(names or filled)]
 
 
 def _text(folder: Path, about: About, splits: Sequence[Slices], flip: bool) -> str:

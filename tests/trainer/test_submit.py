@@ -180,7 +180,7 @@ def test_a_data_set_without_slices(tiny_dataset):
     data = open_dataset(str(tiny_dataset))
     empty = {name: {**entry, "slices": 0} for name, entry in data.manifest.splits.items()}
     with pytest.raises(WrongUse, match="holds no slices; convert some first"):
-        submit._splits(dataclasses.replace(data, manifest=dataclasses.replace(data.manifest, splits=empty)), [])
+        dataclasses.replace(data, manifest=dataclasses.replace(data.manifest, splits=empty)).named([])
 
 
 def test_a_data_set_of_another_definition(run, dataset, tmp_path, capsys):

@@ -89,6 +89,13 @@ class Dataset:
         """
         return self._joined([name], name, self.local and not stream)
 
+    def named(self, names: Sequence[str]) -> list[Slices]:
+        """The slices of the named splits, each once, or of all that have some. Raises `WrongUse`."""
+        filled = [name for name, entry in self.manifest.splits.items() if entry["slices"]]
+        if not filled:
+            raise WrongUse(f"{self.place} holds no slices; convert some first")
+        return [self.split(name) for name in dict.fromkeys(names or filled)]
+
     def fold(self, names: Sequence[str], fold: int, folds: int) -> tuple[Slices, Slices]:
         """The slices of these splits to train on, and those of the patients of `fold`, 0 to `folds` - 1, held out.
 

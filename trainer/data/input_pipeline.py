@@ -166,16 +166,21 @@ def _stream_batches(slices: Slices, plan: EpochPlan, share: Share, skip_steps: i
     return batches.flat_map(lambda step: tf.data.Dataset.from_tensor_slices(tf.reshape(step, (share.count, -1))))
 
 
-def evaluation_batches(slices: Slices, batch_size: int, share: Share) -> tf.data.Dataset:
+def evaluation_batches(
+    slices: Slices, batch_size: int, share: Share, span: tuple[int, int] | None = None
+) -> tf.data.Dataset:
     """Replica batches of every slice once, unlabelled ones too; each worker has a run of rows of its own.
+
+    `span`: of the rows from the first of these to the one before the second alone.
 
     `image` uint8 [b, size, size, windows], `labels` int64 [b, L], `row` int64 [b] (row of `slices`, in order unless
     they come as streams) and `weight` float32 [b]: 0 for slices that fill up the last batches. All batches have
     b = `batch_size` / replicas (rounded up) slices, and all workers as many batches.
     """
+    low, high = span or (0, len(slices))
     size = -(-batch_size // share.replicas)
-    begin, end = (len(slices) * part // share.replicas for part in (share.first, share.first + share.count))
-    padded = evaluation_steps(slices, batch_size, share) * size * share.count
+    begin, end = (low + (high - low) * part // share.replicas for part in (share.first, share.first + share.count))
+    padded = _steps(high - low, size, share) * size * share.count
     filler = min(begin, len(slices) - 1)
     parts = [np.arange(padded).reshape(-1, size)]
     weight = (np.arange(padded) < end - begin).astype(np.float32)
@@ -192,8 +197,12 @@ def evaluation_batches(slices: Slices, batch_size: int, share: Share) -> tf.data
 
 def evaluation_steps(slices: Slices, batch_size: int, share: Share) -> int:
     """Steps of `evaluation_batches`, the same for all workers."""
-    size = -(-batch_size // share.replicas)
-    most = -(-len(slices) * share.count // share.replicas)
+    return _steps(len(slices), -(-batch_size // share.replicas), share)
+
+
+def _steps(slices: int, size: int, share: Share) -> int:
+    """Steps over so many slices with `size` a replica."""
+    most = -(-slices * share.count // share.replicas)
     return -(-most // (size * share.count))
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MODEL = "model.keras"
 ABOUT = "about.json"
+Embedder = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]]
 FORMAT = 2
 READABLE = (1, 2)  # format 1 has no odds
 
@@ -208,6 +209,36 @@ def scorer(model: keras.Model, flip: bool = False) -> Callable[[npt.NDArray[np.u
         return logits
 
     return lambda images: score(tf.convert_to_tensor(images)).numpy()
+
+
+def vector_dim(model: keras.Model) -> int:
+    """Length of a slice's vector: of what the layer of the logits takes."""
+    dim: int = model.layers[-1].input.shape[-1]
+    return dim
+
+
+def embedder(model: keras.Model, mirrored: bool = False) -> Embedder:
+    """A function from images uint8 [b, size, size, windows] to vectors float16 [b, dim] and logits float32 [b, L].
+
+    One pass gives both; the logits are those of `scorer`. A slice's vector is what the layer of the logits takes: the
+    mean over all places of densenet121 and xception, the last dense layer of cnn. (The cnn pools to 64 x 32 x 32
+    values, all of which that layer reads.) `mirrored`: of the left-right mirror image of each slice.
+    """
+    import keras
+    import tensorflow as tf
+
+    both = keras.Model(model.input, [model.layers[-1].input, model.output])
+
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
+    def embed(images: Any) -> Any:
+        vectors, logits = both(tf.reverse(images, [2]) if mirrored else images, training=False)
+        return tf.cast(vectors, tf.float16), tf.cast(logits, tf.float32)
+
+    def embedded(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+        vectors, logits = embed(tf.convert_to_tensor(images))
+        return vectors.numpy(), logits.numpy()
+
+    return embedded
 
 
 def float32_copy(model: keras.Model, build: Callable[[], keras.Model]) -> keras.Model:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +13,23 @@ import numpy.typing as npt
 
 from ich_tfrecords import spec as specs
 from ich_tfrecords.dataset.manifest import Manifest
+from ich_tfrecords.plural import counted
+from ich_tfrecords.storage.file_lock import FileLock
+from ich_tfrecords.views import progress_line
 from trainer.data import input_pipeline
-from trainer.data.dataset import Slices
+from trainer.data.dataset import Dataset, Slices
 from trainer.data.input_pipeline import Share
-from trainer.models.model_file import About
+from trainer.models import model_file
+from trainer.models.model_file import About, Embedder
+from trainer.results import vectors
 from trainer.results.predictions import IDS, Predictions
+from trainer.results.vectors import Source, Store
+from trainer.shell import folder_lock
 from trainer.shell.problems import WorkFailed, WrongUse
 from trainer.training.metrics import Scores
 
 STREAMED = 64  # slices at a time
+EMBEDDED = 64  # in a batch, always: a part must have the same bytes whenever it is made
 
 
 def check_spec(about: About, manifest: Manifest, place: str) -> None:
@@ -54,11 +65,83 @@ def predict_split(
     return Predictions(names.names, names.any, ids, labels.astype(np.int8), logits, about.probabilities(logits))
 
 
-def _batches(slices: Slices, batch_size: int) -> Iterator[dict[str, Any]]:
+def embed(job_dir: str, about: About, data: Dataset, splits: Sequence[Slices], flip: bool) -> None:
+    """Make what is missing of the vectors of `splits` of `data`, in the run's folder, and tell it on stdout.
+
+    `job_dir`: the run or export, `about`: of its model. `flip`: of the mirror images too. Raises `TrainerError`:
+    where the run cannot be written to or is in use, the disk has no room, a record cannot be read or a value is not
+    finite; and `OSError`.
+    """
+    folder = model_file.find(job_dir)
+    with contextlib.closing(_lock(model_file.run_folder(folder) / vectors.FOLDER)):
+        model, views = (
+            model_file.load_model(folder, about),
+            [source(job_dir, about, data, view) for view in (False, True)],
+        )
+        dim, labels = model_file.vector_dim(model), about.spec.labels.names
+        stores = [
+            [Store(view, slices.split, len(slices), dim, labels) for slices in splits] for view in views[: 1 + flip]
+        ]
+        vectors.require_room([store for of_view in stores for store in of_view])
+        for view, of_view in zip(views, stores):
+            forward = model_file.embedder(model, view.mirrored)
+            for slices, store in zip(splits, of_view):
+                _embed_split(forward, slices, store)
+
+
+def source(job_dir: str, about: About, data: Dataset, mirrored: bool) -> Source:
+    """Whose vectors they are that the model of a run or export gives for `data`."""
+    folder = model_file.find(job_dir)
+    fingerprints = (data.manifest.fingerprint, about.fingerprint)
+    return Source(
+        model_file.run_folder(folder), job_dir, data.place, model_file.digest(folder), *fingerprints, mirrored
+    )
+
+
+def _lock(folder: Path) -> FileLock:
+    try:
+        return folder_lock.take(folder, "--job_dir")
+    except OSError as error:
+        raise WrongUse(f"cannot write into {folder}: {error.strerror}; give a run that can be written to") from error
+
+
+def _embed_split(forward: Embedder, slices: Slices, store: Store) -> None:
+    """Make the parts that `store` lacks, each put in place when it is whole."""
+    for line in store.notes():
+        print(line, flush=True)
+    there = store.present_slices
+    store.begin()
+    with progress_line.shown(store.folder.name, "slices", sys.stdout, first=there) as tell:
+        for number in store.missing:
+            store.put(number, _part(forward, slices, store, number, tell))
+    print(
+        f"{store.folder}: {counted(store.slices, 'vector')} of {store.dim:,} numbers, {there:,} of them already there"
+    )
+
+
+def _part(
+    forward: Embedder, slices: Slices, store: Store, number: int, tell: Callable[[int, int], None]
+) -> npt.NDArray[Any]:
+    """The rows of a part, `store.dtype` [slices of its span]."""
+    begin, end = store.span(number)
+    rows, filled = np.empty(end - begin, store.dtype), np.zeros(end - begin, bool)
+    for batch in _batches(slices, EMBEDDED, (begin, end)):
+        kept = batch["weight"] > 0
+        at = batch["row"][kept] - begin  # those of streams come out of order
+        rows["vector"][at], rows["logits"][at] = (values[kept] for values in forward(batch["image"]))
+        filled[at] = True
+        tell(store.present_slices + int(filled.sum()), store.slices)
+    if not filled.all():
+        raise WorkFailed(f"{slices.place}: {filled.sum():,} of {len(filled):,} slices of {slices.split} were read")
+    vectors.require_finite(rows, slices.table["sop_uid"].slice(begin, len(rows)).to_pylist())
+    return rows
+
+
+def _batches(slices: Slices, batch_size: int, span: tuple[int, int] | None = None) -> Iterator[dict[str, Any]]:
     import tensorflow as tf
 
     try:
-        yield from input_pipeline.evaluation_batches(slices, batch_size, Share.whole()).as_numpy_iterator()
+        yield from input_pipeline.evaluation_batches(slices, batch_size, Share.whole(), span).as_numpy_iterator()
     except tf.errors.OpError as error:
         problem = input_pipeline.problem(slices, error)
         if problem is None:
