@@ -196,7 +196,7 @@ def test_replicas_and_parts_agree_on_batch_norm_and_averages():
 
 BATCH_NORM = """
 import numpy as np, tensorflow as tf, keras
-from trainer import averages, hparams, optimizers, steps, strategy
+from trainer.training import averages, hparams, optimizers, steps, strategy
 
 rng = np.random.default_rng(0)
 images, labels = rng.normal(size=(5, 8, 4, 4, 3)).astype("float32"), rng.integers(0, 2, (5, 8, 6))
