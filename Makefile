@@ -8,10 +8,11 @@ RUN := $(BIN)/python -m
 TRAIN = $(RUN) trainer.task --model cnn --data_dir $(DEMO)/rsna_ich --epochs 8 \
   --set flip=true --set rotate_deg=10 --set shift=0.04 --set schedule=cosine
 
-.PHONY: help demo test test-faults test-tfio lint bench clean
+.PHONY: help demo check test test-faults test-tfio lint bench clean
 
 help:
 	@echo "make demo    synthetic CT slices -> TFRecords -> two trained cnn, compared; triage of unseen studies (into $(DEMO)/)"
+	@echo "make check   format, lint, types and the quick tests: the loop for daily work (a minute or two)"
 	@echo "make test    lint, types and tests"
 	@echo "make test-faults  the faults of a conversion alone: kills, full disks, damage (also part of make test)"
 	@echo "make test-tfio  our decoder against tensorflow-io's, in an environment of its own (Python 3.10 to 3.12)"
@@ -63,6 +64,10 @@ demo: $(VENV)/.train
 	@echo "for serving $(DEMO)/saved_model   (MODEL_CARD.md says what it is)"
 	@echo "triage list $(DEMO)/predicted/triage.csv"
 	@echo "explained   $$(ls $(DEMO)/predicted/pictures/*.png | head -1)"
+
+# what starts no process, trains and converts nothing: the loop for daily work
+check: lint
+	$(RUN) pytest -n 2 -m "not slow"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

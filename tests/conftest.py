@@ -23,6 +23,7 @@ import fcntl
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,38 @@ from ich_tfrecords.synthetic.rsna_layout import Summary, generate
 
 if TYPE_CHECKING:
     from bucket_server import BucketServer
+
+FOLDERS = Path(__file__).parent
+SLOW_FOLDERS = tuple(FOLDERS / name for name in ("faults", "beam_pipelines", "benchmarks", "tfio"))
+SLOW_FIXTURES = {"convert", "blob_run", "blob_run_copy"}
+STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"})
+_quick: list[str] = []  # the test that runs, where it is not slow
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What converts or trains by its fixtures, and whole folders, need no mark of their own."""
+    for item in items:
+        by_fixture = SLOW_FIXTURES & set(getattr(item, "fixturenames", ()))
+        if by_fixture or any(item.path.is_relative_to(folder) for folder in SLOW_FOLDERS):
+            item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that starts a process has to be marked."""
+    _quick[:] = [] if item.get_closest_marker("slow") else [item.nodeid]
+    try:
+        return (yield)
+    finally:
+        _quick.clear()
+
+
+def _watch(event: str, arguments: tuple[object, ...]) -> None:
+    if event in STARTS and _quick:
+        raise AssertionError(f"{_quick[0]} starts {arguments[:2]}; mark it slow")
+
+
+sys.addaudithook(_watch)
 
 # a deadline would be a promise about the machine
 hypothesis.settings.register_profile("any_machine", deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,6 +70,7 @@ OPEN = {
 }
 
 
+@functools.cache
 def imported(path: Path, top_only: bool = False) -> set[str]:
     """Dotted names that a file imports."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -181,6 +183,7 @@ def test_the_windows_have_their_numbers_in_yaml_alone(rsna_spec):
         assert not numbers & {380, 42500, 7500, rsna_spec.shards.target_bytes}, path.name
 
 
+@pytest.mark.slow
 def test_importing_the_command_loads_neither_tensorflow_nor_cv2():
     code = (
         "import sys, beam_pipelines.convert, ich_tfrecords.conversion.steps, ich_tfrecords.inspect; "

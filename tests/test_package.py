@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from clean_environment import ROOT, CleanEnvironment, checkout
 
+pytestmark = pytest.mark.slow
+
 MODULES = (
     *(f"ich_tfrecords.{name}" for name in ("inspect", "kaggle", "synthetic")),
     "beam_pipelines.convert",

@@ -67,7 +67,7 @@ def test_faults_at_random(bucket, output, gcs, dataset, convert, seed):
     ],
 )
 def test_a_fault_that_passes(bucket, output, gcs, dataset, convert, match, how):
-    fault = gcs.fail(match, how=how, times=2, after=1)
+    fault = gcs.fail(match, how=how, times=2, after=int("/index/" not in match))  # its one part is read once
     assert convert(*command(bucket, output)) == 0
     assert gcs.injected[how] == 2, fault
     gcs.clear()

@@ -109,6 +109,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_conversion_by_workers_goes_by_none_of_them(synthetic_set, dataset, tmp_path):
     """A proxy made it wait without end, for workers talk to the launcher through gRPC."""
     folder, output = synthetic_set.output, tmp_path / "rsna_ich"
@@ -120,6 +121,7 @@ def test_a_conversion_by_workers_goes_by_none_of_them(synthetic_set, dataset, tm
     assert digests(output) == digests(dataset)
 
 
+@pytest.mark.slow
 def test_the_library_commands_go_by_none_of_them(dataset, tmp_path):
     plain = python("-m", "ich_tfrecords.inspect", "info", dataset)
     told = python("-m", "ich_tfrecords.inspect", "info", dataset, **DOORS)
@@ -131,12 +133,14 @@ def test_the_library_commands_go_by_none_of_them(dataset, tmp_path):
     assert digests(tmp_path / "plain") == digests(tmp_path / "told")
 
 
+@pytest.mark.slow
 def test_beam_without_its_texts_is_refused_in_one_line():
     done = python("-m", "beam_pipelines.convert", "--help", PYTHONOPTIMIZE="2")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "convert: PYTHONOPTIMIZE=2 (or -OO) takes texts away that Apache Beam needs; unset it\n"
 
 
+@pytest.mark.slow
 def test_a_locale_that_cannot_name_the_files_is_blamed_itself(tmp_path):
     (tmp_path / "Müller").mkdir()
     (tmp_path / "Müller" / "a.dcm").write_bytes(b"x")

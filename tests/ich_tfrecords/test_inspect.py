@@ -168,6 +168,7 @@ class TestDoor:
         for word in ("verify", "montage", "labels_<split>.csv", "Exit codes", "Example:"):
             assert word in " ".join(out.split())
 
+    @pytest.mark.slow
     def test_it_runs_as_a_module(self, odd):
         argv = [sys.executable, "-m", "ich_tfrecords.inspect", "info", str(odd)]
         root = Path(__file__).parents[2]

@@ -204,6 +204,7 @@ def test_a_copy_of_a_run_is_no_better(two, call, tmp_path):
     assert call(two[0], tmp_path / "copy")[1][-3].startswith("No difference can be claimed: ")
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_needed(two, tmp_path):
     code = (
         "import sys; from trainer import compare; "

@@ -106,6 +106,7 @@ def test_the_numbers_say_what_they_are_of(result, blobs):
     assert (measured["slices"], measured["resamples"]) == (len(open_dataset(str(blobs)).split("test")), 100)
 
 
+@pytest.mark.slow
 def test_the_page_is_clean_in_a_browser(evaluated, tmp_path):
     report = browser.render(evaluated / "report.html", tmp_path / "report.png")
     assert (report.console, report.requests, report.broken_images, report.scripts) == ([], [], 0, 0)

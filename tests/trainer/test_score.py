@@ -188,6 +188,7 @@ def test_wrong_words_are_one_line(flags, words, capsys, tmp_path, monkeypatch):
     assert words in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_without_tensorflow(files):
     code = "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None; from trainer import score; "
     command = [sys.executable, "-c", f"{code} sys.exit(score.main())", *files()]

@@ -31,12 +31,14 @@ def help_text() -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_help_is_grouped_and_fits_80_columns(help_text):
     assert max(map(len, help_text.splitlines())) <= 80
     heads = [line for line in help_text.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert heads == ["options:", "what to train:", "where:", "how:", "exit codes:"]
 
 
+@pytest.mark.slow
 def test_help_names_every_flag_default_and_exit_code(help_text):
     for flag in (
         "--model",
@@ -61,6 +63,7 @@ def test_the_flags_are_settings():
     assert set(task.FLAGS) <= {*hparams.HParams.__dataclass_fields__}
 
 
+@pytest.mark.slow
 def test_without_a_data_set_one_line_says_how_to_make_one(tmp_path):
     """As a user meets it, in a process of its own."""
     environ = {key: value for key, value in os.environ.items() if key != "ICH_DATA_DIR"}

@@ -38,6 +38,7 @@ def test_another_version_is_refused(tmp_path, rsna_spec, monkeypatch):
         job.check_identity(WorkDir(tmp_path), identity(rsna_spec))
 
 
+@pytest.mark.slow
 def test_the_lock_goes_with_its_process(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from ich_tfrecords.conversion import job; "

@@ -77,6 +77,7 @@ def test_what_is_left_out_has_its_reason(rsna_spec):
     assert planned.labels_unused == 1
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("wxyz"), st.booleans()), max_size=12))
 def test_one_file_a_uid_is_kept_against_plain_sorting(files):
     good = sorted((sop, name) for sop, name, is_good in files if is_good)
@@ -92,6 +93,7 @@ def test_one_file_a_uid_is_kept_against_plain_sorting(files):
     assert planned.rejects.num_rows == len(bad)
 
 
+@pytest.mark.slow
 @given(st.sets(st.sampled_from("abcdef"), min_size=1), st.lists(st.sampled_from("abcdefgh"), max_size=10))
 def test_unused_labels_against_counting(ids, stems):
     rows = [row(f"1.{at}", name=f"{at}/{stem}.dcm") for at, stem in enumerate([*stems, "only"])]
@@ -333,6 +335,7 @@ def test_a_copy_of_a_slice_without_a_label_is_a_row_that_says_it_was_not_compare
 FILES = st.lists(st.tuples(st.integers(0, 30), st.sampled_from("xyz")), max_size=40)
 
 
+@pytest.mark.slow
 @given(FILES, st.integers(1, 10))
 def test_each_repeat_is_planned_beside_its_slice(files, wanted):
     """Oracle: of each UID the files in order of their names, the first a slice, the others with it in one shard."""

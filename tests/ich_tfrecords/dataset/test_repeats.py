@@ -56,6 +56,7 @@ def detail(uid: str, files: int) -> str:
     return f"SOPInstanceUID {uid} stands in {files} files with different pixels, so it names none"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", ["here", "processes"])
 def test_different_pixels_under_one_uid_are_no_copies(tmp_path, converted, runner):
     """A bad anonymiser gave one SOP UID to all slices (dcm2niix#211): none may be taken for the others."""

@@ -124,6 +124,7 @@ def main(count: int, seed: int) -> Counter[str]:
     return outcomes
 
 
+@pytest.mark.slow
 def test_ours_is_a_reading_of_pydicom_or_refused():
     outcomes = main(1500, 1)
     assert outcomes.keys() == {"slice", "bits_contradict", "ambiguous_sign", "bad_bits", "bad_padding"}

@@ -208,6 +208,7 @@ def main(count: int, seed: int, last: Path) -> Counter[str]:
     return outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory limit of a process is set the Linux way")
 def test_damaged_files_give_a_slice_or_a_typed_problem(tmp_path):
     command = [sys.executable, "-X", "faulthandler", __file__, "400", "1", str(tmp_path / "last.dcm")]

@@ -714,6 +714,7 @@ class TestPackage:
         assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_part_and_the_same_command_goes_on(account, run, target, tmp_path):
     """A process of its own gets SIGINT while the server holds the rest back; then the command runs again here."""
     storage, held = account.storage, threading.Event()

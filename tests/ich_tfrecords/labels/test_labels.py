@@ -641,6 +641,7 @@ def test_strata_refuse_a_wrong_shape():
 # --- the benchmark -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limits", "code"), [(["--min_ratio=0"], 0), (["--min_ratio=0", "--max_rss_mb=1"], 1)])
 def test_benchmark_runs_small_and_says_when_a_limit_is_missed(tmp_path, limits, code):
     output = tmp_path / "labels.json"

@@ -149,6 +149,7 @@ def test_metadata_and_checksums_of_an_upload(bucket):
 # listings
 
 
+@pytest.mark.slow
 def test_a_listing_comes_sorted_in_pages(server, client, bucket):
     wanted = sorted((f"{number:04d}" for number in range(1003)), key=str.encode)
     with ThreadPoolExecutor(16) as pool:

@@ -191,6 +191,7 @@ def test_an_emulator_is_told_once(gcs, bucket, capsys):
     assert capsys.readouterr().err == f"gs:// leads to STORAGE_EMULATOR_HOST={gcs.url}, not to Cloud Storage\n"
 
 
+@pytest.mark.slow
 def test_pages_and_folders(gcs, bucket):
     buckets.write_many([(bucket, f"f/{number:04d}", b"") for number in range(1005)])
     buckets.write_many([(bucket, f"f/in/{name}", b"") for name in "ab"])

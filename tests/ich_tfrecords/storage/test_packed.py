@@ -82,6 +82,7 @@ def test_only_known_suffixes_are_told(name, suffix):
     assert packed.suffix(name) == suffix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["scans.tar", "two words.tar.gz", "one.dcm.gz", "one.dcm.bz2", "one.dcm.xz"])
 def test_the_command_of_the_advice_unpacks(tmp_path, name):
     whole = tar("w:")

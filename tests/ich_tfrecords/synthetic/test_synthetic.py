@@ -256,6 +256,7 @@ def textures() -> phantom.Textures:
     return phantom.draw_textures(np.random.default_rng(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", RSNA_LABELS[:5])
 @pytest.mark.parametrize("slices", [1, 2, 5, 32])
 def test_the_slice_a_bleed_is_centred_on_is_positive(label: str, slices: int, textures: phantom.Textures) -> None:
@@ -439,6 +440,7 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     assert shared == {hashlib.sha256(text).hexdigest() for text in (b"", b"This file is not DICOM.\n")}
 
 
+@pytest.mark.slow
 def test_the_zip_holds_the_folder_in_the_kaggle_layout(tmp_path: Path) -> None:
     folder, one, again = (tmp_path / name for name in ("folder", "one", "again"))
     generate(folder, **SMALL)

@@ -153,6 +153,7 @@ class TestCaptions:
 
 
 class TestMontage:
+    @pytest.mark.slow
     @pytest.mark.parametrize("windows", [1, 2, 3, 5])
     def test_every_panel_of_every_slice_is_seen_whole(self, odd, windows):
         """Each slice is filled with a grey of its own, whose pixels are counted."""

@@ -96,6 +96,7 @@ class TestPage:
         assert not (tmp_path / "page").exists()
 
 
+@pytest.mark.slow
 def test_a_browser_shows_it_whole(odd, tmp_path):
     (tmp_path / "page.html").write_text(text_of(odd), encoding="utf-8")
     seen = browser.render(tmp_path / "page.html", tmp_path / "page.png")

@@ -292,6 +292,7 @@ def test_random_words_are_frozen():
     ]
 
 
+@pytest.mark.slow
 def test_sampling_needs_no_tensorflow():
     code = "import sys, trainer.data.sampling; print('tensorflow' in sys.modules)"
     root = Path(__file__).parents[3]

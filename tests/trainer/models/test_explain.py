@@ -83,6 +83,7 @@ def cnn() -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_the_cnn_is_heard_in_the_lesion_and_not_in_the_decoy(cnn):
     images, labels, lesion, decoy = halves(64, seed=2)
     positive = labels[:, 1] == 1
@@ -153,6 +154,7 @@ def fit_logits(model: keras.Model, images: np.ndarray, boxes: np.ndarray) -> Non
     model.get_layer("logits").set_weights([ridge.coef_.T / scale, np.zeros(2)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "windows"), [("densenet121", 1), ("xception", 3)])
 def test_an_application_is_heard_in_the_lesion(name, windows):
     """One window passes the adapter to RGB. A box of 48 px is a seventh of the image; a cell of the map has 32 px."""

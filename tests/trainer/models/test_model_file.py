@@ -67,6 +67,7 @@ def test_the_policy_comes_back_when_building_fails(policy):
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
 
 
+@pytest.mark.slow
 def test_the_file_opens_with_keras_alone_and_says_what_it_takes(about, tmp_path):
     """In a process that cannot import this project."""
     model = build()

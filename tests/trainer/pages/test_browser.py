@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import browser
+import pytest
 from PIL import Image
 
 from ich_tfrecords.views import html_page
@@ -16,6 +17,7 @@ GOOD = """{% extends "base.html" %}{% import "parts.html" as parts %}{% block se
 {{ parts.tiles({"slices": "3"}) }}{% endblock %}"""
 
 
+@pytest.mark.slow
 def test_a_bad_page_is_seen(tmp_path):
     (tmp_path / "bad.html").write_text(BAD)
     report = browser.render(tmp_path / "bad.html", tmp_path / "bad.png")
@@ -26,6 +28,7 @@ def test_a_bad_page_is_seen(tmp_path):
     assert any("worse" in line for line in report.console)
 
 
+@pytest.mark.slow
 def test_a_good_page_is_clean_and_its_picture_is_whole(tmp_path):
     dot = Image.new("RGB", (4, 4), "red")
     dot.save(tmp_path / "dot.png")

@@ -173,6 +173,7 @@ class TestPage:
             assert f"{place}{SCRIPT}" in page.words
         assert f"study {SCRIPT}p0" in page.words
 
+    @pytest.mark.slow
     def test_whatever_comes_in_as_text_stays_text(self, made, monkeypatch):
         result, found = made
         assert_every_text_stays_text(monkeypatch, lambda: pages.page(result, found, HISTORY, worst_of(found)))
@@ -188,6 +189,7 @@ class TestPage:
             truth = "positive" if one.truth else "negative"
             assert f"{one.label} is {truth}, probability {one.probability:.3g}" in words
 
+    @pytest.mark.slow
     def test_it_looks_right_in_a_browser(self, text, tmp_path):
         (tmp_path / "report.html").write_text(text, encoding="utf-8")
         report = browser.render(tmp_path / "report.html", tmp_path / "report.png")
@@ -212,6 +214,7 @@ class TestNumbers:
         assert "Of 100 slices that it flags, 64 (95%" in words
         assert "Calling every slice free of hemorrhage would be right for 90.9% of them." in words
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("split", "trained_on", "words"),
         [

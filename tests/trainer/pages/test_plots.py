@@ -62,6 +62,7 @@ def texts(svg: bytes) -> list[str]:
     return [text.strip() for text in re.findall(r"<!--(.*?)-->", svg.decode(), re.DOTALL)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_figure_is_whole_the_same_each_time_and_drawn_without_a_warning(name):
     with warnings.catch_warnings():

@@ -95,6 +95,7 @@ def test_nothing_is_drawn_into_the_margin():
 WARNING = "PARTIAL: the study was judged by 1 of 6 slices (missing: 5 uid_conflict)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [WARNING, WARNING * 9])
 def test_a_warning_stands_on_a_bar_and_moves_the_rest_down(words):
     plain, warned = drawn(cam=blob()), drawn(cam=blob(), warning=words)

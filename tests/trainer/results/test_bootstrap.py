@@ -77,6 +77,7 @@ def test_sums_of_each_patient(rows):
     np.testing.assert_array_equal(bootstrap.per_patient(values, patients), expected.sum(axis=1, keepdims=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(SLICES, st.integers(0, 100))
 def test_areas_are_those_of_sklearn_with_weights(slices, seed):

@@ -181,6 +181,7 @@ def right_model(positives: int, rng: np.random.Generator) -> tuple[np.ndarray, .
 MODELS = {"right": (1.0, 0.0), "too sure": (1.25, -0.4), "offset": (1.0, -0.7), "much too sure": (2.0, 3.0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positives", [5, 10, 20, 50])
 @pytest.mark.parametrize("model", MODELS)
 def test_calibration_on_few_positives_does_not_hurt(model, positives):
@@ -206,6 +207,7 @@ def test_calibration_on_few_positives_does_not_hurt(model, positives):
     assert np.mean(np.array(ratios) > 1.01) <= 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patients", "positive"), [(60, 0.05), (200, 0.1)])
 def test_the_slices_of_a_patient_speak_once(patients, positive):
     """Each patient's finding stands in all of its slices or in none, and the model is right."""

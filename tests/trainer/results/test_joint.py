@@ -61,7 +61,7 @@ def test_kinds_that_are_seen_apart_get_bayes_probabilities(natural, weight, logs
     """The logits of an ideal model of the draw, turned into those of an ideal model of nature; sweeps without end."""
     seen = evidence(np.array([logs]))
     drawn = marginals(seen * (np.array(natural) * weight))
-    with mock.patch.object(joint, "KIND_SWEEPS", 200):
+    with mock.patch.object(joint, "KIND_SWEEPS", 1000):
         found = odds_of(natural, weight).log_odds(drawn)
     np.testing.assert_allclose(found, marginals(seen * np.array(natural)), atol=1e-5)
 

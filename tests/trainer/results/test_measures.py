@@ -57,6 +57,7 @@ def test_what_it_holds():
     assert list(found["both_ways"]) == ["youden", "even"]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(3, 40), st.sampled_from([0.4, 0.5, 0.05]))
 def test_values_are_those_of_sklearn(seed, slices, threshold):
@@ -104,6 +105,7 @@ def check_decisions(label, truth, called) -> None:
     assert label["precision"]["value"] == (pytest.approx(precision[0]) if tp + fp else None)
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_the_drawn_patients_slices():
     said, resamples = drawn(150, 30), 30
     before = said.probabilities**2

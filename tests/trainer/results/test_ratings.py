@@ -28,6 +28,7 @@ def drawn(rating: Rating, patients, resamples: int = 4) -> tuple[np.ndarray, dic
     return counts[:, patients], rating.drawn(counts)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(SLICES)
 def test_decisions_are_those_of_sklearn_with_weights(slices):

@@ -84,6 +84,7 @@ def ask(loaded, name: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
     return {key: value.numpy() for key, value in loaded.signatures[name](**tensors).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signature", ["hu", "serving_default"])
 def test_probabilities_and_labels_of_hu(loaded, cnn, signature):
     found = ask(loaded, signature, hu=HU)
@@ -174,6 +175,7 @@ for place in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_needs_tensorflow_alone(folder, cnn, tmp_path):
     """The cnn, and Xception, which has batch normalisation, separable convolutions, dropout and a resize."""
     small = dataclasses.replace(RSNA, image=dataclasses.replace(RSNA.image, size_px=32))

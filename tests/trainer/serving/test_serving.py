@@ -229,6 +229,7 @@ SIX = RSNA.labels.names
 SHARES = st.lists(st.floats(0, 1), min_size=64, max_size=64)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(SHARES, st.sampled_from([0, 0.01, 0.2]), st.sampled_from([0, 0.5, 2, 5]), st.integers(0, 10**6))
 def test_log_odds_in_the_graph_are_those_of_numpy(shares, smoothing, gamma, seed):

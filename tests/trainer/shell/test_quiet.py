@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 SETTINGS = ("TF_CPP_MIN_LOG_LEVEL", "GRPC_VERBOSITY", "KERAS_BACKEND")
 
@@ -20,6 +22,7 @@ def python(code: str, *path: Path, **environ: str) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.slow
 def test_no_word_of_the_import_or_the_first_tensor():
     code = "from trainer.shell import quiet; quiet.import_tensorflow(); import tensorflow as tf, keras\n"
     code += "print(int(tf.reduce_sum(tf.ones(3))), keras.backend.backend())"
@@ -27,6 +30,7 @@ def test_no_word_of_the_import_or_the_first_tensor():
     assert (done.returncode, done.stdout, done.stderr) == (0, "3 tensorflow\n", "")
 
 
+@pytest.mark.slow
 def test_keras_reads_no_file_and_its_home_is_as_before(tmp_path):
     (tmp_path / "keras.py").write_text("import os\nprint(os.environ['KERAS_HOME'])")
     (tmp_path / "tensorflow.py").write_text("")
@@ -38,6 +42,7 @@ def test_keras_reads_no_file_and_its_home_is_as_before(tmp_path):
     assert (done.returncode, done.stderr) == (0, said)
 
 
+@pytest.mark.slow
 def test_weights_can_be_read_where_nothing_can_be_locked(tmp_path):
     """To HDF5 a lock that another one holds is what a share without locks is: the file does not open."""
     code = f"""
@@ -61,6 +66,7 @@ with open(path, "ab") as held:
     assert (here.stdout, here.stderr) == ("0\n", "")
 
 
+@pytest.mark.slow
 def test_what_an_import_says_is_shown_when_it_fails(tmp_path):
     """Below Python as well, where the C++ of TensorFlow speaks."""
     (tmp_path / "keras.py").write_text("")
@@ -73,6 +79,7 @@ def test_what_an_import_says_is_shown_when_it_fails(tmp_path):
     assert done.stderr.endswith("ImportError: broken\n")
 
 
+@pytest.mark.slow
 def test_what_a_good_import_says_is_left_out_and_stderr_works_again(tmp_path):
     (tmp_path / "keras.py").write_text("")
     (tmp_path / "tensorflow.py").write_text("import os, sys\nos.write(2, b'noise')\nprint('noise', file=sys.stderr)\n")
@@ -82,6 +89,7 @@ def test_what_a_good_import_says_is_left_out_and_stderr_works_again(tmp_path):
     assert (done.returncode, done.stderr) == (0, "before\nafter\n")
 
 
+@pytest.mark.slow
 def test_how_much_is_said_is_up_to_the_user_and_the_backend_is_not(tmp_path):
     (tmp_path / "keras.py").write_text("")
     (tmp_path / "tensorflow.py").write_text("")

@@ -132,6 +132,7 @@ def test_where_keras_looks(chosen, tmp_path, monkeypatch):
     assert tf_environment.keras_json({"KERAS_HOME": chosen}) == wanted
 
 
+@pytest.mark.slow
 def test_the_names_are_those_that_tensorflow_reads():
     """A name that the installed TensorFlow does not know would be told for nothing."""
     import tensorflow as tf
@@ -162,6 +163,7 @@ def home(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_go_by_none_of_them(tiny_dataset, settings, tmp_path):
     """The bits of a run, and the numbers and figures of its evaluation, with every door open and with none."""
     plain, told = tmp_path / "plain", tmp_path / "told"

@@ -209,6 +209,7 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", [b"\x00\x00\x12\x04\x00\x00", b"HTTP/1.1 400 Bad Request\r\n", b"hello\n"])
 def test_strangers_do_not_count_as_the_chief(said, places, monkeypatch):
     """What TensorFlow says at once to whoever comes, and others."""

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from trainer.training import averages, hparams, metrics, optimizers, steps, strategy
 from trainer.training.averages import Averages, Statistics
 
+pytestmark = pytest.mark.slow  # trains
+
 RATES = np.array([0.2, 0.1, 0.15])
 LABEL_WEIGHTS = np.ones(3, np.float32)
 
@@ -111,6 +113,7 @@ def float32_policy():
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_the_averages_are_those_by_hand(precision):
     """Of the weights after each step, and of the batches' own means and variances; momentum 0.5."""
@@ -147,6 +150,7 @@ def test_the_trained_weights_are_there_again_to_the_bit():
         np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"learning_rate": 0.001}, {"learning_rate": 0.02, "optimizer": "sgd"}], ids=["adamw", "sgd"]
 )
@@ -162,6 +166,7 @@ def test_averages_are_as_good_as_the_trained_weights(settings):
     assert trained < 0.5 * knowing_nothing
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_move_the_statistics_once():
     """From one start to the mean over the parts, each of which is normalised by itself."""
     run, parts = Run(accumulate=4), Run()

@@ -25,6 +25,8 @@ from trainer.shell.vertex import mounted
 from trainer.training import checkpoints, run_dir
 from trainer.training.run_dir import RunDir
 
+pytestmark = pytest.mark.slow  # trains
+
 VERIFY = "python -m ich_tfrecords.inspect verify"
 
 

@@ -17,6 +17,8 @@ import training_runs as runs
 from trainer.shell import vertex, waiting
 from trainer.training.run_dir import RunDir
 
+pytestmark = pytest.mark.slow  # trains
+
 STEPS = 20
 # plain SGD, unlike Adam, shows a gradient of the wrong size; dropout would draw other masks for each device
 SETTINGS = {
@@ -63,6 +65,7 @@ def result(job_dir: Path) -> dict[str, float]:
     return json.loads((job_dir / "result.json").read_text())["test"]
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(tiny_dataset, one, tmp_path):
     two = several(tiny_dataset, tmp_path, {"plain": TWO_DEVICES, "clipped": {**CLIPPED, **TWO_DEVICES}})
     for name, folder in two.items():
@@ -193,7 +196,7 @@ def test_replicas_and_parts_agree_on_batch_norm_and_averages():
 
 BATCH_NORM = """
 import numpy as np, tensorflow as tf, keras
-from trainer import averages, hparams, optimizers, steps, strategy
+from trainer.training import averages, hparams, optimizers, steps, strategy
 
 rng = np.random.default_rng(0)
 images, labels = rng.normal(size=(5, 8, 4, 4, 3)).astype("float32"), rng.integers(0, 2, (5, 8, 6))

@@ -20,6 +20,8 @@ from trainer.results import joint
 from trainer.training import assembly, checkpoints, ending, loop, losses, metrics
 from trainer.training.run_dir import RunDir
 
+pytestmark = pytest.mark.slow  # trains
+
 
 def weights(job_dir: Path, name: str) -> dict[str, np.ndarray]:
     found = checkpoints.load(job_dir / "checkpoints" / f"{name}.npz")

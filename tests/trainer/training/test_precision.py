@@ -22,6 +22,8 @@ from trainer.training import checkpoints, loop, optimizers
 from trainer.training.metrics import Scores
 from trainer.training.run_dir import RunDir
 
+pytestmark = pytest.mark.slow  # trains
+
 # `deterministic` would stay switched on in the process of the tests
 SETTINGS = {
     "epochs": 4, "steps_per_epoch": 10, "batch_size": 16, "eval_batch_size": 64, "steps_per_call": 5,

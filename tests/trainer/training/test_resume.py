@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import training_runs as runs
 
+pytestmark = pytest.mark.slow  # trains
+
 EPOCHS, STEPS = 3, 18  # an epoch
 # everything that has a state; the dense layer makes checkpoints of 5 MB, which take a while to write
 SETTINGS = {

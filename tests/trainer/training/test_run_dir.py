@@ -94,6 +94,7 @@ with RunDir(Path(sys.argv[1])).lock():
 """
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_with_the_first_one_s_pid_and_a_killed_one_leaves_no_lock(run):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, run.path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

@@ -25,6 +25,8 @@ from trainer.shell.problems import TrainingFailed
 from trainer.training import checkpoints, session
 from trainer.training.run_dir import RunDir
 
+pytestmark = pytest.mark.slow  # trains
+
 EPOCHS, STEPS, BATCH = 2, 3, 16
 LABELS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 
