@@ -264,7 +264,7 @@ def test_vectors_of_other_weights_are_refused_and_made_anew(copy, blobs, capsys)
     model_file.write(copy / "export", model, about)
     data = open_dataset(str(blobs))
     slices = data.split("test")
-    with pytest.raises(WrongUse, match=r"the vectors in .*test are of another weights; make them with: "):
+    with pytest.raises(WrongUse, match=r"the vectors in .*test are of other weights; make them with: "):
         read(copy, data, slices)
     assert run("--job_dir", copy) == 0
     assert f"{copy}/vectors/test holds vectors of other weights or another data set; all are made anew" in (
@@ -274,7 +274,7 @@ def test_vectors_of_other_weights_are_refused_and_made_anew(copy, blobs, capsys)
     wanted, wanted_logits = plain(copy, slices, mirrored=False)
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(logits[::EACH], wanted_logits, atol=1e-5)
-    with pytest.raises(WrongUse, match=r"are of another weights; .* --split test --flip$"):
+    with pytest.raises(WrongUse, match=r"are of other weights; .* --split test --flip$"):
         read(copy, data, slices, mirrored=True)
 
 

@@ -185,14 +185,13 @@ def read(source: Source, data: Dataset, slices: Slices) -> Vectors:
     """
     parts: list[npt.NDArray[Any]] = []
     begins: dict[str, int] = {}  # shard -> where among the parts its first record stands
-    for split in sorted(set(slices.table["split"].unique().to_pylist())):
-        at = sum(map(len, parts))
-        for shard in sorted(
-            (one for one in data.manifest.shards if one["split"] == split), key=lambda one: one["name"]
-        ):
-            begins[shard["name"]] = at
-            at += shard["slices"]
-        parts += _split_parts(source, split, at - sum(map(len, parts)))
+    at = 0
+    for split in sorted(slices.table["split"].unique().to_pylist()):
+        sizes = {shard["name"]: shard["slices"] for shard in data.manifest.shards if shard["split"] == split}
+        parts += _split_parts(source, split, sum(sizes.values()))
+        for name in sorted(sizes):
+            begins[name] = at
+            at += sizes[name]
     first = np.array([begins.get(name, 0) for name in slices.names], np.int64)
     return Vectors(parts, first[slices.shard] + slices.record)
 
@@ -203,7 +202,7 @@ def _split_parts(source: Source, split: str, slices: int) -> list[npt.NDArray[An
     if found is None:
         raise WrongUse(f"{folder} holds no vectors; {advice}")
     if wrong := [key for key, value in source.facts(split).items() if found.get(key) != value]:
-        raise WrongUse(f"the vectors in {folder} are of another {' and '.join(wrong)}; {advice}")
+        raise WrongUse(f"the vectors in {folder} are of other {' and '.join(wrong)}; {advice}")
     names = _names(slices, found["part_slices"])
     if lacking := [name for name in names if name not in found["parts"]]:
         done = len(names) - len(lacking)
@@ -218,14 +217,11 @@ def require_finite(rows: npt.NDArray[Any], sop_uids: Sequence[str]) -> None:
     """Raises `WorkFailed` that names the first slice with a vector or logits that are not finite numbers."""
     bad = ~(np.isfinite(rows["vector"]).all(1) & np.isfinite(rows["logits"]).all(1))
     if bad.any():
-        what = (
-            "logits that are not finite"
-            if not np.isfinite(rows["logits"][bad][0]).all()
-            else ("a vector with values that float16 cannot hold (65,504 at most)")
-        )
-        raise WorkFailed(
-            f"slice {sop_uids[int(np.argmax(bad))]}: the model gives {what}; the model is broken, train again"
-        )
+        row = int(np.argmax(bad))
+        what = "a vector with values that float16 cannot hold (65,504 at most)"
+        if not np.isfinite(rows["logits"][row]).all():
+            what = "logits that are not finite"
+        raise WorkFailed(f"slice {sop_uids[row]}: the model gives {what}; the model is broken, train again")
 
 
 def _row(dim: int, labels: int) -> np.dtype[Any]:

@@ -74,17 +74,15 @@ def embed(job_dir: str, about: About, data: Dataset, splits: Sequence[Slices], f
     """
     folder = model_file.find(job_dir)
     with contextlib.closing(_lock(model_file.run_folder(folder) / vectors.FOLDER)):
-        model, views = (
-            model_file.load_model(folder, about),
-            [source(job_dir, about, data, view) for view in (False, True)],
-        )
+        model = model_file.load_model(folder, about)
         dim, labels = model_file.vector_dim(model), about.spec.labels.names
-        stores = [
-            [Store(view, slices.split, len(slices), dim, labels) for slices in splits] for view in views[: 1 + flip]
-        ]
-        vectors.require_room([store for of_view in stores for store in of_view])
-        for view, of_view in zip(views, stores):
-            forward = model_file.embedder(model, view.mirrored)
+        stores: dict[bool, list[Store]] = {}
+        for mirrored in (False, True)[: 1 + flip]:
+            view = source(job_dir, about, data, mirrored)
+            stores[mirrored] = [Store(view, slices.split, len(slices), dim, labels) for slices in splits]
+        vectors.require_room([store for of_view in stores.values() for store in of_view])
+        for mirrored, of_view in stores.items():
+            forward = model_file.embedder(model, mirrored)
             for slices, store in zip(splits, of_view):
                 _embed_split(forward, slices, store)
 
