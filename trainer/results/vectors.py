@@ -120,7 +120,6 @@ class Store:
         """Put a part (`dtype` [slices of its span]) in place, whole or not at all. Raises `OSError`."""
         name, data = self._names[number], _npy(rows)
         atomic.write_bytes(self.folder / name, data)
-        atomic.sync_folder(self.folder)
         self._parts[name] = hashlib.sha256(data).hexdigest()
         self._write_index()
 
