@@ -67,7 +67,7 @@ demo: $(VENV)/.train
 
 # what starts no process, trains and converts nothing: the loop for daily work
 check: lint
-	$(RUN) pytest -n 2 -m "not slow"
+	$(RUN) pytest -n 2 -m "not slow" --hypothesis-profile=quick
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_pipelines import dataflow, inputs, launch, reject_limit, transforms
 from beam_pipelines.progress import Progress
 from ich_tfrecords import spec
+from ich_tfrecords.command_line import Parser, WrongUse
 from ich_tfrecords.conversion import commit, job, plan
 from ich_tfrecords.conversion.job import Identity, WorkDir
 from ich_tfrecords.conversion.patient_key import PatientKey
@@ -51,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 the work failed, 2 wrong use or input."""
     launch.quiet_libraries()
     pa.set_memory_pool(pa.system_memory_pool())  # gives memory back after each stage; Arrow's own pool keeps it
-    args, beam_flags = _parser().parse_known_args(argv)
     try:
+        args, beam_flags = _parser().parse_known_args(argv)
         options = launch.beam_options(args.runner, beam_flags)
         run(args, options)
-    except (*WRONG_USE, launch.WrongUse) as error:
+    except (*WRONG_USE, WrongUse) as error:
         return _complain(error, 2)
     except dataflow.TemplateStaged as staged:
         print(staged)
@@ -76,7 +77,7 @@ def _complain(error: object, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m beam_pipelines.convert",
         description="Convert CT slices (DICOM) to a TFRecord data set. The same command resumes what it began.",
         epilog="Every other flag goes to Beam, such as "

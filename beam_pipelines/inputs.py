@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_pipelines.launch import WrongUse
 from ich_tfrecords import spec
+from ich_tfrecords.command_line import WrongUse
 from ich_tfrecords.conversion import patient_key as patient_keys
 from ich_tfrecords.conversion import plan, steps
 from ich_tfrecords.conversion.patient_key import PatientKey

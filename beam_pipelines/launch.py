@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import io
 import logging
 import os
 import shlex
@@ -32,6 +33,7 @@ from google.api_core.exceptions import GoogleAPICallError
 
 from beam_pipelines import dataflow, transforms
 from beam_pipelines.progress import Progress
+from ich_tfrecords.command_line import WrongUse
 from ich_tfrecords.storage.bucket_path import AnyPath
 
 SMALL_SLICES = 6000  # fewer are converted in this process: starting worker processes costs about 4 s a step
@@ -44,18 +46,18 @@ class ConversionFailed(Exception):
     """The work failed; the message is for the user."""
 
 
-class WrongUse(Exception):
-    """A flag or a place that cannot be used; the message is for the user."""
-
-
 def beam_options(runner: str | None, flags: Sequence[str]) -> PipelineOptions:
     """Beam's options; raises `WrongUse` for a flag that neither this command nor Beam knows."""
     if _is_dask(runner):
         runner = _import_dask()
-    options = PipelineOptions([*flags, *([f"--runner={runner}"] if runner else [])])
     known: list[argparse.ArgumentParser] = []
-    options.get_all_options(add_extra_args_fn=known.append)
-    strangers = known[0].parse_known_args(list(flags))[1]
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            options = PipelineOptions([*flags, *([f"--runner={runner}"] if runner else [])])
+            options.get_all_options(add_extra_args_fn=known.append)
+            strangers = known[0].parse_known_args(list(flags))[1]
+        except SystemExit as error:  # the usage has a hundred lines, and then one that tells
+            raise WrongUse(f"{said.getvalue().strip().rpartition('error: ')[2]}, a flag of Beam") from error
     if strangers and strangers[0].startswith("-"):
         raise WrongUse(f"unknown flag {strangers[0]}; --help lists this command's own")
     if strangers:

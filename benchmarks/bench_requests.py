@@ -37,7 +37,7 @@ with BucketServer() as server:
 @contextlib.contextmanager
 def server() -> Iterator[str]:
     """The name of an empty bucket of a loopback server in a process of its own, where gs:// leads meanwhile."""
-    code = _SERVE.format(paths=[str(ROOT), str(ROOT / "tests")])
+    code = _SERVE.format(paths=[str(ROOT), str(ROOT / "tests" / "shared")])
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdin is not None

@@ -10,9 +10,10 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ich_tfrecords import environment
+from ich_tfrecords.command_line import Parser, WrongUse
 from ich_tfrecords.dataset import manifest, verify
 from ich_tfrecords.dataset.manifest import DatasetError, Manifest
 from ich_tfrecords.dataset.summary import flat, megabytes, plain, prevalence, total_counts, totals
@@ -22,10 +23,6 @@ from ich_tfrecords.storage.bucket_path import AnyPath, any_path, local_path
 from ich_tfrecords.views import export, montage, progress_line, report
 
 MAX_PER_STRATUM = 50
-
-
-class WrongUse(ValueError):
-    """A command line that cannot be carried out; the message says what to write instead."""
 
 
 class Damaged(Exception):
@@ -56,15 +53,8 @@ def _complain(error: object, code: int) -> int:
     return code
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong flags give one line, like every other wrong use."""
-
-    def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message}; `{self.prog} --help` explains")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m ich_tfrecords.inspect",
         description="Look into a data set that beam_pipelines.convert has made.",
         epilog="Begin with `info DIR`. Exit codes: 0 done, 1 the data set is damaged, 2 wrong use or input.",

@@ -23,6 +23,7 @@ LIBRARY = {
     "environment": ("", ""),
     "problems": ("", ""),
     "plural": ("", ""),
+    "command_line": ("", ""),
     "spec": ("", "yaml"),
     "pixels": ("spec", "numpy"),
     "labels": ("plural spec", "numpy pyarrow"),
@@ -31,9 +32,9 @@ LIBRARY = {
     "dataset": ("plural spec storage", "numpy pandas pyarrow google google_crc32c tensorflow"),
     "conversion": ("plural problems spec pixels labels storage dicom dataset", "numpy pyarrow"),
     "views": ("spec storage dataset", "numpy pyarrow PIL jinja2 markupsafe"),
-    "synthetic": ("environment dicom views", "numpy"),
-    "kaggle": ("environment storage views", "pyarrow"),
-    "inspect": ("plural environment storage dataset views", ""),
+    "synthetic": ("environment command_line dicom views", "numpy"),
+    "kaggle": ("environment command_line storage views", "pyarrow"),
+    "inspect": ("plural environment command_line storage dataset views", ""),
 }
 TRAINER = {
     "shell": ("", "keras tensorflow"),
@@ -58,7 +59,7 @@ PIPELINES = {
     "dataflow": ("progress", "apache_beam google"),
     "transforms": ("", "apache_beam"),
     "launch": ("progress dataflow transforms", "apache_beam google psutil"),
-    "inputs": ("launch", "numpy pyarrow"),
+    "inputs": ("", "numpy pyarrow"),
     "reject_limit": ("launch", "pyarrow"),
     "convert": ("progress dataflow transforms launch inputs reject_limit", "apache_beam pyarrow"),
 }
@@ -66,7 +67,7 @@ HOUSE = {"ich_tfrecords": LIBRARY, "trainer": TRAINER, "beam_pipelines": PIPELIN
 # departments of the library that a sibling may import
 OPEN = {
     "trainer": "environment problems plural spec pixels labels storage dicom dataset views",
-    "beam_pipelines": "environment problems plural spec labels storage dataset conversion views",
+    "beam_pipelines": "environment command_line problems plural spec labels storage dataset conversion views",
 }
 
 

@@ -15,11 +15,12 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow.compute as pc
 
 from ich_tfrecords import environment
+from ich_tfrecords.command_line import Parser, WrongUse
 from ich_tfrecords.kaggle import download
 from ich_tfrecords.kaggle.download import DownloadError, Lost, NoRoom, Part, Patience, gigabytes
 from ich_tfrecords.storage import zip_directory
@@ -37,10 +38,6 @@ _GET_TOKEN = (
 )
 _MAY_PASS = frozenset({408, 425, 429})
 _OTHERS_MAY_READ = 0o077
-
-
-class WrongUse(ValueError):
-    """A command line or an account that cannot be used as it is; the message says what to do."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,15 +74,8 @@ def _kept(part: Path) -> str:
     return f"{part} keeps {gigabytes(part.stat().st_size)}, " if part.exists() else ""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong flags give one line, like every other wrong use."""
-
-    def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message}; `{self.prog} --help` explains")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m ich_tfrecords.kaggle",
         description=f"Fetch the data of the Kaggle competition {COMPETITION}.",
         epilog=f"Once before: pip install '.[kaggle]'; accept the rules at {RULES_PAGE}; for the token, {_GET_TOKEN}. "

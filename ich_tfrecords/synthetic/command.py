@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ich_tfrecords import environment
+from ich_tfrecords.command_line import Parser, WrongUse
 from ich_tfrecords.synthetic.plan import SyntheticError
 from ich_tfrecords.synthetic.rsna_layout import RSNA_LABELS, ZIP_NAME, generate
 from ich_tfrecords.views import progress_line
@@ -20,7 +21,11 @@ from ich_tfrecords.views import progress_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status of the command line: 0 done, 1 the disk failed, 2 wrong use, 130 interrupted."""
     environment.settle()
-    arguments = _parser().parse_args(argv)
+    try:
+        arguments = _parser().parse_args(argv)
+    except WrongUse as error:
+        print(f"synthetic: {error}", file=sys.stderr)
+        return 2
     options = {name: value for name, value in vars(arguments).items() if name != "output"}
     try:
         with progress_line.shown("draw", "slices", sys.stderr) as tell:
@@ -45,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m ich_tfrecords.synthetic",
         description="Write phantom head-CT studies with labelled bleeds, in the layout of the RSNA 2019 data: "
         "stage_2_train/*.dcm, stage_2_test/*.dcm, stage_2_train.csv, stage_2_sample_submission.csv.",

@@ -199,6 +199,7 @@ def test_names_do_not_depend_on_how_a_run_is_written(two, monkeypatch):
     assert compare.names([Path(), Path("../xception")]) == ["cnn", "xception"]
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_run_is_no_better(two, call, tmp_path):
     shutil.copytree(two[0], tmp_path / "copy")
     assert call(two[0], tmp_path / "copy")[1][-3].startswith("No difference can be claimed: ")

@@ -24,6 +24,8 @@ from trainer.models.model_file import About
 from trainer.prediction import picture_files, slice_picture, slice_stream, triage
 from trainer.results import calibration
 
+pytestmark = pytest.mark.slow  # the whole command, again and again
+
 SHIFT = [0.5, 0.25, 0, -0.25, 0.1, 1.0]
 
 

@@ -484,6 +484,7 @@ def test_a_giant_matrix_with_little_data_allocates_nothing():
             assert peak < 5_000_000
 
 
+@pytest.mark.slow
 def test_a_deflated_bomb_stops_at_the_cap():
     data = meta(DEFLATED) + deflate(dataset({0x00090010: ("OB", bytes(by_pydicom.MAX_INFLATED_BYTES))}))
     assert len(data) < 1_000_000

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from trainer.models import explain, networks, pretrained
 from trainer.shell.problems import WrongUse
 
+pytestmark = pytest.mark.slow  # builds large networks
+
 METHODS = sorted(explain.METHODS)
 EDGE = 4  # px on a side of the hand-worked models
 
@@ -83,7 +85,6 @@ def cnn() -> keras.Model:
     return model
 
 
-@pytest.mark.slow
 def test_the_cnn_is_heard_in_the_lesion_and_not_in_the_decoy(cnn):
     images, labels, lesion, decoy = halves(64, seed=2)
     positive = labels[:, 1] == 1
@@ -154,7 +155,6 @@ def fit_logits(model: keras.Model, images: np.ndarray, boxes: np.ndarray) -> Non
     model.get_layer("logits").set_weights([ridge.coef_.T / scale, np.zeros(2)])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "windows"), [("densenet121", 1), ("xception", 3)])
 def test_an_application_is_heard_in_the_lesion(name, windows):
     """One window passes the adapter to RGB. A box of 48 px is a seventh of the image; a cell of the map has 32 px."""

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from trainer.models import networks, pretrained
 from trainer.shell.problems import WrongUse
 
+pytestmark = pytest.mark.slow  # builds large networks
+
 SIZES = (16, 32, 100, 128)
 WINDOWS = (1, 3, 5)
 
@@ -94,7 +96,6 @@ def test_every_size_and_number_of_windows(small, size, windows):
     assert pretrained.backbone(model).input_shape == (None, max(size, 32), max(size, 32), 3)
 
 
-@pytest.mark.slow
 def test_the_real_applications(densenet, xception):
     assert_contract(densenet, 32, 3, 6)
     assert_contract(xception, 32, 5, 6)
@@ -103,7 +104,6 @@ def test_the_real_applications(densenet, xception):
     assert xception.get_layer("dropout").rate == 0.15
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "dtype_policy"),
     [
@@ -204,7 +204,6 @@ def test_a_seed_gives_the_same_weights_under_the_same_names(small, name):
     assert (made[0].get_layer("logits").kernel.numpy() != made[2].get_layer("logits").kernel.numpy()).any()
 
 
-@pytest.mark.slow
 def test_saved_files_open_with_plain_keras_and_as_weights(xception, tmp_path):
     xception.save(tmp_path / "model.keras")
     batch = images(32, 5)
@@ -224,7 +223,6 @@ def test_weights_of_a_file_whatever_the_dropout(small, tmp_path, suffix, dropout
     assert_same_weights(saved, again)
 
 
-@pytest.mark.slow
 def test_a_frozen_backbone_keeps_its_batch_norm_means(densenet):
     part = pretrained.backbone(densenet)
     part.trainable = False
@@ -250,7 +248,6 @@ def save_notop(application: keras.Model, path: Path) -> None:
             whole.copy(f"model_weights/{name}", file)
 
 
-@pytest.mark.slow
 def test_weights_of_keras_applications_fill_the_real_xception(xception, tmp_path):
     published = keras.applications.Xception(include_top=False, weights=None, input_shape=(71, 71, 3))
     published.save(tmp_path / "x_notop.h5")

@@ -157,6 +157,7 @@ class TestPage:
         assert page.headings == SECTIONS
         assert text.count('<p class="note">') >= len(SECTIONS) - 1
 
+    @pytest.mark.slow
     def test_the_same_results_give_the_same_bytes(self, made, text):
         result, found = made
         assert pages.page(copy.deepcopy(result), found, HISTORY, worst_of(found)) == text
@@ -202,6 +203,7 @@ class TestPage:
 
 
 class TestNumbers:
+    @pytest.mark.slow
     def test_the_head_says_what_the_model_finds(self):
         labels = np.zeros((1100, 3), int)
         labels[:100, :2] = 1
@@ -255,6 +257,7 @@ class TestNumbers:
             assert row[2:4] == [str(label["positives"]), str(label["patients"])]
             assert row[4].startswith(f"{label['rules']['youden']['sensitivity']['value']:.3f} (")
 
+    @pytest.mark.slow
     def test_a_run_of_before_foresaw_nothing(self, made):
         result = made[0] | {"what": made[0]["what"] | {"foreseen": {}}}
         assert "What they rest on" not in Page(pages.page(result, made[1], HISTORY, [])).words
@@ -265,6 +268,7 @@ class TestNumbers:
         assert row[3].startswith(f"{found['skill']['value']:.3f} (")
         assert "says of each how often the label is positive where the model was trained" in Page(text).words
 
+    @pytest.mark.slow
     def test_a_run_without_skill_says_so_first(self, made):
         labels, logits = simulated(3)
         words = Page(pages.page(*result_of(labels, -logits), HISTORY, [])).words
@@ -299,6 +303,7 @@ class TestNothingToShow:
         assert bare.rows_of("training") == [[DASH]]
         assert bare.rows_of("fold") == [["none"]]
 
+    @pytest.mark.slow
     def test_no_slice_with_hemorrhage_at_all(self):
         labels, logits = simulated(2)
         page = Page(pages.page(*result_of(0 * labels, logits), HISTORY, []))

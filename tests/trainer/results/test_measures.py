@@ -342,6 +342,7 @@ def test_the_log_loss_over_all_labels_counts_patients_known_in_any():
     assert fewer["log_loss"]["low"] is None
 
 
+@pytest.mark.slow
 def test_intervals_of_the_fewest_patients_hold_the_truth_mostly():
     # sensitivity 0.5, which an interval of 2 positive patients misses where both are found or none: half of the cases
     rng, held = np.random.default_rng(0), []

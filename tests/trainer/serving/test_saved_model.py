@@ -23,6 +23,8 @@ from trainer.results.calibration import Calibration
 from trainer.results.joint import Odds
 from trainer.serving import saved_model
 
+pytestmark = pytest.mark.slow  # saves and loads graphs
+
 RSNA = spec.load("rsna_ich")
 LABELS = RSNA.labels.names
 HU = np.random.default_rng(0).integers(-1100, 2000, (3, 150, 131), np.int16)
@@ -84,7 +86,6 @@ def ask(loaded, name: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
     return {key: value.numpy() for key, value in loaded.signatures[name](**tensors).items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("signature", ["hu", "serving_default"])
 def test_probabilities_and_labels_of_hu(loaded, cnn, signature):
     found = ask(loaded, signature, hu=HU)
@@ -175,7 +176,6 @@ for place in sys.argv[1:]:
 """
 
 
-@pytest.mark.slow
 def test_a_fresh_process_needs_tensorflow_alone(folder, cnn, tmp_path):
     """The cnn, and Xception, which has batch normalisation, separable convolutions, dropout and a resize."""
     small = dataclasses.replace(RSNA, image=dataclasses.replace(RSNA.image, size_px=32))

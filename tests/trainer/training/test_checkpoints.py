@@ -113,6 +113,7 @@ def test_every_truncation_is_found(good, tmp_path):
             checkpoints.load(path)
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_found(good, tmp_path):
     """Headers, names, times, values, directory and digest: all of them."""
     path = tmp_path / "flipped.npz"
