@@ -138,9 +138,8 @@ def main() -> int:
     ratio = statistics.median(one / other for one, other in zip(found["embed"], found["bare"]))
     seconds = plan_seconds()
     medians = {way: statistics.median(values) for way, values in found.items()}
-    print(
-        f"{args.model}: bare {medians['bare']:,.0f} slices/s, embed {medians['embed']:,.0f}, {medians['without_disk']:,.0f} less the disk"
-    )
+    bare, whole, rest = (f"{medians[way]:,.0f}" for way in ("bare", "embed", "without_disk"))
+    print(f"{args.model}: bare {bare} slices/s, embed {whole}, {rest} less the disk")
     print(f"embed / bare {ratio:.3f}   promised {LEAST_RATIO:g}")
     print(f"plan of {SLICES:,} slices into {SERIES:,} series {seconds:.2f} s   promised {MOST_PLAN_S:g} at most")
     if args.output:
