@@ -13,6 +13,8 @@ from documented import MODULES, ROOT, SCRIPTS, TARGETS, Command, commands, compl
 
 from beam_pipelines import launch
 
+pytestmark = pytest.mark.slow  # imports every command
+
 FOREIGN = {"--xla_gpu_cuda_data_dir"}  # stands in XLA_FLAGS
 
 
@@ -41,7 +43,6 @@ def test_the_pages_show_every_command_and_the_main_targets():
     assert {words[1] for words in found if words[0] == "make"} >= {"demo", "test", "bench"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_that_stand_alone_are_known_to_some_command(page):
     shown = spans(page.read_text(encoding="utf-8"))
@@ -71,7 +72,6 @@ def test_commands_of_the_configs():
     assert _wrong(shown) == []
 
 
-@pytest.mark.slow
 def test_commands_of_the_demo():
     printed = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     shown = [command for command in in_text(printed) if command.words[0] in MODULES]

@@ -12,6 +12,8 @@ from evaluated_runs import folds, predictions, run, write
 
 from trainer import compare
 
+pytestmark = pytest.mark.slow  # the whole command, again and again
+
 
 @pytest.fixture
 def two(tmp_path: Path) -> list[Path]:
@@ -199,13 +201,11 @@ def test_names_do_not_depend_on_how_a_run_is_written(two, monkeypatch):
     assert compare.names([Path(), Path("../xception")]) == ["cnn", "xception"]
 
 
-@pytest.mark.slow
 def test_a_copy_of_a_run_is_no_better(two, call, tmp_path):
     shutil.copytree(two[0], tmp_path / "copy")
     assert call(two[0], tmp_path / "copy")[1][-3].startswith("No difference can be claimed: ")
 
 
-@pytest.mark.slow
 def test_tensorflow_is_not_needed(two, tmp_path):
     code = (
         "import sys; from trainer import compare; "

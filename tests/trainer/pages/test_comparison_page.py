@@ -16,6 +16,8 @@ from trainer.pages import comparison_page, figures
 from trainer.pages.comparison_page import decimals, percent, verdict
 from trainer.results.comparison import LUCK, compare
 
+pytestmark = pytest.mark.slow  # draws
+
 DRAWS = 60
 
 
@@ -171,7 +173,6 @@ def test_whatever_comes_in_as_text_stays_text(monkeypatch):
     assert_every_text_stays_text(monkeypatch, lambda: comparison_page.page(found))
 
 
-@pytest.mark.slow
 def test_a_browser_shows_it_whole(compared, tmp_path):
     (tmp_path / "page.html").write_text(comparison_page.page(compared), encoding="utf-8")
     seen = browser.render(tmp_path / "page.html", tmp_path / "page.png")

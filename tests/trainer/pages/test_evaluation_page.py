@@ -24,6 +24,8 @@ from trainer.results.predictions import Predictions
 from trainer.results.probability import sigmoid
 from trainer.training.run_dir import json_text
 
+pytestmark = pytest.mark.slow  # draws
+
 NAMES = ("any", "epidural", "subdural")
 SCRIPT = "<script>alert(1)</script>"
 SECTIONS = [
@@ -157,7 +159,6 @@ class TestPage:
         assert page.headings == SECTIONS
         assert text.count('<p class="note">') >= len(SECTIONS) - 1
 
-    @pytest.mark.slow
     def test_the_same_results_give_the_same_bytes(self, made, text):
         result, found = made
         assert pages.page(copy.deepcopy(result), found, HISTORY, worst_of(found)) == text
@@ -174,7 +175,6 @@ class TestPage:
             assert f"{place}{SCRIPT}" in page.words
         assert f"study {SCRIPT}p0" in page.words
 
-    @pytest.mark.slow
     def test_whatever_comes_in_as_text_stays_text(self, made, monkeypatch):
         result, found = made
         assert_every_text_stays_text(monkeypatch, lambda: pages.page(result, found, HISTORY, worst_of(found)))
@@ -190,7 +190,6 @@ class TestPage:
             truth = "positive" if one.truth else "negative"
             assert f"{one.label} is {truth}, probability {one.probability:.3g}" in words
 
-    @pytest.mark.slow
     def test_it_looks_right_in_a_browser(self, text, tmp_path):
         (tmp_path / "report.html").write_text(text, encoding="utf-8")
         report = browser.render(tmp_path / "report.html", tmp_path / "report.png")
@@ -203,7 +202,6 @@ class TestPage:
 
 
 class TestNumbers:
-    @pytest.mark.slow
     def test_the_head_says_what_the_model_finds(self):
         labels = np.zeros((1100, 3), int)
         labels[:100, :2] = 1
@@ -216,7 +214,6 @@ class TestNumbers:
         assert "Of 100 slices that it flags, 64 (95%" in words
         assert "Calling every slice free of hemorrhage would be right for 90.9% of them." in words
 
-    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("split", "trained_on", "words"),
         [
@@ -257,7 +254,6 @@ class TestNumbers:
             assert row[2:4] == [str(label["positives"]), str(label["patients"])]
             assert row[4].startswith(f"{label['rules']['youden']['sensitivity']['value']:.3f} (")
 
-    @pytest.mark.slow
     def test_a_run_of_before_foresaw_nothing(self, made):
         result = made[0] | {"what": made[0]["what"] | {"foreseen": {}}}
         assert "What they rest on" not in Page(pages.page(result, made[1], HISTORY, [])).words
@@ -268,7 +264,6 @@ class TestNumbers:
         assert row[3].startswith(f"{found['skill']['value']:.3f} (")
         assert "says of each how often the label is positive where the model was trained" in Page(text).words
 
-    @pytest.mark.slow
     def test_a_run_without_skill_says_so_first(self, made):
         labels, logits = simulated(3)
         words = Page(pages.page(*result_of(labels, -logits), HISTORY, [])).words
@@ -303,7 +298,6 @@ class TestNothingToShow:
         assert bare.rows_of("training") == [[DASH]]
         assert bare.rows_of("fold") == [["none"]]
 
-    @pytest.mark.slow
     def test_no_slice_with_hemorrhage_at_all(self):
         labels, logits = simulated(2)
         page = Page(pages.page(*result_of(0 * labels, logits), HISTORY, []))

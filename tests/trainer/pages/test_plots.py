@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from trainer.pages import figures, plots
 
+pytestmark = pytest.mark.slow  # draws
+
 NAN = float("nan")
 HISTORY = [
     {"epoch": 1, "loss": 0.5, "log_loss": 0.5, "accuracy": 0.8, "learning_rate": 1e-3,
@@ -62,7 +64,6 @@ def texts(svg: bytes) -> list[str]:
     return [text.strip() for text in re.findall(r"<!--(.*?)-->", svg.decode(), re.DOTALL)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_figure_is_whole_the_same_each_time_and_drawn_without_a_warning(name):
     with warnings.catch_warnings():

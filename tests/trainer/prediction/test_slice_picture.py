@@ -14,6 +14,8 @@ from ich_tfrecords.views import montage
 from trainer.prediction import slice_picture
 from trainer.prediction.slice_picture import Explanation
 
+pytestmark = pytest.mark.slow  # draws
+
 NAMES = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 PROBABILITIES = np.array([0.4, 0.0, 1.0, 1e-9, 0.027, 0.9999])
 LONG = "slice 1.2.840.113619\n\x00.2.55.3.604688119.971, study <b>1.2.840.113619.2.55.3.60468\ud800: subarachnoid 0.027"
@@ -95,7 +97,6 @@ def test_nothing_is_drawn_into_the_margin():
 WARNING = "PARTIAL: the study was judged by 1 of 6 slices (missing: 5 uid_conflict)"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("words", [WARNING, WARNING * 9])
 def test_a_warning_stands_on_a_bar_and_moves_the_rest_down(words):
     plain, warned = drawn(cam=blob()), drawn(cam=blob(), warning=words)

@@ -55,6 +55,7 @@ SHARES = st.lists(st.floats(0.02, 1), min_size=8, max_size=8)
 WEIGHTS = st.lists(st.floats(0.1, 10), min_size=8, max_size=8)
 
 
+@pytest.mark.slow
 @unhurried
 @given(SHARES, WEIGHTS, st.lists(st.floats(-4, 4), min_size=3, max_size=3))
 def test_kinds_that_are_seen_apart_get_bayes_probabilities(natural, weight, logs):

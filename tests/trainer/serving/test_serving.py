@@ -23,6 +23,8 @@ from trainer.results.calibration import Calibration
 from trainer.results.joint import Odds
 from trainer.serving import graph
 
+pytestmark = pytest.mark.slow  # traces graphs
+
 RSNA = spec.load("rsna_ich")
 # odd widths end on halves; the last ones reach the ends of int16
 ODD = (Window("odd", 40, 75), Window("narrow", -3, 1), Window("wide", 0, 65534), Window("low", -32764, 7))
@@ -229,7 +231,6 @@ SIX = RSNA.labels.names
 SHARES = st.lists(st.floats(0, 1), min_size=64, max_size=64)
 
 
-@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(SHARES, st.sampled_from([0, 0.01, 0.2]), st.sampled_from([0, 0.5, 2, 5]), st.integers(0, 10**6))
 def test_log_odds_in_the_graph_are_those_of_numpy(shares, smoothing, gamma, seed):

@@ -12,6 +12,8 @@ from hypothesis.extra import numpy as hnp
 from trainer.shell.problems import WrongUse
 from trainer.training import losses, metrics
 
+pytestmark = pytest.mark.slow  # traces graphs
+
 NAMES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
 WEIGHTS = np.array([1, 1, 1, 1, 1, 2], np.float32)
 SETTINGS = [(0.0, 0.0), (0.1, 0.0), (0.0, 2.0), (0.2, 0.5)]  # smoothing, gamma

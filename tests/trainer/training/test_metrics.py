@@ -240,8 +240,8 @@ def test_step_sums_are_those_of_the_metrics(batch):
         assert sums[3] == known.sum()
         assert sums[2] == (((logits >= 0) == (labels == 1)) & known).sum()
         if known.any():
-            # 1e-3: log(1 - p) in float64 has steps near p = 1, the softplus of the step has none
-            assert sums[0] / sums[1] == pytest.approx(metrics.log_loss(labels, logits, WEIGHTS), rel=1e-3, abs=1e-5)
+            # 2e-2: log(1 - p) in float64 has steps near p = 1 (0.35 at 36), the softplus of the step has none
+            assert sums[0] / sums[1] == pytest.approx(metrics.log_loss(labels, logits, WEIGHTS), rel=2e-2, abs=1e-5)
 
 
 def test_step_sums_inside_a_map():

@@ -14,6 +14,8 @@ from trainer.shell.problems import WrongUse
 from trainer.shell.vertex import cluster
 from trainer.training import hparams, strategy
 
+pytestmark = pytest.mark.slow  # sets up devices
+
 TWO_WORKERS = {"TF_CONFIG": json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}})}
 ONE_WORKER = {"TF_CONFIG": json.dumps({"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}})}
 
