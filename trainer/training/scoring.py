@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -77,8 +78,9 @@ def embed(job_dir: str, about: About, data: Dataset, splits: Sequence[Slices], f
         model = model_file.load_model(folder, about)
         dim, labels = model_file.vector_dim(model), about.spec.labels.names
         stores: dict[bool, list[Store]] = {}
+        plain = source(job_dir, about, data, False)
         for mirrored in (False, True)[: 1 + flip]:
-            view = source(job_dir, about, data, mirrored)
+            view = dataclasses.replace(plain, mirrored=mirrored)
             stores[mirrored] = [Store(view, slices.split, len(slices), dim, labels) for slices in splits]
         vectors.require_room([store for of_view in stores.values() for store in of_view])
         for mirrored, of_view in stores.items():
@@ -121,14 +123,14 @@ def _part(
     forward: Embedder, slices: Slices, store: Store, number: int, tell: Callable[[int, int], None]
 ) -> npt.NDArray[Any]:
     """The rows of a part, `store.dtype` [slices of its span]."""
-    begin, end = store.span(number)
+    (begin, end), there = store.span(number), store.present_slices
     rows, filled = np.empty(end - begin, store.dtype), np.zeros(end - begin, bool)
     for batch in _batches(slices, EMBEDDED, (begin, end)):
         kept = batch["weight"] > 0
         at = batch["row"][kept] - begin  # those of streams come out of order
         rows["vector"][at], rows["logits"][at] = (values[kept] for values in forward(batch["image"]))
         filled[at] = True
-        tell(store.present_slices + int(filled.sum()), store.slices)
+        tell(there + int(filled.sum()), store.slices)
     if not filled.all():
         raise WorkFailed(f"{slices.place}: {filled.sum():,} of {len(filled):,} slices of {slices.split} were read")
     vectors.require_finite(rows, slices.table["sop_uid"].slice(begin, len(rows)).to_pylist())
