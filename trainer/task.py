@@ -29,6 +29,7 @@ FLAGS = {  # flag -> what it does; each is a setting, and so may stand in a conf
     "steps_per_epoch": ("N", "of each epoch; 0: as many as the train split has slices for"),
     "batch_size": ("N", "slices of one step, over all devices together"),
     "sampling": ("POLICY", "how often each stratum is shown: natural (each slice once an epoch), balanced or sqrt"),
+    "slice_run": ("RUN", "of --model series: the run of the slice model whose vectors it sees"),
     "weights": ("WEIGHTS", "what the model starts from: imagenet, none or a file"),
     "learning_rate": ("RATE", "of the optimizer, before schedule and warm-up"),
     "folds": (
@@ -113,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 def _defaults(name: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
     """` (default: 32)`, or what each model's config says where they differ."""
     found = {model: settings[name] for model, settings in configs.items()}
+    if not any(map(str, found.values())):
+        return ""
     if len(set(map(str, found.values()))) == 1:
         return f" (default: {found['cnn']})"
     return f" (default: {', '.join(f'{model} {value}' for model, value in found.items())})"
@@ -129,11 +132,13 @@ def _train(settings: HParams, args: argparse.Namespace) -> int:
     data = open_dataset(place, args.cache_dir, note)  # before TensorFlow, which takes seconds to import
     environment.apply(os.environ, environment.without_proxy(os.environ, vertex.hosts(os.environ)))
     quiet.import_tensorflow()
+    from trainer.series.assembly import OfSeries
     from trainer.training import session
 
     signals = Signals()
+    kind = OfSeries(note) if settings.model == hparams.SERIES else session.OfSlices()
     try:
-        session.run(settings, data, args.job_dir, os.environ, signals, note)
+        session.run(settings, data, args.job_dir, os.environ, signals, note, kind)
     except Stopped as stopped:
         number = signals.received or signal.SIGTERM  # or another worker was told
         words = f"stopped by {signal.Signals(number).name}; {str(stopped) or 'saved'}; the same command goes on"

@@ -134,8 +134,8 @@ def train_batches(slices: Slices, plan: EpochPlan, share: Share, skip_steps: int
         size_px = slices.spec.image.size_px
         columns["transforms"] = augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, size_px)
     if slices.random_access:
-        return _decoded(slices, _columns({**columns, "row": _order(slices, plan)}, parts))
-    inputs = _columns({**columns, "position": np.arange(plan.size)}, parts)
+        return _decoded(slices, batches_of({**columns, "row": _order(slices, plan)}, parts))
+    inputs = batches_of({**columns, "position": np.arange(plan.size)}, parts)
     return _decoded(slices, tf.data.Dataset.zip(inputs, _stream_batches(slices, plan, share, skip_steps)))
 
 
@@ -145,7 +145,7 @@ def _order(slices: Slices, plan: EpochPlan) -> npt.NDArray[np.int64]:
     return sampling.epoch_order(slices.stratum, names, plan.policy, plan.shares, plan.seed, plan.epoch, plan.size)
 
 
-def _columns(columns: Mapping[str, npt.NDArray[Any]], parts: Sequence[npt.NDArray[np.int64]]) -> tf.data.Dataset:
+def batches_of(columns: Mapping[str, npt.NDArray[Any]], parts: Sequence[npt.NDArray[np.int64]]) -> tf.data.Dataset:
     """The rows of `columns` at the positions of each replica batch, one batch an element."""
     chosen = [{name: column[part] for name, column in columns.items()} for part in parts or [np.empty((0, 1), int)]]
     full, *short = map(tf.data.Dataset.from_tensor_slices, chosen)
@@ -180,27 +180,27 @@ def evaluation_batches(
     low, high = span or (0, len(slices))
     size = -(-batch_size // share.replicas)
     begin, end = (low + (high - low) * part // share.replicas for part in (share.first, share.first + share.count))
-    padded = _steps(high - low, size, share) * size * share.count
+    padded = step_count(high - low, size, share) * size * share.count
     filler = min(begin, len(slices) - 1)
     parts = [np.arange(padded).reshape(-1, size)]
     weight = (np.arange(padded) < end - begin).astype(np.float32)
     if slices.random_access:
         row = np.r_[np.arange(begin, end), np.full(padded - (end - begin), filler)]
-        return _decoded(slices, _columns({"row": row, "weight": weight}, parts))
+        return _decoded(slices, batches_of({"row": row, "weight": weight}, parts))
     stream = shard_stream.table_records(slices, filler, filler + 1).take(1).cache().repeat()
     if end > begin:
         stream = shard_stream.table_records(slices, begin, end).concatenate(stream)
     batches = stream.take(padded).batch(size, drop_remainder=True)
-    numbered = tf.data.Dataset.zip(_columns({"weight": weight}, parts), batches)
+    numbered = tf.data.Dataset.zip(batches_of({"weight": weight}, parts), batches)
     return _decoded(slices, numbered.map(lambda inputs, both: ({**inputs, "row": both[0]}, both[1])))
 
 
 def evaluation_steps(slices: Slices, batch_size: int, share: Share) -> int:
     """Steps of `evaluation_batches`, the same for all workers."""
-    return _steps(len(slices), -(-batch_size // share.replicas), share)
+    return step_count(len(slices), -(-batch_size // share.replicas), share)
 
 
-def _steps(slices: int, size: int, share: Share) -> int:
+def step_count(slices: int, size: int, share: Share) -> int:
     """Steps over so many slices with `size` a replica."""
     most = -(-slices * share.count // share.replicas)
     return -(-most // (size * share.count))

@@ -60,6 +60,33 @@ def plan(table: pa.Table) -> Series:
     return Series(rows, np.r_[begins, len(rows)].astype(np.int64))
 
 
+def place(position_mm: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """float32 [n, 3] of slices of a series in order: mm to the slice below and above, and the height, 0 to 1.
+
+    `position_mm`: float64 [n], ascending. 0 mm where there is no slice; half the height where all are at one.
+    """
+    gaps = np.diff(position_mm, prepend=position_mm[:1], append=position_mm[-1:])
+    whole = position_mm[-1] - position_mm[0]
+    height = (position_mm - position_mm[0]) / whole if whole > 0 else np.full(len(position_mm), 0.5)
+    return np.stack([gaps[:-1], gaps[1:], height], axis=1).astype(np.float32)
+
+
+def require_order(found: Series, table: pa.Table) -> None:
+    """Raises `WrongUse` for a series of several slices that all lie at one position: they have no order.
+
+    `table`: the one that was planned.
+    """
+    position_mm = table["position_mm"].to_numpy()[found.rows]
+    first, last = position_mm[found.offsets[:-1]], position_mm[found.offsets[1:] - 1]
+    flat = np.flatnonzero((found.lengths > 1) & (first == last))
+    if len(flat):
+        uid = table["series_uid"][int(found[int(flat[0])][0])].as_py()
+        raise WrongUse(
+            f"series {uid} has {found.lengths[flat[0]]} slices at one position ({len(flat):,} of {len(found):,} series "
+            "are so), so they have no order; convert without it, or take a model of single slices"
+        )
+
+
 def _require_positions(table: pa.Table) -> None:
     known = pc.fill_null(pc.is_finite(table["position_mm"]), False)
     lost = len(table) - pc.sum(known, min_count=0).as_py()

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, to_dict
 from ich_tfrecords.storage import atomic
+from trainer.results import blend as blends
 from trainer.results import calibration as calibrations
 from trainer.results.joint import Odds, coherent
 from trainer.results.joint import from_dict as odds_from_dict
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import keras
 
 MODEL = "model.keras"
+SLICE = "slice"  # beside the context of a series model: the folder of its slice model
 ABOUT = "about.json"
 Embedder = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]]
 FORMAT = 2
@@ -44,6 +46,7 @@ class About:
     end of training), prevalence (label -> share of positives of the training split), foreseen (what the
     thresholds rest on and will hold, see `thresholds.foreseen`), versions. `odds`: what lies between logits and
     natural log odds, before the calibration; None for one of the earlier kind, which takes one shift off each label.
+    `blend`: of a series model, what joins context and slice model; its "logits" are the natural log odds of both.
     """
 
     spec: DatasetSpec
@@ -54,6 +57,7 @@ class About:
     study_thresholds: Mapping[str, Mapping[str, float]]
     facts: Mapping[str, Any]
     odds: Odds | None = None
+    blend: blends.Blend | None = None
 
     def log_odds(self, logits: Any) -> npt.NDArray[np.float64]:
         """float64 [n, L], what the calibration starts from; `logits` float [n, L] of the model."""
@@ -78,6 +82,10 @@ def to_json(about: About) -> str:
     values = {field.name: getattr(about, field.name) for field in dataclasses.fields(About)}
     odds = None if about.odds is None else about.odds.to_dict()
     plain = {"spec": to_dict(about.spec), "calibration": about.calibration.to_dict(), "odds": odds}
+    if about.blend is None:
+        del values["blend"]
+    else:
+        plain["blend"] = about.blend.to_dict()
     return json.dumps({"format": FORMAT, **values, **plain}, indent=1, allow_nan=False) + "\n"
 
 
@@ -91,6 +99,8 @@ def read_about(folder: Path) -> About:
         values["spec"] = from_dict(values["spec"], f"{path}: spec")
         values["calibration"] = calibrations.from_dict(values["calibration"])
         values["odds"] = odds_from_dict(values["odds"]) if values.get("odds") is not None else None
+        if "blend" in values:
+            values["blend"] = blends.from_dict(values["blend"])
         about = About(**values)
         _check(about)
         return about
@@ -184,13 +194,22 @@ def load_model(folder: Path, about: About) -> keras.Model:
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).strip().partition("\n")[0]
         raise WrongUse(f"cannot read {path} ({reason}); end the training again to write it anew") from error
-    wanted = (None, *about.spec.image.shape), (None, len(about.spec.labels.names))
+    wanted = _shapes(about)
     if (model.input_shape, model.output_shape) != wanted:
         raise WrongUse(
             f"{path} takes {model.input_shape} and gives {model.output_shape}, but its {ABOUT} speaks of "
             f"{wanted[0]} and {wanted[1]}; they are of two models, export again"
         )
     return model
+
+
+def _shapes(about: About) -> tuple[Any, Any]:
+    """What a model takes and gives."""
+    labels = len(about.spec.labels.names)
+    if about.blend is None:
+        return (None, *about.spec.image.shape), (None, labels)
+    vectors = {"vectors": (None, None, about.facts["vector_dim"]), "place": (None, None, 3), "mask": (None, None)}
+    return vectors, [(None, None, labels), (None, labels)]
 
 
 def scorer(model: keras.Model, flip: bool = False) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
@@ -256,9 +275,10 @@ def float32_copy(model: keras.Model, build: Callable[[], keras.Model]) -> keras.
     return copy
 
 
-def write(folder: Path, model: keras.Model, about: About) -> Path:
+def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | None = None) -> Path:
     """Path of `model.keras`, written into `folder` with `about.json`.
 
+    `slice_folder`: of a series model, the folder of its slice model, which goes along as `SLICE`.
     Raises `TrainingFailed` when it cannot be written; what lay there before is then still whole.
     """
     temporary = folder.parent / f"{folder.name}.{uuid.uuid4().hex}{atomic.TEMPORARY_SUFFIX}"
@@ -266,6 +286,11 @@ def write(folder: Path, model: keras.Model, about: About) -> Path:
         temporary.mkdir(parents=True)
         model.save(temporary / MODEL)
         atomic.write_bytes(temporary / ABOUT, to_json(about).encode())
+        if slice_folder is not None:
+            _put_into(temporary / SLICE, slice_folder)
+            shutil.rmtree(folder / SLICE, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            (temporary / SLICE).replace(folder / SLICE)
         _put(temporary, folder)
     except OSError as error:
         reason = error.strerror or error
@@ -275,6 +300,12 @@ def write(folder: Path, model: keras.Model, about: About) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / MODEL
+
+
+def _put_into(target: Path, source: Path) -> None:
+    target.mkdir()
+    for name in (ABOUT, MODEL):
+        atomic.write_bytes(target / name, (source / name).read_bytes())
 
 
 def _put(temporary: Path, folder: Path) -> None:

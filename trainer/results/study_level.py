@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,9 +18,15 @@ def studies(
     Both are the maximum over the slices of the study. A label is -1 where some slices are unknown and none is
     positive. The codes of the patients are those of `predictions.patients`.
     """
-    order = np.argsort(predictions.studies, kind="stable")
-    starts = np.flatnonzero(np.diff(predictions.studies[order], prepend=-1))
-    labels = predictions.labels[order]
-    most, least = (extreme.reduceat(labels, starts, axis=0) for extreme in (np.maximum, np.minimum))
-    shown = np.maximum.reduceat(predictions.probabilities[order], starts, axis=0)
-    return np.where(most == 1, most, least), shown, predictions.patients[order][starts]
+    whose = predictions.studies
+    most, least = greatest(predictions.labels, whose), -greatest(-predictions.labels, whose)
+    patients = greatest(predictions.patients, whose)
+    return np.where(most == 1, most, least), greatest(predictions.probabilities, whose), patients
+
+
+def greatest(values: npt.NDArray[Any], whose: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """[m, ...], the maximum of `values` [n, ...] over the rows of each study; `whose` int64 [n], 0 to m - 1."""
+    order = np.argsort(whose, kind="stable")
+    starts = np.flatnonzero(np.diff(whose[order], prepend=-1))
+    found: npt.NDArray[Any] = np.maximum.reduceat(values[order], starts, axis=0)
+    return found

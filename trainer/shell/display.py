@@ -80,7 +80,7 @@ class Display:
         stream: TextIO,
         epochs: int,
         steps_per_epoch: int,
-        batch_size: int,
+        batch_size: float,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream, self._now, self._live = stream, now, stream.isatty()

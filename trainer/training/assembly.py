@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ich_tfrecords.labels.table import stratum_indices
-from trainer.data import input_pipeline, sampling
+from trainer.data import sampling
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Dataset, Slices
+from trainer.data.feed import Feed, SliceFeed
 from trainer.data.input_pipeline import EpochPlan
 from trainer.models import networks, pretrained
 from trainer.results import joint
@@ -90,21 +91,24 @@ def _check_monitor(validation: Slices, settings: HParams) -> None:
 
 def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -> Data:
     """What the loop reads, how an epoch is drawn, and what that does to the odds. Raises `WrongUse`."""
-    train = slices[settings.train_split]
-    counts = train.stratum_counts
-    shares = sampling.proportions(settings.sampling, counts, settings.proportions)
-    size = _epoch_size(settings, train, devices)
-    plan = EpochPlan(
+    feeds = {name: SliceFeed(part) for name, part in slices.items()}
+    train = feeds[settings.train_split]
+    plan, odds = plan_of(settings, train, devices), odds_of(settings, train.slices)
+    return Data(train, feeds.get(settings.validation_split), plan, train.slices.spec.labels.names, odds)
+
+
+def plan_of(settings: HParams, train: Feed, devices: Devices) -> EpochPlan:
+    """How an epoch is drawn. Raises `WrongUse`."""
+    return EpochPlan(
         policy=settings.sampling,
-        shares=shares,
+        shares=sampling.proportions(settings.sampling, train.stratum_counts, settings.proportions),
         seed=settings.seed,
         epoch=0,
-        size=size,
+        size=_epoch_size(settings, train, devices),
         batch_size=settings.batch_size,
         quantum=_quantum(settings, devices),
         augmentation=Augmentation(settings.flip, settings.rotate_deg, settings.shift),
     )
-    return Data(train, slices.get(settings.validation_split), plan, train.spec.labels.names, odds_of(settings, train))
 
 
 def _quantum(settings: HParams, devices: Devices) -> int:
@@ -112,19 +116,19 @@ def _quantum(settings: HParams, devices: Devices) -> int:
     return settings.batch_size if devices.kind == "tpu" else devices.share.replicas * settings.accumulate
 
 
-def _epoch_size(settings: HParams, train: Slices, devices: Devices) -> int:
-    """Slices of an epoch. Other policies than natural take whole batches."""
-    every = input_pipeline.epoch_size(train, devices.share)
+def _epoch_size(settings: HParams, train: Feed, devices: Devices) -> int:
+    """Samples of an epoch. Other policies than natural take whole batches."""
+    every = train.epoch_size(devices.share)
     if settings.batch_size > every:
         raise WrongUse(
-            f"batch_size is {settings.batch_size}, but split {settings.train_split} has {every} slices to train on; "
-            "lower it"
+            f"batch_size is {settings.batch_size}, but split {settings.train_split} has {every} {train.samples} to "
+            "train on; lower it"
         )
     most = every // settings.batch_size
     if settings.sampling == sampling.NATURAL and settings.steps_per_epoch > most:
         raise WrongUse(
-            f"steps_per_epoch is {settings.steps_per_epoch}, but natural sampling shows each slice once an epoch, "
-            f"which makes {most} steps of {settings.batch_size}; use that, 0 for all slices, or another sampling"
+            f"steps_per_epoch is {settings.steps_per_epoch}, but natural sampling shows all {train.samples} once an "
+            f"epoch, which makes {most} steps of {settings.batch_size}; use that, 0 for all, or another sampling"
         )
     if settings.steps_per_epoch:
         return settings.steps_per_epoch * settings.batch_size
@@ -161,26 +165,30 @@ def _shift(train: Slices, shares: Mapping[str, float]) -> npt.NDArray[np.float64
 
 def network(settings: HParams, data: Dataset, devices: Devices, steps_per_epoch: int) -> Network:
     """The model, what changes it at each step, and the objective, on the devices. Raises `WrongUse`."""
-    spec = data.manifest.spec
     with devices.strategy.scope():
         model = build_model(settings, data, settings.weights)
-        optimizer = optimizers.make(settings, devices.precision == "mixed_float16")
-        optimizer.build(model.trainable_variables)
-        averages = Averages(model, settings.ema) if settings.ema else None
+        update = update_of(settings, model, devices, steps_per_epoch)
     backbone = pretrained.backbone(model)
     if settings.freeze_epochs and backbone is None:
         raise WrongUse(
             f"freeze_epochs is {settings.freeze_epochs}, but {settings.model} has no pretrained part; set it to 0"
         )
-    objective = Objective(
-        losses.label_weights(spec.labels.names, spec.labels.any, settings.any_weight),
-        settings.label_smoothing,
-        settings.focal_gamma,
-        settings.accumulate,
-        settings.batch_size,
-    )
-    update = Update(optimizer, optimizers.schedule(settings, steps_per_epoch), averages)
-    return Network(model, backbone, update, objective)
+    return Network(model, backbone, update, Objective(*objective_of(settings, data)))
+
+
+def update_of(settings: HParams, model: keras.Model, devices: Devices, steps_per_epoch: int) -> Update:
+    """What changes a model at each step; to be called in the scope of the devices' strategy."""
+    optimizer = optimizers.make(settings, devices.precision == "mixed_float16")
+    optimizer.build(model.trainable_variables)
+    averages = Averages(model, settings.ema) if settings.ema else None
+    return Update(optimizer, optimizers.schedule(settings, steps_per_epoch), averages)
+
+
+def objective_of(settings: HParams, data: Dataset) -> tuple[npt.NDArray[np.float32], float, float, int, int]:
+    """The fields of an `Objective`."""
+    labels = data.manifest.spec.labels
+    weights = losses.label_weights(labels.names, labels.any, settings.any_weight)
+    return weights, settings.label_smoothing, settings.focal_gamma, settings.accumulate, settings.batch_size
 
 
 def fetch_weights(settings: HParams) -> None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from ich_tfrecords import __version__
 from ich_tfrecords.dataset import splits
 from trainer.data.dataset import Dataset, Slices
+from trainer.data.feed import SliceFeed
 from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.results.predictions import IDS
@@ -28,25 +29,26 @@ from trainer.training.strategy import Devices
 
 def finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: Callable[[str], None]) -> None:
     """Take the best weights; score them on the test split, calibrate them on the validation split, export them."""
-    _meet(loop.devices)  # the chief has written the best weights by now
+    meet(loop.devices)  # the chief has written the best weights by now
     loop.saver.load_best(state)
     found = {"best": state.best, "epochs": state.epoch, "steps": state.step, "fingerprint": data.manifest.fingerprint}
     if test is not None:
-        found[loop.settings.test_split] = loop.result(loop.evaluate(test))
+        found[loop.settings.test_split] = loop.result(loop.evaluate(SliceFeed(test)))
     decided = _calibrated(loop)
     if loop.devices.chief:
         copy = model_file.float32_copy(
             loop.network.model, lambda: assembly.build_model(loop.settings, data, weights="none")
         )
-        model_file.write(loop.doors.run_dir.export, copy, _about(loop, data, state, decided))
+        model_file.write(loop.doors.run_dir.export, copy, about_of(loop, data, state, decided))
         loop.doors.run_dir.write_result(found)
-    for line in (*_result_lines(found, loop, test), *_calibration_lines(loop, decided)):
+    for line in (*result_lines(found, loop, test), *calibration_lines(loop, decided)):
         note(line)
     note(f"model {loop.doors.run_dir.export / model_file.MODEL}")
-    _meet(loop.devices)  # a worker that leaves earlier would look lost to the others
+    meet(loop.devices)  # a worker that leaves earlier would look lost to the others
 
 
-def _meet(devices: Devices) -> None:
+def meet(devices: Devices) -> None:
+    """Wait until every worker is here."""
     if devices.workers > 1:
         steps.summed(devices, [0.0])
 
@@ -57,17 +59,18 @@ def _calibrated(loop: Loop) -> Fitted:
     if held is None:
         return fitting.unfitted(loop.data.labels, "the run had no validation split")
     rows, labels, logits = loop.evaluate(held).arrays()
-    ids = held.table.select(list(IDS)).take(pa.array(rows))
-    return fitting.fit(loop.data.odds, ids, labels, logits, prevalence(loop.data.train.labels))
+    ids = held.slices.table.select(list(IDS)).take(pa.array(rows))
+    return fitting.fit(loop.data.odds, ids, labels, logits, prevalence(loop.data.train.slices.labels))
 
 
-def _about(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
+def about_of(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
+    """What is to be known of the model of a run that ends, with what was `found` on the validation split."""
     facts = {
         "data_dir": data.place,
         "parameters": loop.network.model.count_params(),
         "epoch": int(state.best.get("epoch", state.epoch)),
         "step": state.step,
-        "prevalence": dict(zip(loop.data.labels, prevalence(loop.data.train.labels).tolist())),
+        "prevalence": dict(zip(loop.data.labels, prevalence(loop.data.train.slices.labels).tolist())),
         "foreseen": found.foreseen,
         "versions": versions(),
     }
@@ -82,7 +85,8 @@ def versions() -> dict[str, str]:
     return {**own, "tensorflow": tf.__version__, "keras": keras.__version__}
 
 
-def _result_lines(found: Mapping[str, Any], loop: Loop, test: Slices | None) -> Iterator[str]:
+def result_lines(found: Mapping[str, Any], loop: Loop, test: Slices | None) -> Iterator[str]:
+    """What a run found, in words."""
     settings = loop.settings
     if found["best"]:
         yield f"best epoch {found['best']['epoch']}: val_{settings.monitor} {found['best']['value']:.4f}"
@@ -99,12 +103,13 @@ def _result_lines(found: Mapping[str, Any], loop: Loop, test: Slices | None) -> 
 
 def _knowing_nothing(loop: Loop, slices: Slices) -> float:
     """The log loss of one who says of every slice how often each label is positive in training."""
-    logits = np.broadcast_to(logit(prevalence(loop.data.train.labels)), slices.labels.shape)
+    logits = np.broadcast_to(logit(prevalence(loop.data.train.slices.labels)), slices.labels.shape)
     labels = slices.spec.labels
     return metrics.log_loss(slices.labels, logits, competition_weights(labels.names, labels.any))
 
 
-def _calibration_lines(loop: Loop, found: Fitted) -> Iterator[str]:
+def calibration_lines(loop: Loop, found: Fitted) -> Iterator[str]:
+    """What is to be known of a calibration, in words."""
     if loop.data.odds.shift.any():
         yield f"{len(loop.data.labels)} labels: the sampling is undone label by label, which is right on average only"
     yield from found.calibration.told()

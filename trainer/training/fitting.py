@@ -57,10 +57,11 @@ def fit(odds: Odds, ids: pa.Table, labels: Any, logits: Any, prevalence: Any) ->
     of_studies, greatest, whose = study_level.studies(Predictions(names, odds.any, ids, labels, logits, shown))
     slices, studies = (labels, shown), (of_studies, greatest)
     foreseen = {"slices": _foreseen(names, *slices, patients), "studies": _foreseen(names, *studies, whose)}
-    return Fitted(fitted, _chosen(names, *slices), _chosen(names, *studies), foreseen)
+    return Fitted(fitted, chosen(names, *slices), chosen(names, *studies), foreseen)
 
 
-def _chosen(names: Sequence[str], labels: Any, probabilities: Any) -> dict[str, dict[str, float]]:
+def chosen(names: Sequence[str], labels: Any, probabilities: Any) -> dict[str, dict[str, float]]:
+    """Label -> rule -> threshold, by labels integers [n, L] and probabilities float [n, L] of slices or studies."""
     return {name: thresholds.choose(labels[:, at], probabilities[:, at]) for at, name in enumerate(names)}
 
 

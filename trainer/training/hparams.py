@@ -16,7 +16,8 @@ from ich_tfrecords.spec import config_dir
 from trainer.data.sampling import POLICIES
 from trainer.shell.problems import WrongUse, hint
 
-MODELS = ("cnn", "densenet121", "xception")
+SERIES = "series"  # the model that sees a slice among its neighbours
+MODELS = ("cnn", "densenet121", "xception", SERIES)
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("steps", "cosine")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
@@ -30,6 +31,9 @@ class HParams:
     model: str
     architecture: dict[str, Any]
     weights: str
+    slice_run: str
+    series: dict[str, Any]
+    end_to_end: bool
     freeze_epochs: int
     epochs: int
     steps_per_epoch: int
@@ -166,6 +170,24 @@ def _check_pairs(hparams: HParams) -> None:
         hparams.replicas == 0 or hparams.strategy == "mirrored",
         f"replicas belongs to strategy: mirrored, not {hparams.strategy}",
     )
+    _check_series(hparams)
+
+
+def _check_series(hparams: HParams) -> None:
+    """Refuse what a model of slices has no use for, and what a model of series has none for."""
+    for name in ("slice_run", "series", "end_to_end"):
+        of_series = hparams.model == SERIES or not getattr(hparams, name)
+        _require(of_series, f"{name} belongs to --model {SERIES}, not to {hparams.model}; leave it out")
+    if hparams.model != SERIES:
+        return
+    _require(hparams.weights == "none", f"weights is {hparams.weights}; a series model begins with --slice_run")
+    turned = {"rotate_deg": hparams.rotate_deg, "shift": hparams.shift, "freeze_epochs": hparams.freeze_epochs}
+    for name, value in turned.items():
+        _require(
+            not value or hparams.end_to_end,
+            f"{name} is {value:g}, and a series model sees vectors, not pixels; leave it at 0, or train both together "
+            "with --set end_to_end=true",
+        )
 
 
 def _require(condition: bool, message: str) -> None:
@@ -185,6 +207,7 @@ FREE_ON_RESUME = frozenset(
         "patience",
         "eval_batch_size",
         "test_split",
+        "slice_run",
         "strategy",
         "replicas",
         "jit_compile",
@@ -304,12 +327,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _overlay(base: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`values` over `base`: architecture merges key by key, everything else is replaced."""
+    """`values` over `base`: architecture and series merge key by key, everything else is replaced."""
     for key in values:
         _require_known(key, base, f"{where}: unknown setting")
     merged = {**base, **values}
-    if isinstance(values.get("architecture"), dict):
-        merged["architecture"] = {**base["architecture"], **values["architecture"]}
+    for key in ("architecture", "series"):
+        if isinstance(values.get(key), dict):
+            merged[key] = {**base[key], **values[key]}
     return merged
 
 

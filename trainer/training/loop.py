@@ -11,9 +11,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data import input_pipeline
-from trainer.data.dataset import Slices
-from trainer.data.input_pipeline import EpochPlan, Share
+from trainer.data.feed import Feed
+from trainer.data.input_pipeline import EpochPlan
 from trainer.results.joint import Odds
 from trainer.shell.display import Display
 from trainer.shell.problems import Stopped, TrainingFailed, WrongUse
@@ -33,16 +32,21 @@ NAMED_SLICES = 64
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The slices of a run: to train on, to validate on (or None), how an epoch is drawn, and the labels' names.
+    """What a run trains on, and validates on (or None), how an epoch is drawn, and the labels' names.
 
     `odds`: what lies between the logits of the model and natural log odds.
     """
 
-    train: Slices
-    validation: Slices | None
+    train: Feed
+    validation: Feed | None
     plan: EpochPlan
     labels: tuple[str, ...]
     odds: Odds
+
+    @property
+    def slices_a_step(self) -> float:
+        """Slices of a full batch, on average."""
+        return self.plan.batch_size * self.train.slices_a_sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Loop:
         self.devices, self.saver, self.doors = devices, saver, doors
         self.state = State()
         self._pace = Pace(settings.steps_per_call)
-        self._evaluate = steps.evaluation_step(network.model, devices)
+        self._evaluate = steps.evaluation_step(network.model, network.objective, devices)
         self._train: dict[bool, Callable[..., Any]] = {}
         self._saved_at = self._logged_at = time.monotonic()
 
@@ -142,7 +146,7 @@ class Loop:
         if state.step_in_epoch >= plan.steps:
             return  # it was stopped while it validated
         run = self._compiled(frozen=state.epoch < self.settings.freeze_epochs)
-        batches = input_pipeline.train_batches(self.data.train, plan, self.devices.share, state.step_in_epoch)
+        batches = self.data.train.train_batches(plan, self.devices.share, state.step_in_epoch)
         iterator = steps.distribute(self.devices, batches)
         self._pace.begin()
         while state.step_in_epoch < plan.steps:
@@ -201,8 +205,7 @@ class Loop:
     def _infinite(self, what: str, steps_ahead: int, plan: EpochPlan) -> str:
         """What is wrong at the step `steps_ahead` of those counted so far, and all that helps to look into it."""
         in_epoch, step = self.state.step_in_epoch + steps_ahead - 1, self.state.step + steps_ahead
-        share = Share.whole() if self.data.train.random_access else self.devices.share  # a stream knows its own slices
-        ids = input_pipeline.slices_of_step(self.data.train, plan, share, in_epoch)
+        ids = self.data.train.slices_of_step(plan, self.devices.share, in_epoch)
         named = ", ".join(ids[:NAMED_SLICES])
         more = f" and {len(ids) - NAMED_SLICES} more" if len(ids) > NAMED_SLICES else ""
         return (
@@ -241,11 +244,10 @@ class Loop:
 
     # scores
 
-    def evaluate(self, slices: Slices) -> Scores:
+    def evaluate(self, feed: Feed) -> Scores:
         """Scores of a split with the model as it is. Raises `Stopped`."""
         size, share = self.settings.eval_batch_size, self.devices.share
-        batches = input_pipeline.evaluation_batches(slices, size, share)
-        count = input_pipeline.evaluation_steps(slices, size, share)
+        batches, count = feed.evaluation_batches(size, share), feed.evaluation_steps(size, share)
         return evaluation.scores(self._evaluate, steps.distribute(self.devices, batches), count, self._evaluated)
 
     def result(self, scores: Scores) -> dict[str, float]:
@@ -268,7 +270,7 @@ class Loop:
         entry = {"step": self.state.step, "epoch": self.state.epoch + 1, "loss": loss}
         entry |= {"learning_rate": self.learning_rate(self.state.step)}
         entry |= {"loss_scale": optimizers.loss_scale(self.network.update.optimizer)}
-        entry |= {"images_per_s": self.settings.batch_size / seconds} if seconds else {}
+        entry |= {"images_per_s": self.data.slices_a_step / seconds} if seconds else {}
         self._log(entry)
         self.doors.scalars.write(self.state.step, {f"step/{key}": entry[key] for key in entry if key not in _PLACE})
 

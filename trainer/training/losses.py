@@ -20,12 +20,15 @@ def loss_sums(labels: Any, logits: Any, label_weights: Any, smoothing: float, ga
     makes it the focal loss without alpha (Lin et al. 2017, arXiv:1708.02002), each half weighted by the drawn
     label. With both 0 and all labels known the loss is the metric of RSNA 2019, but for its clip at 1e-15.
     """
+    weights = tf.cast(labels >= 0, tf.float32) * label_weights
+    return tf.reduce_sum(weights * each(labels, logits, smoothing, gamma)), tf.reduce_sum(weights)
+
+
+def each(labels: Any, logits: Any, smoothing: float, gamma: float) -> Any:
+    """float32, the loss of each label, of the shape of `labels` and `logits`; that of an unknown one means nothing."""
     logits = tf.cast(logits, tf.float32)
-    known = tf.cast(labels >= 0, tf.float32)
     drawn = tf.cast(tf.maximum(labels, 0), tf.float32) * (1 - smoothing) + smoothing / 2
-    weights = known * label_weights
-    losses = drawn * _focal(-logits, gamma) + (1 - drawn) * _focal(logits, gamma)
-    return tf.reduce_sum(weights * losses), tf.reduce_sum(weights)
+    return drawn * _focal(-logits, gamma) + (1 - drawn) * _focal(logits, gamma)
 
 
 def _focal(away: Any, gamma: float) -> Any:

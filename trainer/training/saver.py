@@ -17,7 +17,8 @@ class Saver:
     """Writes and reads the checkpoints of a run.
 
     `model`: its variables. `update`: those of what changes it (`steps.Update.state`). `identity`: the settings and
-    the fingerprint of the data set, which a run must not change on its way. Only the chief writes.
+    the fingerprint of the data set, which a run must not change on its way, and what else its kind adds, a word and a
+    fingerprint each. Only the chief writes.
     """
 
     folder: Path
@@ -73,6 +74,9 @@ class Saver:
         differs = hparams.differences(old["settings"], self.identity["settings"])
         if old["fingerprint"] != self.identity["fingerprint"]:
             differs.append(f"data set: {old['fingerprint'][:16]}, now {self.identity['fingerprint'][:16]}")
+        more = self.identity.keys() - {"settings", "fingerprint"}
+        differs += [f"{key}: {old.get(key, '-')[:16]}, now {self.identity[key][:16]}" for key in sorted(more)
+                    if old.get(key) != self.identity[key]]  # fmt: skip
         if differs:
             raise WrongUse(
                 f"{self.folder.parent} holds another run ({'; '.join(differs)}); "

@@ -18,10 +18,11 @@ from trainer.shell.display import Display
 from trainer.shell.problems import TrainingFailed, closed_after
 from trainer.training import assembly, ending, input_page, strategy
 from trainer.training.hparams import HParams, to_yaml
-from trainer.training.loop import Data, Doors, Loop
+from trainer.training.loop import Data, Doors, Loop, Network
 from trainer.training.run_dir import RunDir
 from trainer.training.saver import Saver
 from trainer.training.scalars import Scalars
+from trainer.training.state import State
 from trainer.training.strategy import Devices
 
 
@@ -32,10 +33,11 @@ def run(
     environ: Mapping[str, str],
     signals: Signals,
     note: Callable[[str], None],
+    kind: Kind,
 ) -> None:
     """Train, or go on training, to the end. Raises `TrainerError`, and `Stopped` when a signal asked to stop.
 
-    `job_dir`: the folder of the run; None: by environment or model. `note` shows a line to the user.
+    `job_dir`: the folder of the run; None: by environment or model. `note` shows a line to the user. `kind`: of model.
     """
     place = vertex.cluster(environ)
     chief, workers = place.is_chief, place.workers
@@ -48,14 +50,48 @@ def run(
         with _plain_errors(workers, slices):
             signals.listen_closely()
             strategy.check_cluster(settings, place)
-            assembly.fetch_weights(settings)  # before the others begin, who would wait for it
+            kind.prepare(settings, data, slices, workers)  # before the others begin, who would wait for it
             if workers > 1:
                 note(f"waiting for {workers} workers")
                 waiting.for_all(place, settings.wait_minutes, _say)
             devices = strategy.prepare(settings, environ)
             signals.listen()  # again: TensorFlow took them when it started several workers
             note(f"devices: {devices.text}")
-            _train(settings, data, slices, devices, folder, signals, note)
+            _train(settings, data, slices, devices, folder, signals, note, kind)
+
+
+class Kind(Protocol):
+    """What a run of one kind of model has of its own: what it reads, its network, and its end."""
+
+    def prepare(self, settings: HParams, data: Dataset, slices: Mapping[str, Slices], workers: int) -> None:
+        """Have at hand what the run begins with, before TensorFlow takes the devices. Raises `WrongUse`."""
+        ...
+
+    def identity(self) -> Mapping[str, str]:
+        """What must not change on the way of a run besides settings and data set, by the word that tells it."""
+        ...
+
+    def data_of(self, settings: HParams, slices: Mapping[str, Slices], devices: Devices) -> Data: ...
+
+    def network(self, settings: HParams, data: Dataset, devices: Devices, steps_per_epoch: int) -> Network: ...
+
+    def finish(
+        self, loop: Loop, data: Dataset, test: Slices | None, state: State, note: Callable[[str], None]
+    ) -> None: ...
+
+
+class OfSlices:
+    """A model of single slices."""
+
+    def prepare(self, settings: HParams, data: Dataset, slices: Mapping[str, Slices], workers: int) -> None:
+        assembly.fetch_weights(settings)
+
+    def identity(self) -> Mapping[str, str]:
+        return {}
+
+    data_of = staticmethod(assembly.data_of)
+    network = staticmethod(assembly.network)
+    finish = staticmethod(ending.finish)
 
 
 def _say(text: str) -> None:
@@ -97,17 +133,20 @@ def _train(
     folder: RunDir,
     stopping: Callable[[], bool],
     note: Callable[[str], None],
+    kind: Kind,
 ) -> None:
-    fed = assembly.data_of(settings, slices, devices)
-    network = assembly.network(settings, data, devices, fed.plan.steps)
+    fed = kind.data_of(settings, slices, devices)
+    network = kind.network(settings, data, devices, fed.plan.steps)
     note(f"{settings.model}: {network.model.count_params():,} parameters; {fed.plan.steps:,} steps an epoch")
     _note_left_out(fed, settings, note)
-    identity = {"settings": dataclasses.asdict(settings), "fingerprint": data.manifest.fingerprint}
+    identity = {
+        "settings": dataclasses.asdict(settings), "fingerprint": data.manifest.fingerprint, **kind.identity()
+    }  # fmt: skip
     saver = Saver(
         folder.checkpoints, network.model.variables, network.update.state, identity, settings.keep, devices.chief
     )
     stream = sys.stdout if devices.chief else open(os.devnull, "w")  # noqa: SIM115 - lives as long as the run
-    display = Display(stream, settings.epochs, fed.plan.steps, settings.batch_size)
+    display = Display(stream, settings.epochs, fed.plan.steps, fed.slices_a_step)
     scalars = Scalars(folder.tensorboard)
     with closed_after(scalars), contextlib.closing(display):
         doors = Doors(folder, scalars, display, stopping)
@@ -115,28 +154,30 @@ def _train(
         if devices.chief:
             _show_inputs(loop)
         state = loop.fit()
-        ending.finish(loop, data, slices.get(settings.test_split), state, note)
+        kind.finish(loop, data, slices.get(settings.test_split), state, note)
 
 
 def _note_left_out(fed: Data, settings: HParams, note: Callable[[str], None]) -> None:
     """Say which slices of the split an epoch leaves out, and why."""
-    unlabelled = int((~fed.train.labelled).sum())
+    unlabelled = int((~fed.train.slices.labelled).sum())
     if unlabelled:
         note(f"{unlabelled:,} slices of split {settings.train_split} have no label and are not trained on")
     if settings.sampling == "natural" and not settings.steps_per_epoch:
         full, short = fed.plan.batches
-        dropped = int(fed.train.labelled.sum()) - full * settings.batch_size - short
+        dropped = sum(fed.train.stratum_counts.values()) - full * settings.batch_size - short
         if dropped:
-            note(f"{dropped:,} slices are left out of each epoch, so that every device has as many as the others")
+            samples = fed.train.samples
+            note(f"{dropped:,} {samples} are left out of each epoch, so that every device has as many as the others")
 
 
 def _show_inputs(loop: Loop) -> None:
     """A page of slices as the model gets them, into the folder and TensorBoard; once, when a run begins."""
-    folder, spec = loop.doors.run_dir, loop.data.train.spec
+    folder, spec = loop.doors.run_dir, loop.data.train.slices.spec
     if folder.inputs.exists():
         return
-    batches = input_pipeline.train_batches(loop.data.train, loop.data.plan, loop.devices.share)
-    batch = next(iter(batches))
+    batch = next(iter(loop.data.train.train_batches(loop.data.plan, loop.devices.share)))
+    if "image" not in batch:
+        return  # a model of vectors: its slice run has the page
     windows = [window.name for window in spec.image.windows]
     page = input_page.input_page(batch["image"].numpy(), batch["labels"].numpy(), loop.data.labels, windows)
     folder.write_inputs(page)

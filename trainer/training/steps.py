@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,13 +22,33 @@ SUMS = ("loss", "loss_weight", "log_loss", "log_loss_weight", "correct", "known"
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is minimised: the weight of each label, smoothing, focal gamma, and parts a batch is computed in."""
+    """What is minimised: the weight of each label, smoothing, focal gamma, and parts a batch is computed in.
+
+    And how a batch meets the model: what goes in, and what of batch and outputs is said of each slice.
+    """
 
     label_weights: npt.NDArray[np.float32]
     smoothing: float
     gamma: float
     accumulate: int
     batch_size: int
+
+    def inputs(self, batch: Mapping[str, Any]) -> Any:
+        """What the model takes of a batch."""
+        return batch["image"]
+
+    def logits(self, outputs: Any) -> Any:
+        """[n, L], a row a slice, of the outputs of the model."""
+        return outputs
+
+    def by_slice(self, values: Any) -> Any:
+        """`labels`, `weight` or `row` of a batch with a row a slice, in the order of `logits`."""
+        return values
+
+    def loss_sums(self, batch: Mapping[str, Any], outputs: Any) -> tuple[Any, Any]:
+        """Two float32 scalars, a weighted sum of losses and the sum of their weights, see `losses.loss_sums`."""
+        weights = tf.constant(self.label_weights)
+        return losses.loss_sums(batch["labels"], outputs, weights, self.smoothing, self.gamma)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,22 +119,23 @@ def _replica_step(model: Any, update: Update, variables: Sequence[Any], objectiv
     # a constant of the same size keeps float16 within its range
     typical = float(objective.label_weights.sum()) * objective.batch_size
 
-    def part(images: Any, labels: Any) -> tuple[list[Any], Any]:
+    def part(batch: Mapping[str, Any]) -> tuple[list[Any], Any]:
         before = statistics.read()
         with tf.GradientTape() as tape:
-            logits = model(images, training=True)
-            total, weight = losses.loss_sums(labels, logits, weights, objective.smoothing, objective.gamma)
+            outputs = model(objective.inputs(batch), training=True)
+            total, weight = objective.loss_sums(batch, outputs)
             scaled = optimizer.scale_loss(total / typical)
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
         moved = statistics.read() - before
         if objective.accumulate > 1:
             statistics.write(before)
-        return gradients, tf.concat([[total, weight], metrics.step_sums(labels, logits, weights), moved], 0)
+        told = metrics.step_sums(objective.by_slice(batch["labels"]), objective.logits(outputs), weights)
+        return gradients, tf.concat([[total, weight], told, moved], 0)
 
     def step(batch: dict[str, Any], number: Any, votes: Any) -> tuple[Any, Any]:
         context = tf.distribute.get_replica_context()
         before, parts = statistics.read(), objective.accumulate * context.num_replicas_in_sync
-        gradients, sums = _over_parts(part, batch["image"], batch["labels"], objective.accumulate)
+        gradients, sums = _over_parts(part, batch, objective.accumulate)
         *gradients, sums, votes = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, sums, tf.identity(votes)])
         sums, moved = sums[: len(SUMS)], sums[len(SUMS) :] / parts
         mean = tf.math.divide_no_nan(typical, sums[1])
@@ -128,25 +149,31 @@ def _replica_step(model: Any, update: Update, variables: Sequence[Any], objectiv
     return step
 
 
-def _over_parts(part: Callable[..., Any], images: Any, labels: Any, parts: int) -> tuple[list[Any], Any]:
+def _over_parts(part: Callable[..., Any], batch: Mapping[str, Any], parts: int) -> tuple[list[Any], Any]:
     """Sums of `part` over `parts` equal pieces of a batch (its size is a multiple of them)."""
-    size = tf.shape(images)[0] // parts
-    gradients, sums = part(images[:size], labels[:size]) if parts > 1 else part(images, labels)
+    if parts == 1:
+        return part(batch)
+    size = tf.shape(batch["labels"])[0] // parts
+
+    def piece(number: int) -> dict[str, Any]:
+        return {name: values[number * size : (number + 1) * size] for name, values in batch.items()}
+
+    gradients, sums = part(piece(0))
     for number in range(1, parts):
-        begin = number * size
-        more, more_sums = part(images[begin : begin + size], labels[begin : begin + size])
+        more, more_sums = part(piece(number))
         gradients = [one + other for one, other in zip(gradients, more)]
         sums += more_sums
     return gradients, sums
 
 
-def evaluation_step(model: keras.Model, devices: Devices) -> Callable[[Any], Any]:
-    """A function (iterator) -> labels, logits float32 [b, L], weight, row [b] of one batch, of all workers."""
+def evaluation_step(model: keras.Model, objective: Objective, devices: Devices) -> Callable[[Any], Any]:
+    """A function (iterator) -> labels, logits float32 [n, L], weight, row [n] of a batch's slices, of all workers."""
     strategy = devices.strategy
 
     def replica(batch: dict[str, Any]) -> Any:
-        logits = tf.cast(model(batch["image"], training=False), tf.float32)
-        return batch["labels"], logits, batch["weight"], batch["row"]
+        logits = tf.cast(objective.logits(model(objective.inputs(batch), training=False)), tf.float32)
+        labels, weight, row = (objective.by_slice(batch[name]) for name in ("labels", "weight", "row"))
+        return labels, logits, weight, row
 
     def whole(value: Any) -> Any:
         if devices.workers > 1:

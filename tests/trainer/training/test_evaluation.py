@@ -56,7 +56,8 @@ def test_every_batch_size_gives_the_scores_of_the_whole(batch_size, tiny_dataset
     share = Share.whole()
     iterator = steps.distribute(devices, input_pipeline.evaluation_batches(slices, batch_size, share))
     count = input_pipeline.evaluation_steps(slices, batch_size, share)
-    found = evaluation.scores(steps.evaluation_step(model, devices), iterator, count, lambda *_: None)
+    objective = steps.Objective(np.ones(6, np.float32), 0.0, 0.0, 1, 60)
+    found = evaluation.scores(steps.evaluation_step(model, objective, devices), iterator, count, lambda *_: None)
     images = next(iter(input_pipeline.evaluation_batches(slices, 60, share)))["image"]
     logits = model(images).numpy()
     rows, labels, scored = found.arrays()

@@ -1,0 +1,225 @@
+"""Batches of whole series for a network that sees a slice among its neighbours: vectors, places, mask and labels.
+
+A sample is a series; what a step trains on follows from (seed, epoch, step) alone, as in `input_pipeline`. Series of a
+batch are padded to the longest of them, and what pads counts nowhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import tensorflow as tf
+
+from ich_tfrecords.labels.table import stratum_indices
+from ich_tfrecords.spec import UNLABELLED
+from trainer.data import input_pipeline, sampling, series
+from trainer.data.dataset import Slices
+from trainer.data.input_pipeline import EpochPlan, Share
+from trainer.data.series import Series
+
+Int64 = npt.NDArray[np.int64]
+COIN = 1 << 63  # half of all words are below
+
+INPUTS = ("vectors", "place", "mask")  # of the network
+
+
+class Rows(Protocol):
+    """Vectors and logits of slices by the numbers of their rows, such as `vectors.Vectors`."""
+
+    dim: int
+
+    def rows(self, numbers: Int64) -> npt.NDArray[np.float16]: ...
+
+    def logits(self, numbers: Int64) -> npt.NDArray[np.float32]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Blur:
+    """How vectors are changed while training: noise in deviations of a vector's numbers, and parts left out.
+
+    `dropout`: of a vector's numbers. `slice_dropout`: of the slices of a series, which lie there as a gap.
+    """
+
+    noise: float
+    dropout: float
+    slice_dropout: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SeriesFeed:
+    """A `Feed` whose samples are the series of a split.
+
+    `series`: the plan of `slices`. `views`: vectors of the slices, and of their mirror images where those are drawn.
+    `length`: what every series is padded to; 0: to the longest of its batch.
+    """
+
+    slices: Slices
+    series: Series
+    views: Sequence[Rows]
+    blur: Blur
+    length: int = 0
+    samples: str = "series"
+
+    @property
+    def slices_a_sample(self) -> float:
+        return len(self.slices) / len(self.series)
+
+    @functools.cached_property
+    def labels(self) -> npt.NDArray[np.int8]:
+        """int8 [k, L]: 1 where a slice of the series is positive, 0 where all are negative, else -1."""
+        ordered, starts = self.slices.labels[self.series.rows], self.series.offsets[:-1]
+        most, least = (extreme.reduceat(ordered, starts, axis=0) for extreme in (np.maximum, np.minimum))
+        return np.where(most == 1, most, least).astype(np.int8)
+
+    @functools.cached_property
+    def strata(self) -> npt.NDArray[np.int8]:
+        """int8 [k]: index into `spec.labels.strata`, by the rarest label of the series; `unlabelled` knows no slice."""
+        labels = self.slices.spec.labels
+        found = stratum_indices(np.maximum(self.labels, 0), labels)
+        known = (self.slices.labels[self.series.rows] >= 0).any(axis=1)
+        lost = np.maximum.reduceat(known, self.series.offsets[:-1]) == 0
+        return np.where(lost, labels.strata.index(UNLABELLED), found).astype(np.int8)
+
+    @property
+    def stratum_counts(self) -> Mapping[str, int]:
+        names = self.slices.spec.labels.strata
+        counts = np.bincount(self.strata, minlength=len(names))
+        return {name: int(count) for name, count in zip(names, counts, strict=True) if name != UNLABELLED}
+
+    def epoch_size(self, share: Share) -> int:
+        return sum(self.stratum_counts.values())
+
+    def train_batches(self, plan: EpochPlan, share: Share, skip_steps: int = 0) -> Any:
+        """Replica batches of an epoch: `INPUTS`, `labels` int64 [b, T, L], -1 behind the mask, `share` float32 [b].
+
+        `share`: what a series counts in the loss, the inverse of how often its stratum is drawn beside nature, so that
+        log odds stay those of nature however series are drawn.
+        """
+        numbers = self._order(plan)
+        chosen: dict[str, npt.NDArray[Any]] = {
+            "series": numbers,
+            "position": np.arange(len(numbers)),
+            "share": self._shares(plan)[numbers],
+        }
+        batches = input_pipeline.batches_of(chosen, plan.positions(share, skip_steps))
+        read = functools.partial(self._drawn, plan)
+        return self._gathered(batches, read).map(
+            functools.partial(self._blurred, plan), num_parallel_calls=2, deterministic=True
+        ).prefetch(input_pipeline.READY_BATCHES)  # fmt: skip
+
+    def evaluation_batches(self, batch_size: int, share: Share) -> Any:
+        """Replica batches of every series once: `INPUTS`, and `labels`, `row` int64 and `weight` float32 [b, T] ..."""
+        size = -(-batch_size // share.replicas)
+        begin, end = (len(self.series) * part // share.replicas for part in (share.first, share.first + share.count))
+        padded = self.evaluation_steps(batch_size, share) * size * share.count
+        numbers = np.r_[np.arange(begin, end), np.full(padded - (end - begin), -1)]
+        batches = input_pipeline.batches_of({"series": numbers}, [np.arange(padded).reshape(-1, size)])
+        return self._gathered(batches, self._whole).prefetch(input_pipeline.READY_BATCHES)
+
+    def evaluation_steps(self, batch_size: int, share: Share) -> int:
+        return input_pipeline.step_count(len(self.series), -(-batch_size // share.replicas), share)
+
+    def slices_of_step(self, plan: EpochPlan, share: Share, step: int) -> list[str]:
+        first, *_ = plan.positions(Share.whole(), step)
+        numbers = self._order(plan)[first[0]]
+        rows = np.concatenate([self.series[number] for number in numbers])
+        return self.slices.table["sop_uid"].take(pa.array(rows)).to_pylist()
+
+    def _order(self, plan: EpochPlan) -> Int64:
+        names = self.slices.spec.labels.strata
+        return sampling.epoch_order(self.strata, names, plan.policy, plan.shares, plan.seed, plan.epoch, plan.size)
+
+    def _shares(self, plan: EpochPlan) -> npt.NDArray[np.float32]:
+        """float32 [k], mean 1 over the series as they are drawn."""
+        counts = self.stratum_counts
+        drawn, every = sampling.weights(plan.shares, counts), sum(counts.values())
+        of_stratum = [1 / (drawn[name] * every) if drawn.get(name) else 0.0 for name in self.slices.spec.labels.strata]
+        return np.array(of_stratum, np.float32)[self.strata]
+
+    # what a batch holds
+
+    def _gathered(self, batches: Any, read: Any) -> Any:
+        """`batches` of columns with `series`, and what `read` makes of the columns: names and arrays."""
+        names, dtypes, tails = zip(*self._fields)
+
+        def gather(columns: dict[str, Any]) -> dict[str, Any]:
+            given = [columns[name] for name in sorted(columns)]
+            found = tf.numpy_function(lambda *values: read(**dict(zip(sorted(columns), values))), given, dtypes, False)
+            batch = columns["series"].shape
+            shaped = [tf.ensure_shape(one, [*batch, self.length or None, *tail]) for one, tail in zip(found, tails)]
+            return {**columns, **dict(zip(names, shaped))}
+
+        # in one thread: several would wait for Python's lock
+        return batches.map(gather, num_parallel_calls=1, deterministic=True)
+
+    @property
+    def _fields(self) -> list[tuple[str, Any, tuple[int, ...]]]:
+        """Name, dtype and last dimensions of what a batch holds of its slices, behind [b, T]."""
+        labels = len(self.slices.spec.labels.names)
+        numbers = [("row", tf.int64, ()), ("weight", tf.float32, ()), ("labels", tf.int64, (labels,))]
+        inputs = [("vectors", tf.float16, (self.views[0].dim,)), ("place", tf.float32, (3,)), ("mask", tf.bool, ())]
+        return [*inputs, *numbers]
+
+    def _whole(self, series: Int64) -> list[npt.NDArray[Any]]:
+        """A batch of the series of these numbers; -1 is none, and pads."""
+        return self._padded([self.series[number] if number >= 0 else np.empty(0, np.int64) for number in series], None)
+
+    def _drawn(self, plan: EpochPlan, series: Int64, position: Int64, share: Any) -> list[npt.NDArray[Any]]:
+        """A batch for training: slices left out by `blur`, and half of the series mirrored where the plan flips."""
+        rows = [self._kept(plan, self.series[number], at) for number, at in zip(series, position)]
+        if not plan.augmentation.flip:
+            return self._padded(rows, None)
+        words = sampling.random_words(f"mirror:{plan.epoch}", plan.seed, 0, plan.size)
+        return self._padded(rows, words[position] < COIN)
+
+    def _kept(self, plan: EpochPlan, rows: Int64, position: int) -> Int64:
+        """The rows of a series that `slice_dropout` leaves in the epoch, one at least."""
+        if not self.blur.slice_dropout:
+            return rows
+        words = sampling.random_words(f"slices:{plan.epoch}:{position}", plan.seed, 0, len(rows))
+        kept = words >= int(self.blur.slice_dropout * 2**64)
+        return rows[kept] if kept.any() else rows[:1]
+
+    def _padded(self, parts: Sequence[Int64], mirrored: npt.NDArray[np.bool_] | None) -> list[npt.NDArray[Any]]:
+        """Arrays in the order of `_fields` of the rows of each series."""
+        longest = self.length or max(1, *map(len, parts))
+        made = [np.zeros((len(parts), longest, *tail), dtype.as_numpy_dtype) for _, dtype, tail in self._fields]
+        vectors, places, mask, row, weight, labels = made
+        labels -= 1
+        for at, rows in enumerate(parts):
+            if not len(rows):
+                continue
+            view = self.views[int(mirrored is not None and mirrored[at])]
+            filled = (at, slice(len(rows)))
+            vectors[filled], places[filled] = view.rows(rows), series.place(self._position_mm[rows])
+            mask[filled], row[filled], weight[filled] = True, rows, 1.0
+            labels[filled] = self.slices.labels[rows]
+        return made
+
+    @functools.cached_property
+    def _position_mm(self) -> npt.NDArray[np.float64]:
+        return self.slices.table["position_mm"].to_numpy()
+
+    def _blurred(self, plan: EpochPlan, batch: dict[str, Any]) -> dict[str, Any]:
+        """Noise and dropout on the vectors of a batch: of each series by (seed, epoch, its position in the epoch)."""
+        noise, dropout = self.blur.noise, self.blur.dropout
+        kept = {name: batch[name] for name in ("place", "mask", "labels", "share")}
+        if not (noise or dropout):
+            return {"vectors": batch["vectors"], **kept}
+
+        def one(given: tuple[Any, Any]) -> Any:
+            vectors, position = tf.cast(given[0], tf.float32), given[1]
+            seed = tf.stack([tf.constant(plan.seed * 100_003 + plan.epoch, tf.int64), 2 * position])
+            deviation = tf.math.reduce_std(vectors, -1, keepdims=True)
+            vectors += noise * deviation * tf.random.stateless_normal(tf.shape(vectors), seed)
+            stays = tf.random.stateless_uniform(tf.shape(vectors), seed + [0, 1]) >= dropout
+            return tf.cast(tf.where(stays, vectors, 0.0), tf.float16)
+
+        vectors = tf.map_fn(one, (batch["vectors"], batch["position"]), fn_output_signature=tf.float16)
+        return {"vectors": tf.ensure_shape(vectors, batch["vectors"].shape), **kept}

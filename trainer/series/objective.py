@@ -1,0 +1,64 @@
+"""What a series model is trained for: the loss of its slices, of its series head, and of its greatest slice."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.data.series_feed import INPUTS
+from trainer.training import losses
+from trainer.training.steps import Objective
+
+FAR = 1e9  # below every logit
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesObjective(Objective):
+    """An `Objective` of series; outputs are logits of the slices [b, T, L] and of the series [b, L].
+
+    `head_weight`, `mil_weight`: of the series head, and of the greatest slice logit against the label of the series
+    (multiple-instance learning), beside 1 of the slices.
+    """
+
+    head_weight: float
+    mil_weight: float
+
+    def inputs(self, batch: Mapping[str, Any]) -> Any:
+        return {name: batch[name] for name in INPUTS}
+
+    def logits(self, outputs: Any) -> Any:
+        return self.by_slice(outputs[0])
+
+    def by_slice(self, values: Any) -> Any:
+        shape = tf.shape(values)
+        return tf.reshape(values, tf.concat([[shape[0] * shape[1]], shape[2:]], 0))
+
+    def loss_sums(self, batch: Mapping[str, Any], outputs: Any) -> tuple[Any, Any]:
+        """Each series counts as one, whatever its length: its slices by their mean, times its `share` of nature."""
+        labels, mask = batch["labels"], batch["mask"][..., None]
+        slices, series = (tf.cast(one, tf.float32) for one in outputs)
+        known = tf.cast(labels >= 0, tf.float32)
+        count = tf.reduce_sum(known, 1)
+        of_slices = tf.math.divide_no_nan(tf.reduce_sum(known * self._each(labels, slices), 1), count)
+        whole = series_labels(labels, mask)
+        greatest = tf.reduce_max(tf.where(mask, slices, -FAR), 1)
+        of_series = self.head_weight * self._each(whole, series) + self.mil_weight * self._each(whole, greatest)
+        weights = batch["share"][:, None] * tf.constant(self.label_weights)
+        total = weights * (of_slices + tf.where(whole >= 0, of_series, 0.0))
+        return tf.reduce_sum(total), tf.reduce_sum(weights * tf.cast(count > 0, tf.float32))
+
+    def _each(self, labels: Any, logits: Any) -> Any:
+        return losses.each(labels, logits, self.smoothing, self.gamma)
+
+
+def series_labels(labels: Any, mask: Any) -> Any:
+    """Integers [b, L]: 1 where a slice is positive, 0 where all are known to be negative, else -1.
+
+    `labels` integers [b, T, L], -1 for unknown and behind `mask` bool [b, T, 1].
+    """
+    most = tf.reduce_max(labels, 1)
+    lost = tf.reduce_any((labels < 0) & mask, 1)
+    return tf.where((most == 0) & lost, -tf.ones_like(most), most)
