@@ -10,6 +10,8 @@ tiny_dataset         32 px, 40 patients, every stratum in each split, few shards
 blobs                16 px, 120 patients, noisy discs that can be learned in seconds; read only      (session)
 blob_run             a cnn trained on them, balanced; read only                                      (session)
 blob_run_copy        a copy of it to damage, or to evaluate
+runs_of_blobs        like `blobs`, but bleeds go through three slices and discs of one slice are none (session)
+series_run           a series model of a small cnn trained on them; its slice run lies beside it, `slice_run` (session)
 real_dicom_dir       real CT files, or a skip
 convert              the command line in this process: convert(*flags) -> exit code
 incapable            a file system that cannot do these: incapable(flock=errno.ENOLCK)
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 FOLDERS = Path(__file__).parent
 SLOW_FOLDERS = tuple(FOLDERS / name for name in ("faults", "beam_pipelines", "benchmarks", "tfio"))
-SLOW_FIXTURES = {"convert", "blob_run", "blob_run_copy"}
+SLOW_FIXTURES = {"convert", "blob_run", "blob_run_copy", "series_run"}
 STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"})
 _quick: list[str] = []  # the test that runs, where it is not slow
 
@@ -181,6 +183,28 @@ def blob_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def blob_run_copy(blob_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(blob_run, tmp_path / "blob_run"))
+
+
+@pytest.fixture(scope="session")
+def runs_of_blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import blob_dataset
+
+    made = tmp_path_factory.mktemp("blobs") / "in_runs"
+    return blob_dataset.make(made, patients=120, seed=5, draw=blob_dataset.in_runs)
+
+
+@pytest.fixture(scope="session")
+def series_run(runs_of_blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from small_runs import train
+
+    folder = tmp_path_factory.mktemp("runs")
+    small = {"architecture__filters": [8, 16], "architecture__dense": [32], "steps_per_call": 0}
+    assert train(runs_of_blobs, folder / "slice_run", epochs=6, steps_per_epoch=0, batch_size=32, **small) == 0
+    of_series = {"architecture__width": 32, "architecture__units": 16, "architecture__layers": 1, "steps_per_call": 0}
+    more = {"epochs": 30, "steps_per_epoch": 0, "batch_size": 8, "learning_rate": 0.005}
+    run, given = folder / "series_run", ["--slice_run", str(folder / "slice_run")]
+    assert train(runs_of_blobs, run, *given, model="series", **of_series, **more) == 0
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,25 @@ RATES = (0.03, 0.05, 0.04, 0.05, 0.06)  # of the labels other than any; epidural
 BRAIN_HU, NOISE_HU, BLEED_HU = 30, 6, 16
 
 
-def make(output: Path, patients: int, slices_a_patient: int = 20, seed: int = 0) -> Path:
+Found = npt.NDArray[np.bool_]
+Draw = Callable[[np.random.Generator, int], tuple[Found, Found]]
+
+
+def one_by_one(rng: np.random.Generator, slices: int) -> tuple[Found, Found]:
+    """What is shown and what is true in the slices of a patient, bool [slices, kinds] both: each slice by itself."""
+    found = rng.random((slices, len(RATES))) < RATES
+    return found, found
+
+
+def in_runs(rng: np.random.Generator, slices: int) -> tuple[Found, Found]:
+    """Bleeds go through three slices, and discs of one slice alone are none: only the neighbours tell them apart."""
+    starts = rng.random((slices, len(RATES))) < np.array(RATES) / 2
+    true = starts | np.roll(starts, 1, 0) | np.roll(starts, 2, 0)
+    near = true | np.roll(true, 1, 0) | np.roll(true, -1, 0)
+    return true | ((rng.random(true.shape) < 2 * np.array(RATES)) & ~near), true
+
+
+def make(output: Path, patients: int, slices_a_patient: int = 20, seed: int = 0, draw: Draw = one_by_one) -> Path:
     """A converted data set, and beside it `<name>-dicom` with the files it was made from."""
     rng = np.random.default_rng(seed)
     data_spec = small_spec()
@@ -31,10 +50,11 @@ def make(output: Path, patients: int, slices_a_patient: int = 20, seed: int = 0)
     source.mkdir(parents=True)
     rows = []
     for patient in range(patients):
+        shown, true = draw(rng, slices_a_patient)
         for number in range(slices_a_patient):
-            uid, found = f"ID_{patient:04d}{number:02d}", rng.random(len(RATES)) < RATES
-            rows.append((uid, found))
-            (source / f"{uid}.dcm").write_bytes(dicom(uid, patient, number, image_hu(found, rng)))
+            uid = f"ID_{patient:04d}{number:02d}"
+            rows.append((uid, true[number]))
+            (source / f"{uid}.dcm").write_bytes(dicom(uid, patient, number, image_hu(shown[number], rng)))
     return convert(source, output, data_spec, label_table(rows, data_spec))
 
 

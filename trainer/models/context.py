@@ -62,7 +62,9 @@ def gru(
     return keras.ops.concatenate([first, x], -1)
 
 
-def transformer(normal: Any, place: Any, mask: Any, *, width: int = 256, layers: int = 2, dropout: float = 0.0) -> Any:
+def transformer(
+    normal: Any, place: Any, mask: Any, *, width: int = 256, units: int = 512, layers: int = 2, dropout: float = 0.0
+) -> Any:
     """Self-attention over the slices (Vaswani et al. 2017), norms first, the height in the series as waves.
 
     `units`: of the dense layer behind each attention. -> [n, slices, width].

@@ -116,7 +116,7 @@ def test_what_may_change_on_resume():
 
 def test_every_config_fits_its_model_and_says_its_command():
     names = hparams.config_names()
-    assert names == ["cnn", "densenet121", "modern_densenet121", "modern_xception", "xception"]
+    assert names == ["cnn", "densenet121", "modern_densenet121", "modern_xception", "series", "xception"]
     for name in names:
         settings = hparams.resolve(None, name, {})
         builder = inspect.signature(networks.BUILDERS[settings.model])
