@@ -107,7 +107,13 @@ class SeriesFeed:
             "position": np.arange(len(numbers)),
             "share": self._shares(plan)[numbers],
         }
-        batches = input_pipeline.batches_of({**chosen, **self._more(plan)}, plan.positions(share, skip_steps))
+        # each batch by the lengths of its series, so that its parts are padded little
+        lengths = self.series.lengths[numbers]
+        parts = [
+            np.take_along_axis(part, np.argsort(lengths[part], axis=1, kind="stable"), axis=1)
+            for part in plan.positions(share, skip_steps)
+        ]
+        batches = input_pipeline.batches_of({**chosen, **self._more(plan)}, parts)
         read = functools.partial(self._drawn, plan)
         return self._gathered(batches, read).map(
             functools.partial(self._blurred, plan), num_parallel_calls=2, deterministic=True
