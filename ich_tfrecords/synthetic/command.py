@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--context",
         action="store_true",
-        help="add what fools a reader of one slice: bleeds fade at both ends, and calcified plexus and falx, streaks at "
-        "the base and bone at the vertex, all unlabelled, are as dense as blood in one slice or two; needs "
+        help="add what fools a reader of one slice: bleeds fade at both ends, and calcified plexus and falx, streaks "
+        "at the base and bone at the vertex, all unlabelled, are as dense as blood in one slice or two; needs "
         f"{FEWEST_SLICES} slices a study",
     )
     parser.add_argument("--zip", dest="zip_archive", action="store_true", help=f"write one {ZIP_NAME} instead")

@@ -18,11 +18,12 @@ from ich_tfrecords.synthetic.bleeds import Bleed, Plane, under_skull
 from ich_tfrecords.synthetic.tissue import Array, edge, mix
 
 FEWEST_SLICES = 16  # of a study: with fewer, a slice is thicker than what a bleed needs to go through three
-BLEEDING, CONFOUNDING = 0.6, 0.7  # chance that a bleed becomes a focus; chance of a confounder a free site
+BLEEDING, CONFOUNDING = 0.7, 0.5  # chance that a bleed becomes a focus; chance of a confounder a free site
 VISIBLE_SHARE = 1 / 3  # part of the thickness of a slice, from which blood in it is labelled
 _PARTS = 4  # heights within the thickness of a slice at which a bleed is drawn
 _REACH_SLICES = (3.4, 5.0)  # of a bleed, in thicknesses of a slice
-_THIN_SLICES = (0.6, 0.95)  # of a confounder
+_THIN_SLICES = (0.6, 0.9)  # of a confounder
+_OFF_SLICES = 0.25  # of a confounder, at most, from the middle of its slice
 _TAPER = 0.6
 
 # The choroid plexus from the temporal horn through the atrium to the body of the ventricle: z, then x and y in mm.
@@ -95,35 +96,42 @@ def draw_context(
         free = [name for name, site in _SITES.items() if bleed.label in site.labels and name not in foci]
         if free and rng.random() < BLEEDING:
             name = str(rng.choice(free))
-            foci[name] = _bleeding(name, bleed, step_mm, rng)
+            foci[name] = _bleeding(name, bleed.label, bleed.density_hu, step_mm, rng)
         else:
             kept.append(dataclasses.replace(bleed, half_height_mm=max(bleed.half_height_mm, 2 * step_mm)))
     for name in _SITES:
         if name not in foci and rng.random() < CONFOUNDING:
             foci[name] = _confounding(name, heights_mm, step_mm, rng)
-    return tuple(kept), Context(step_mm, tuple(foci.values()), rng.uniform(0.2, 1.0), rng.uniform(0, 2 * math.pi))
+    return tuple(kept), Context(step_mm, tuple(foci.values()), rng.uniform(0.1, 0.7), rng.uniform(0, 2 * math.pi))
 
 
-def _bleeding(name: str, bleed: Bleed, step_mm: float, rng: np.random.Generator) -> Focus:
+def _bleeding(name: str, label: str, density_hu: float, step_mm: float, rng: np.random.Generator) -> Focus:
     """A bleed at a site: at least three slices hold a good part of it."""
     low, high = _SITES[name].heights_mm
-    half = step_mm * rng.uniform(*_REACH_SLICES) / 2
+    least, most = _REACH_SLICES
+    half = min(step_mm * rng.uniform(least, most), max(high - low, step_mm * least)) / 2
     middle = rng.uniform(min(low + half, (low + high) / 2), max(high - half, (low + high) / 2))
-    place, half_mm = _SITES[name].draw(bleed.label, rng)
-    return Focus(name, bleed.label, True, middle - half, middle + half, place, half_mm, bleed.density_hu)
+    place, half_mm = _SITES[name].draw(label, rng)
+    return Focus(name, label, True, middle - half, middle + half, place, half_mm, density_hu)
 
 
 def _confounding(name: str, heights_mm: Array, step_mm: float, rng: np.random.Generator) -> Focus:
-    """What is no blood: so thin, and so much denser, that its slice shows it as dense as blood."""
-    site = _SITES[name]
-    label = str(rng.choice(site.labels))
-    z_mm = float(heights_mm[np.argmin(np.abs(heights_mm - rng.uniform(*site.heights_mm)))])
-    part = rng.uniform(*_THIN_SLICES)
-    middle, half = z_mm + step_mm * rng.uniform(-0.3, 0.3), step_mm * part / 2
-    density_hu = site.around_hu + (rng.uniform(60, 74) - site.around_hu) / part
-    place, (across, along) = site.draw(label, rng)
-    size = math.sqrt(1 - _TAPER * rng.uniform(-1, 1) ** 2)
-    return Focus(name, label, False, middle - half, middle + half, place, (across * size, along * size), density_hu)
+    """What is no blood, and looks like one slice of a bleed: thinner than a slice, and denser by as much."""
+    label = str(rng.choice(_SITES[name].labels))
+    bleed = _bleeding(name, label, rng.uniform(60, 74), step_mm, rng)
+    z_mm = float(heights_mm[np.argmin(np.abs(heights_mm - rng.uniform(bleed.low_mm, bleed.high_mm)))])
+    thin = rng.uniform(*_THIN_SLICES)
+    middle, half = z_mm + step_mm * rng.uniform(-_OFF_SLICES, _OFF_SLICES), step_mm * thin / 2
+    denser = max(bleed.share(z_mm, step_mm), VISIBLE_SHARE) / thin
+    around_hu = _SITES[name].around_hu
+    return dataclasses.replace(
+        bleed,
+        bleeds=False,
+        low_mm=middle - half,
+        high_mm=middle + half,
+        half_mm=(bleed.half_mm[0] * bleed.size(z_mm), bleed.half_mm[1] * bleed.size(z_mm)),
+        density_hu=around_hu + (bleed.density_hu - around_hu) * denser,
+    )
 
 
 def _draw_streaks(hu: Array, plane: Plane, streak_rad: float) -> None:
@@ -192,7 +200,7 @@ def _draw_falx(label: str, rng: np.random.Generator) -> _Place:
 
 def _draw_base(label: str, rng: np.random.Generator) -> _Place:
     side = float(rng.choice([-1.0, 1.0]))
-    return (side * rng.uniform(8, 27), rng.uniform(22, 42)), (rng.uniform(8, 14), rng.uniform(6, 10))
+    return (side * rng.uniform(12, 27), rng.uniform(25, 42)), (rng.uniform(8, 14), rng.uniform(6, 10))
 
 
 def _draw_vertex(label: str, rng: np.random.Generator) -> _Place:
@@ -214,8 +222,8 @@ class _Site:
 
 
 _SITES = {
-    "plexus": _Site(("intraventricular",), (32, 62), 8, _draw_plexus, _in_plexus),
+    "plexus": _Site(("intraventricular",), (30, 58), 8, _draw_plexus, _in_plexus),
     "falx": _Site(("subdural",), (52, 98), 33, _draw_falx, _by_falx),
     "base": _Site(("intraparenchymal",), (-18, 20), 36, _draw_base, _at_base),
-    "vertex": _Site(("epidural", "subdural"), (64, 106), 33, _draw_vertex, _at_vertex),
+    "vertex": _Site(("epidural", "subdural"), (60, 96), 33, _draw_vertex, _at_vertex),
 }
