@@ -204,6 +204,18 @@ def _skull_hu(shell: _Shell) -> Array:
 
 def _brain(phantom: Phantom, shell: _Shell, inside: Array, bleeds: tuple[Bleed, ...], areas: dict[str, float]) -> Array:
     """HU inside the skull; adds the mm2 of each label of `bleeds` to `areas`."""
+    hu, plane = _bloodless(phantom, shell, inside, bleeds)
+    drawn = draw_bleeds(hu, bleeds, plane)
+    if phantom.context:
+        drawn += phantom.context.draw(hu, plane)
+    for label, weight in drawn:
+        visible = np.count_nonzero(weight > phantom.visible_share)
+        areas[label] = areas.get(label, 0.0) + visible * phantom.pixel_mm2
+    return hu
+
+
+def _bloodless(phantom: Phantom, shell: _Shell, inside: Array, bleeds: tuple[Bleed, ...]) -> tuple[Array, Plane]:
+    """HU of the brain that `bleeds` push aside, before their blood is drawn, and where they may lie."""
     depth = shell.inner
     for bleed in bleeds:
         if bleed.label in EXTRA_AXIAL:
@@ -220,26 +232,22 @@ def _brain(phantom: Phantom, shell: _Shell, inside: Array, bleeds: tuple[Bleed, 
     mix(hu, ventricles, CSF_HU)
     mix(hu, 0.6 * edge(0.9 - np.abs(x), 1.2) * edge(1.5 - medial, 1.5), 58.0)
     plane = Plane(
-        shell.z_mm,
-        phantom.heights(shell.z_mm),
-        shell.scale,
-        phantom.x,
-        phantom.y,
-        x,
-        phantom.angle,
-        phantom.outline,
-        shell.inner,
-        inside,
-        inside * edge(depth, 1.0),
-        folds,
-        csf,
-        ventricles,
+        z_mm=shell.z_mm,
+        heights_mm=phantom.heights(shell.z_mm),
+        scale=shell.scale,
+        x=phantom.x,
+        y=phantom.y,
+        shifted=x,
+        angle=phantom.angle,
+        outline=phantom.outline,
+        inner=shell.inner,
+        inside=inside,
+        within=inside * edge(depth, 1.0),
+        folds=folds,
+        csf=csf,
+        ventricles=ventricles,
     )
-    drawn = draw_bleeds(hu, bleeds, plane) + (phantom.context.draw(hu, plane) if phantom.context else [])
-    for label, weight in drawn:
-        visible = np.count_nonzero(weight > phantom.visible_share)
-        areas[label] = areas.get(label, 0.0) + visible * phantom.pixel_mm2
-    return hu
+    return hu, plane
 
 
 def _cortex(phantom: Phantom, depth: Array, medial: Array, folds: Array, z_mm: float) -> tuple[Array, Array]:

@@ -45,8 +45,8 @@ SIGNED = Scanner(12, True, 0, False, (40.0, 40.0), (80.0, 80.0))
 class Study:
     """One study of the plan; `first_slice` counts the slices of all studies before it.
 
-    `labels` are those of the bleeds to draw; a slice shows the ones that reach it. With `context` some of the
-    bleeds are foci among others that are none.
+    `labels` are those of the bleeds to draw; a slice shows the ones that reach it. With `context` the head also
+    has what only neighbouring slices tell from blood.
     """
 
     number: int
