@@ -17,7 +17,7 @@ from ich_tfrecords.synthetic.foci import SITES, Focus
 from ich_tfrecords.synthetic.tissue import Array, edge
 
 FEWEST_SLICES = 16  # of a study: with fewer, a slice is thicker than what a bleed needs to go through three
-BLEEDING, CONFOUNDING = 0.7, 0.5  # chance that a bleed becomes a focus; chance of a confounder a free site
+BLEEDING, CONFOUNDING = 0.7, 0.4  # chance that a bleed becomes a focus; chance of a confounder a free site
 VISIBLE_SHARE = 1 / 3  # part of the thickness of a slice, from which blood in it is labelled
 _PARTS = 4  # heights within the thickness of a slice at which a bleed is drawn
 _REACH_SLICES = (3.4, 5.0)  # of a bleed, in thicknesses of a slice

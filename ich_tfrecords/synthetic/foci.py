@@ -98,24 +98,24 @@ _Place = tuple[tuple[float, float], tuple[float, float]]
 
 
 def _draw_plexus(label: str, rng: np.random.Generator) -> _Place:
-    return (float(rng.choice([-1.0, 1.0])), rng.uniform(-2, 2)), (rng.uniform(5, 8), rng.uniform(6, 11))
+    return (float(rng.choice([-1.0, 1.0])), rng.uniform(-2, 2)), (rng.uniform(7, 11), rng.uniform(9, 15))
 
 
 def _draw_falx(label: str, rng: np.random.Generator) -> _Place:
-    y = rng.normal(-42, 7) if rng.random() < 0.5 else rng.normal(40, 7)
-    return (float(rng.choice([-1.0, 1.0])), y), (rng.uniform(1.8, 3.2), rng.uniform(13, 22))
+    y = rng.uniform(-54, -32) if rng.random() < 0.5 else rng.uniform(30, 50)
+    return (float(rng.choice([-1.0, 1.0])), y), (rng.uniform(3, 4.5), rng.uniform(18, 28))
 
 
 def _draw_base(label: str, rng: np.random.Generator) -> _Place:
     side = float(rng.choice([-1.0, 1.0]))
-    return (side * rng.uniform(12, 27), rng.uniform(25, 42)), (rng.uniform(8, 14), rng.uniform(6, 10))
+    return (side * rng.uniform(12, 27), rng.uniform(25, 42)), (rng.uniform(11, 17), rng.uniform(8, 13))
 
 
 def _draw_vertex(label: str, rng: np.random.Generator) -> _Place:
     angle = float(rng.choice([-1.0, 1.0])) * rng.uniform(0.4, 2.7)
     if label == "epidural":
-        return (angle, 0), (rng.uniform(20, 28), rng.uniform(8, 13))
-    return (angle, 0), (rng.uniform(30, 48), rng.uniform(5, 9))
+        return (angle, 0), (rng.uniform(26, 34), rng.uniform(13, 18))
+    return (angle, 0), (rng.uniform(40, 64), rng.uniform(8, 13))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Site:
 
 
 SITES = {
-    "plexus": Site(("intraventricular",), (30, 58), 8, False, _draw_plexus, _in_plexus),
+    "plexus": Site(("intraventricular",), (30, 58), 15, False, _draw_plexus, _in_plexus),
     "falx": Site(("subdural",), (52, 98), 33, False, _draw_falx, _by_falx),
     "base": Site(("intraparenchymal",), (-18, 20), 36, True, _draw_base, _at_base),
     "vertex": Site(("epidural", "subdural"), (60, 96), 33, False, _draw_vertex, _at_vertex),

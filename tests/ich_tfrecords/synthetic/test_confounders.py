@@ -186,8 +186,8 @@ def test_most_studies_have_a_confounder_those_without_a_bleed_as_well() -> None:
     for study in studies:
         context = plan.Pose(study, 0).context
         found[bool(study.labels)].append(any(not focus.bleeds for focus in context.foci))
-    assert np.mean(found[False]) > 0.85
-    assert np.mean(found[True]) > 0.75
+    assert np.mean(found[False]) > 0.8
+    assert np.mean(found[True]) > 0.65
 
 
 # the data set
