@@ -21,8 +21,8 @@ BLEEDING, CONFOUNDING = 0.7, 0.4  # chance that a bleed becomes a focus; chance 
 VISIBLE_SHARE = 1 / 3  # part of the thickness of a slice, from which blood in it is labelled
 _PARTS = 4  # heights within the thickness of a slice at which a bleed is drawn
 _REACH_SLICES = (3.4, 5.0)  # of a bleed, in thicknesses of a slice
-_THIN_SLICES = (0.6, 0.9)  # of a confounder
-_OFF_SLICES = 0.25  # of a confounder, at most, from the middle of its slice
+_THIN_SLICES = (0.55, 0.8)  # of a confounder
+_OFF_SLICES = 0.2  # of a confounder, at most, from the middle of its slice
 
 
 @dataclasses.dataclass(frozen=True)
