@@ -204,9 +204,6 @@ def distribute(devices: Devices, dataset: tf.data.Dataset) -> Any:
     """Iterator of a data set of replica batches, over the replicas of this worker."""
     # a data set that never ends spares TensorFlow an exchange before each step about who has data left
     endless = dataset.concatenate(dataset.take(1).repeat())
-    options = tf.data.Options()
-    options.autotune.enabled = False  # nothing is left to it, and closing its iterator waits up to two seconds
-    endless = endless.with_options(options)
     if devices.kind == "default":
         return iter(endless)
     return iter(devices.strategy.distribute_datasets_from_function(lambda _: endless))
