@@ -59,10 +59,13 @@ def made(folder: Path, series: int) -> SeriesFeed:
         stratum=stratum_indices(labels, data_spec.labels), labels=labels, table=table,
     )  # fmt: skip
     dtype = np.dtype([("vector", np.float16, (DIM,)), ("logits", np.float32, (len(PREVALENCE),))])
-    rows = np.lib.format.open_memmap(folder / "part.npy", mode="w+", dtype=dtype, shape=(slices,))
-    for begin in range(0, slices, 8192):
-        rows[begin : begin + 8192]["vector"] = rng.random((len(rows[begin : begin + 8192]), DIM), np.float32)
-    rows.flush()
+    with (folder / "part.npy").open("wb") as file:  # piece by piece: what it takes to make them is not to be measured
+        head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (slices,)}
+        np.lib.format.write_array_header_1_0(file, head)
+        for begin in range(0, slices, 8192):
+            rows = np.zeros(min(8192, slices - begin), dtype)
+            rows["vector"] = rng.random((len(rows), DIM), np.float32)
+            file.write(rows.tobytes())
     vectors = Vectors([np.load(folder / "part.npy", mmap_mode="r")], np.arange(slices))
     blur = series_settings.read(hparams.resolve("series", None, {}).series).blur
     return SeriesFeed(split, Series(np.arange(slices), offsets), [vectors], blur)
