@@ -110,10 +110,10 @@ def begun(settings: HParams, data: Dataset, dim: int, vectors: str = "float16") 
     folder = model_file.find(settings.weights)
     about = model_file.read_about(folder)
     trained = model_file.load_model(folder, about)
-    shapes = [[tuple(variable.shape) for variable in one.variables] for one in (model, trained)]
+    shapes = [[tuple(variable.shape) for variable in one.weights] for one in (model, trained)]
     if about.blend is None or shapes[0] != shapes[1]:
         raise WrongUse(f"weights {settings.weights} is no series run with this architecture and slice model; name one")
-    for variable, value in zip(model.variables, trained.variables):
+    for variable, value in zip(model.weights, trained.weights):  # not the state of what draws random numbers
         variable.assign(value.value.numpy())
     return model
 

@@ -60,7 +60,7 @@ class OfBoth(OfSeries):
         of_series = series_settings.read(settings.series)
         encoder = self._encoder(data)
         trained = model_file.load_model(self.slice_folder, self.slice_about)
-        for variable, value in zip(encoder.variables, trained.variables, strict=True):
+        for variable, value in zip(encoder.weights, trained.weights, strict=True):
             variable.assign(value.value.numpy())
         network = begun(settings, data, model_file.vector_dim(encoder), "float32")
         whole = devices.kind == "tpu" or settings.jit_compile
