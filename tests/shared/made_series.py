@@ -12,7 +12,7 @@ from trainer.data import series
 from trainer.models import context, model_file, networks
 from trainer.models.model_file import About
 from trainer.results import joint
-from trainer.results.blend import Blend
+from trainer.results.blend import Blend, Mix
 from trainer.results.calibration import Calibration
 from trainer.results.joint import Odds
 from trainer.series import scoring
@@ -70,16 +70,18 @@ def about_of(model: str, data: spec.DatasetSpec, odds: Odds, blend: Blend | None
 
 
 def calibration_of(slope: float) -> Calibration:
-    return Calibration(LABELS, np.zeros(6), np.linspace(slope, 2, 6), np.linspace(0.2, -0.2, 6), {})
+    return Calibration(LABELS, np.zeros(6), np.linspace(slope, 1, 6), np.linspace(0.4, 0.9, 6), {})
 
 
 def blend_of(slice_odds: Odds) -> Blend:
     """Labels that keep the slice model, that take the context alone, and that take some of both."""
-    odds = joint.unchanged(LABELS, "any", 0.01, 0.5)
-    slices, studies = np.array([0.3, 0, 1, 0.5, 0.9, 0.1]), np.array([0.6, 1, 0, 0.2, 0.5, 1])
-    return Blend(
-        slice_odds, odds, slices, studies, calibration_of(0.8), {name: {"even": 0.5, "f1": 0.25} for name in LABELS}
+    slices, studies = (
+        Mix(calibration_of(slope), calibration_of(1.5 - slope), np.array(part))
+        for slope, part in ((0.6, [0.3, 0, 1, 0.5, 0.9, 0.1]), (0.9, [0.6, 1, 0, 0.2, 0.5, 1]))
     )
+    thresholds = {name: {"even": 0.5, "f1": 0.25} for name in LABELS}
+    odds = joint.unchanged(LABELS, "any", 0.01, 0.5)
+    return Blend(slice_odds, odds, slices, studies, calibration_of(0.8), thresholds)
 
 
 def odds_of(names: tuple[str, ...]) -> Odds:
@@ -91,7 +93,7 @@ def odds_of(names: tuple[str, ...]) -> Odds:
 
 
 def head(slices: int, seed: int = 0, shape: tuple[int, int] = (40, 31)) -> tuple[np.ndarray, np.ndarray]:
-    """HU int16 [n, *shape], some darker than others, and positions float32 [n] of slices in no order, with uneven gaps."""
+    """HU int16 [n, *shape] and positions float32 [n] of slices in no order, some darker than others, unevenly apart."""
     rng = np.random.default_rng(seed)
     level_hu = rng.integers(-60, 120, (slices, 1, 1))
     hu = (level_hu + rng.integers(-100, 100, (slices, *shape))).astype(np.int16)

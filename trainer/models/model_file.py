@@ -214,7 +214,7 @@ def load_slice_model(folder: Path, about: About) -> tuple[keras.Model, About]:
     wanted = about.facts["vector_dim"], about.spec, about.fingerprint
     if (vector_dim(model), known.spec, known.fingerprint) != wanted:
         raise WrongUse(
-            f"{beside} is not the slice model that {folder / MODEL} was trained on; end its training again to write both"
+            f"{beside} is not the slice model that {folder / MODEL} stands on; end its training again to write both"
         )
     return model, known
 

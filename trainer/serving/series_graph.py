@@ -17,6 +17,8 @@ from trainer.serving import graph
 
 if TYPE_CHECKING:
     from trainer.models.model_file import About
+    from trainer.results.blend import Mix
+    from trainer.results.calibration import Calibration
 
 PIECE = 32  # slices encoded at once; a network gives the same for any such number, but not always for one alone
 
@@ -109,6 +111,14 @@ def _embed_of(slice_model: keras.Model, about: About) -> Callable[[Any], Answers
     return embed
 
 
-def _mixed(plain: Any, context: Any, part: Any) -> Any:
-    """`blend.mixed`."""
-    return tf.where(part == 0, plain, tf.where(part == 1, context, (1 - part) * plain + part * context))
+def _mixed(plain: Any, context: Any, mix: Mix) -> Any:
+    """`Mix.log_odds`; `plain` and `context`: natural log odds float64 [n, L]."""
+    plain, context = _straightened(plain, mix.plain), _straightened(context, mix.context)
+    both = (1 - mix.part) * plain + mix.part * context
+    return tf.where(mix.part == 0, plain, tf.where(mix.part == 1, context, both))
+
+
+def _straightened(log_odds: Any, calibration: Calibration) -> Any:
+    """`Calibration.logits`."""
+    scale, offset = calibration.scale_offset()
+    return scale * log_odds + offset

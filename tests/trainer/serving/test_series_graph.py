@@ -146,7 +146,11 @@ def test_an_export_made_beside_a_gpu_runs_without_one(monkeypatch):
     """Keras takes cuDNN's ops where it sees a GPU; a machine that serves may have none."""
     rnn = importlib.import_module("keras.src.backend.tensorflow.rnn")
     monkeypatch.setattr(rnn, "_is_gpu_available", lambda: True)
-    of_training = {"vectors": tf.zeros((1, 3, 8), tf.float16), "place": tf.zeros((1, 3, 3)), "mask": tf.ones((1, 3)) > 0}
+    of_training = {
+        "vectors": tf.zeros((1, 3, 8), tf.float16),
+        "place": tf.zeros((1, 3, 3)),
+        "mask": tf.ones((1, 3)) > 0,
+    }
     network = context.build(8, 6, GRU)
     assert "CudnnRNNV3" in ops(lambda: network(of_training, training=False))
     made = made_series.made(GRU)
