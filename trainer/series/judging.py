@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,11 +20,11 @@ from trainer.results import study_level, thresholds, vectors
 from trainer.results.predictions import IDS, Predictions
 from trainer.results.probability import sigmoid
 from trainer.series import scoring as series_scoring
-from trainer.shell import vertex
 from trainer.shell.problems import WrongUse
 from trainer.training import scoring
 
 AS_IT_IS = Blur(0.0, 0.0, 0.0)
+SLICE_MODEL = "slice_model"  # in a run of the second stage: the slice model as it came out, and its vectors
 HEAD, BLEND = "series head", "blend"
 
 
@@ -89,11 +90,10 @@ def _views(folder: Path, about: About, data: Dataset, slices: Slices, flip: bool
 
 
 def _slice_model(folder: Path, about: About) -> str:
-    """The slice run, where it is still what the series model was trained on: its vectors are there; else its copy."""
+    """Where its slice model lies with vectors, of the same weights: in its slice run, in its run; else beside it."""
     own = folder / model_file.SLICE
-    place = str(about.settings.get("slice_run") or "")
-    try:
-        same = bool(place) and model_file.digest(model_file.find(place)) == model_file.digest(own)
-    except WrongUse:
-        same = False
-    return place if same else str(vertex.mounted(str(own)))
+    for place in (str(about.settings.get("slice_run") or ""), str(model_file.run_folder(folder) / SLICE_MODEL)):
+        with contextlib.suppress(WrongUse):
+            if place and model_file.digest(model_file.find(place)) == model_file.digest(own):
+                return place
+    return str(own)
