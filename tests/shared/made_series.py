@@ -20,6 +20,7 @@ from trainer.series import scoring
 RSNA = spec.load("rsna_ich")
 SMALL = dataclasses.replace(RSNA, image=dataclasses.replace(RSNA.image, size_px=16))
 LABELS = RSNA.labels.names
+HOME = "/home/a_person"  # where everything lay, which must not go out
 GRU = {"kind": "gru", "width": 24, "units": 12, "layers": 2, "dropout": 0.5}
 TRANSFORMER = {"kind": "transformer", "width": 16, "units": 24, "layers": 2, "dropout": 0.5}
 
@@ -64,8 +65,10 @@ def made(architecture: dict[str, object], data: spec.DatasetSpec = SMALL) -> Mad
 
 def about_of(model: str, data: spec.DatasetSpec, odds: Odds, blend: Blend | None) -> About:
     fitted, even = calibration_of(0.5), {name: {"even": 0.5} for name in LABELS}
-    facts = {"data_dir": "data/rsna_ich", "parameters": 1, "epoch": 1, "step": 7, "versions": {}, "vector_dim": 8}
-    settings = {"model": model, "train_split": "train", "slice_run": "runs/of_mine" if blend else ""}
+    facts = {"data_dir": f"{HOME}/data", "parameters": 1, "epoch": 1, "step": 7, "versions": {}, "vector_dim": 8}
+    settings = {"model": model, "train_split": "train", "weights": "none" if blend else f"{HOME}/first.weights.h5"}
+    if blend is not None:
+        settings["slice_run"] = f"{HOME}/runs/slices"
     return About(data, "f" * 64, settings, fitted, even, even, facts, odds, blend)
 
 
