@@ -107,11 +107,16 @@ class SeriesFeed:
             "position": np.arange(len(numbers)),
             "share": self._shares(plan)[numbers],
         }
-        batches = input_pipeline.batches_of({**chosen, **self._more(plan)}, plan.positions(share, skip_steps))
-        read = functools.partial(self._drawn, plan)
-        return self._gathered(batches, read).map(
-            functools.partial(self._blurred, plan), num_parallel_calls=2, deterministic=True
-        ).prefetch(input_pipeline.READY_BATCHES)  # fmt: skip
+        # each batch by the lengths of its series, so that its parts are padded little
+        lengths = self.series.lengths[numbers]
+        parts = [
+            np.take_along_axis(part, np.argsort(lengths[part], axis=1, kind="stable"), axis=1)
+            for part in plan.positions(share, skip_steps)
+        ]
+        batches = input_pipeline.batches_of({**chosen, **self._more(plan)}, parts)
+        found = self._gathered(batches, functools.partial(self._drawn, plan))
+        blur = functools.partial(self._blurred, plan)
+        return input_pipeline.read_ahead(found.map(blur, num_parallel_calls=2, deterministic=True))
 
     def evaluation_batches(self, batch_size: int, share: Share) -> Any:
         """Replica batches of every series once: `INPUTS`, and `labels`, `row` int64 and `weight` float32 [b, T] ..."""
@@ -120,7 +125,7 @@ class SeriesFeed:
         padded = self.evaluation_steps(batch_size, share) * size * share.count
         numbers = np.r_[np.arange(begin, end), np.full(padded - (end - begin), -1)]
         batches = input_pipeline.batches_of({"series": numbers}, [np.arange(padded).reshape(-1, size)])
-        return self._gathered(batches, self._whole).prefetch(input_pipeline.READY_BATCHES)
+        return input_pipeline.read_ahead(self._gathered(batches, self._whole))
 
     def evaluation_steps(self, batch_size: int, share: Share) -> int:
         return input_pipeline.step_count(len(self.series), -(-batch_size // share.replicas), share)

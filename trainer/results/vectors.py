@@ -31,7 +31,7 @@ from trainer.shell.problems import WorkFailed, WrongUse
 
 FOLDER, INDEX = "vectors", "index.json"
 FORMAT = 1
-PART_SLICES = 4096
+PART_SLICES = 4096  # whole batches, so that none holds slices of two parts
 SPARE_BYTES = 10**8  # of the disk, for whatever else is written meanwhile
 
 Int64 = npt.NDArray[np.int64]
@@ -92,6 +92,17 @@ class Store:
     def missing(self) -> list[int]:
         """Numbers of the parts that are still to be made."""
         return [number for number, name in enumerate(self._names) if name not in self._parts]
+
+    @property
+    def missing_runs(self) -> list[list[int]]:
+        """The same, those that follow each other together."""
+        runs: list[list[int]] = []
+        for number in self.missing:
+            if runs and runs[-1][-1] == number - 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        return runs
 
     @property
     def present_slices(self) -> int:

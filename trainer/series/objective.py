@@ -13,6 +13,7 @@ from trainer.training import losses
 from trainer.training.steps import Objective
 
 FAR = 1e9  # below every logit
+PADDED = (*INPUTS, "labels", "images")  # in a batch, behind the series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,14 @@ class SeriesObjective(Objective):
 
     def inputs(self, batch: Mapping[str, Any]) -> Any:
         return {name: batch[name] for name in INPUTS}
+
+    def part(self, batch: Mapping[str, Any], begin: Any, size: Any) -> dict[str, Any]:
+        """So many series of a batch, no longer padded than the longest of them needs."""
+        found = super().part(batch, begin, size)
+        if found["mask"].shape[1] is not None:
+            return found  # a compiler wants shapes that are known
+        longest = tf.reduce_max(tf.reduce_sum(tf.cast(found["mask"], tf.int32), 1))
+        return {name: values[:, :longest] if name in PADDED else values for name, values in found.items()}
 
     def logits(self, outputs: Any) -> Any:
         return self.by_slice(outputs[0])
