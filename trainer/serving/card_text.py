@@ -160,8 +160,9 @@ BLEND = """\
 ## Blend
 
 Log odds of a slice are (1 - part) * those of the slice model + part * those of the context; of a study, the same of the
-greatest slice and of the series head. Each of the two is calibrated by itself before. The parts were chosen on the
-validation split, and are 0, so that the slice model speaks alone, where its patients do not clearly speak for more.
+greatest slice and of the series head. Each of the two are logits with what loss and sampling did to them undone, and
+then calibrated by themselves (`blend` in about.json). The parts were chosen on the validation split, and are 0, so that
+the slice model speaks alone, where its patients do not clearly speak for more.
 
 {parts}
 
