@@ -31,7 +31,7 @@ from trainer.data.dataset import Slices
 from trainer.data.series import Series
 from trainer.data.series_feed import SeriesFeed
 from trainer.models import context
-from trainer.results.vectors import Vectors
+from trainer.results.vectors import Part, Vectors
 from trainer.series import settings as series_settings
 from trainer.series.objective import SeriesObjective
 from trainer.training import assembly, hparams, losses, steps, strategy
@@ -66,7 +66,7 @@ def made(folder: Path, series: int) -> SeriesFeed:
             rows = np.zeros(min(8192, slices - begin), dtype)
             rows["vector"] = rng.random((len(rows), DIM), np.float32)
             file.write(rows.tobytes())
-    vectors = Vectors([np.load(folder / "part.npy", mmap_mode="r")], np.arange(slices))
+    vectors = Vectors([Part(folder / "part.npy")], np.arange(slices))
     blur = series_settings.read(hparams.resolve("series", None, {}).series).blur
     return SeriesFeed(split, Series(np.arange(slices), offsets), [vectors], blur)
 
@@ -104,9 +104,7 @@ def main() -> int:
         seconds, done = epoch(made(Path(name), SERIES), args.part)
     peak = peak_bytes()
     print(f"epoch of {SERIES:,} series, from {done} steps: {seconds:.0f} s   promised {MOST_S:g} at most")
-    print(
-        f"most memory {peak / 1e9:.2f} GB, of it the file of vectors as far as the system keeps it   promised 4 at most"
-    )
+    print(f"most memory {peak / 1e9:.2f} GB   promised 4 at most")
     if args.output:
         args.output.write_text(json.dumps({"epoch_s": seconds, "peak_bytes": peak}, indent=1) + "\n")
     return int(seconds > MOST_S or peak > MOST_BYTES)

@@ -55,7 +55,8 @@ def _finish(loop: Loop, data: Dataset, state: State, run: Ended, note: Callable[
     held, test = (run.feeds.get(name) for name in (settings.validation_split, settings.test_split))
     fitted, mix = _unfitted(slice_about.odds, loop.data.odds)
     if held is not None:
-        fitted, mix = _fitted(loop, run.context, held, slice_about.odds)
+        said, trained = _said(loop, run.context, held), loop.data.train.slices
+        fitted, mix = fit(said, held.slices, trained, slice_about.odds, loop.data.odds)
     found: dict[str, Any] = {"best": state.best, "epochs": state.epoch, "steps": state.step}
     found["fingerprint"] = data.manifest.fingerprint
     if test is not None:
@@ -79,12 +80,13 @@ def _said(loop: Loop, model: keras.Model, feed: SeriesFeed) -> Said:
     return scoring.say(model, one, [logits], loop.settings.eval_batch_size, lambda done, total: None)
 
 
-def _fitted(loop: Loop, model: keras.Model, held: SeriesFeed, slice_odds: Odds) -> tuple[Fitted, Blend]:
-    """What the validation split says: the parts of the context, calibrations and thresholds."""
-    odds = loop.data.odds
-    names, any_name = odds.names, odds.any
-    said, labels, trained = _said(loop, model, held), held.slices.labels, loop.data.train.slices
-    ids, expected = held.slices.table.select(list(IDS)), prevalence(trained.labels)
+def fit(said: Said, held: Slices, trained: Slices, slice_odds: Odds, odds: Odds) -> tuple[Fitted, Blend]:
+    """The parts of the context, calibrations and thresholds, by what is `said` of `held`, the validation split.
+
+    `trained`: the split that was trained on. `slice_odds`, `odds`: of the slice model and of the context.
+    """
+    names, any_name, labels = odds.names, odds.any, held.labels
+    ids, expected = held.table.select(list(IDS)), prevalence(trained.labels)
     rows = Predictions(names, any_name, ids, labels.astype(np.int8), said.slice_logits, np.zeros(labels.shape))
     plain, context = slice_odds.log_odds(said.slice_logits), odds.log_odds(said.context_logits)
     slices = blend.fit(names, labels, plain, context, rows.patients, expected)

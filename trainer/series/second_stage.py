@@ -99,7 +99,6 @@ class OfBoth(OfSeries):
         logits = held.views[0].logits(np.arange(len(held.slices)))
         ids, trained = held.slices.table.select(list(IDS)), loop.data.train.slices.labels
         found = fitting.fit(loop.data.odds, ids, held.slices.labels, logits, prevalence(trained))
-        decided = {key: getattr(found, key) for key in ("calibration", "thresholds", "study_thresholds")}
         facts = {**self.slice_about.facts, "foreseen": found.foreseen}
-        about = dataclasses.replace(self.slice_about, odds=loop.data.odds, facts=facts, **decided)
+        about = dataclasses.replace(self.slice_about, odds=loop.data.odds, facts=facts, **found.decided)
         model_file.write(folder, encoder, about)
