@@ -43,7 +43,7 @@ TRAINER = {
     "models": ("shell results", "numpy h5py keras tensorflow"),
     "training": ("shell data results models", "numpy pyarrow PIL yaml sklearn keras tensorflow"),
     "series": ("shell data results models training", "numpy keras tensorflow"),
-    "serving": ("results models", "numpy yaml keras tensorflow"),
+    "serving": ("shell data results models training series", "numpy yaml keras tensorflow"),
     "prediction": ("shell models", "numpy pyarrow PIL matplotlib isal google_crc32c"),
     "pages": ("results training", "numpy matplotlib"),
     "task": ("shell data training series", ""),

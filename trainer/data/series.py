@@ -63,8 +63,10 @@ def plan(table: pa.Table) -> Series:
 def place(position_mm: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """float32 [n, 3] of slices of a series in order: mm to the slice below and above, and the height, 0 to 1.
 
-    `position_mm`: float64 [n], ascending. 0 mm where there is no slice; half the height where all are at one.
+    `position_mm`: float64 [n], ascending, of which float32 counts: a served model is handed no more. 0 mm where there
+    is no slice; half the height where all are at one.
     """
+    position_mm = position_mm.astype(np.float32).astype(np.float64)
     gaps = np.diff(position_mm, prepend=position_mm[:1], append=position_mm[-1:])
     whole = position_mm[-1] - position_mm[0]
     height = (position_mm - position_mm[0]) / whole if whole > 0 else np.full(len(position_mm), 0.5)

@@ -41,8 +41,10 @@ def build(dim: int, labels: int, architecture: Mapping[str, Any], vectors: str =
     given = keras.Input((None, dim), dtype=vectors, name="vectors")
     place = keras.Input((None, 3), dtype="float32", name="place")
     mask = keras.Input((None,), dtype="bool", name="mask")
-    # a vector's scale is its network's own
-    normal = keras.layers.LayerNormalization(name="normal", dtype="float32")(given)
+    # a vector's scale is its network's own; given float16, the layer would round what it gives to float16 too, and what
+    # a series is beside would move the last bit
+    exact = keras.ops.cast(given, "float32")
+    normal = keras.layers.LayerNormalization(name="normal", dtype="float32")(exact)
     seen = KINDS[kind](normal, place, mask, **settings)
     outputs = [keras.layers.Dense(labels, name=SLICE_LOGITS, dtype="float32")(seen), _series_logits(seen, mask, labels)]
     return keras.Model({"vectors": given, "place": place, "mask": mask}, outputs, name="series")

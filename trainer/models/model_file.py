@@ -203,6 +203,22 @@ def load_model(folder: Path, about: About) -> keras.Model:
     return model
 
 
+def load_slice_model(folder: Path, about: About) -> tuple[keras.Model, About]:
+    """The slice model beside the context in `folder`, of which `about` speaks, and what is known of it.
+
+    Raises `WrongUse` where it is missing, damaged or not the one that the context was trained on.
+    """
+    beside = folder / SLICE
+    known = read_about(beside)
+    model = load_model(beside, known)
+    wanted = about.facts["vector_dim"], about.spec, about.fingerprint
+    if (vector_dim(model), known.spec, known.fingerprint) != wanted:
+        raise WrongUse(
+            f"{beside} is not the slice model that {folder / MODEL} stands on; end its training again to write both"
+        )
+    return model, known
+
+
 def _shapes(about: About) -> tuple[Any, Any]:
     """What a model takes and gives."""
     labels = len(about.spec.labels.names)
@@ -238,6 +254,13 @@ def vector_dim(model: keras.Model) -> int:
     return dim
 
 
+def with_vectors(model: keras.Model) -> keras.Model:
+    """The same network, which gives the vectors of `embedder`, not yet float16, beside the logits."""
+    import keras
+
+    return keras.Model(model.input, [model.layers[-1].input, model.output])
+
+
 def embedder(model: keras.Model, mirrored: bool = False) -> Embedder:
     """A function from images uint8 [b, size, size, windows] to vectors float16 [b, dim] and logits float32 [b, L].
 
@@ -246,10 +269,9 @@ def embedder(model: keras.Model, mirrored: bool = False) -> Embedder:
     values, all of which that layer reads.) A tensor of images is taken without a copy. `mirrored`: of the left-right
     mirror image of each slice.
     """
-    import keras
     import tensorflow as tf
 
-    both = keras.Model(model.input, [model.layers[-1].input, model.output])
+    both = with_vectors(model)
 
     @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
     def embed(images: Any) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import keras
 
     from trainer.models.model_file import About
+    from trainer.results.calibration import Calibration
     from trainer.results.joint import Odds
 
 PARALLEL_SLICES = 8  # windowed at once; each takes about 15 MB at 512 x 512
@@ -58,20 +59,29 @@ def image_of_records(serialized: Any, spec: DatasetSpec) -> Any:
 
 def probabilities_of(model: keras.Model, about: About) -> Callable[[Any], Any]:
     """A function: `image` uint8 [n, size_px, size_px, windows] -> probabilities float32 [n, labels], as of `about`."""
-    scale, offset = about.calibration.scale_offset()
-    any_index = about.spec.labels.names.index(about.spec.labels.any)
 
     def probabilities(image: Any) -> Any:
         slices = tf.shape(image)[0]
         # oneDNN's convolution gives a wrong shape for no slices, so it gets a blank one
         blank = tf.cast(tf.equal(slices, 0), tf.int32)
         filled = tf.pad(image, [[0, blank], [0, 0], [0, 0], [0, 0]])
-        logits = tf.cast(model(filled, training=False), tf.float64)[:slices]
-        natural = logits if about.odds is None else log_odds(logits, about.odds)
-        found = tf.sigmoid(scale * natural + offset)
-        return tf.cast(tf.minimum(found, found[:, any_index : any_index + 1]), tf.float32)
+        return probabilities_of_logits(tf.cast(model(filled, training=False), tf.float64)[:slices], about)
 
     return probabilities
+
+
+def probabilities_of_logits(logits: Any, about: About) -> Any:
+    """float32 [n, L], `About.probabilities` of `logits` float64 [n, L]."""
+    natural = logits if about.odds is None else log_odds(logits, about.odds)
+    labels = about.spec.labels
+    return calibrated(natural, about.calibration, labels.names.index(labels.any))
+
+
+def calibrated(natural: Any, calibration: Calibration, any_index: int) -> Any:
+    """float32 [n, L], of natural log odds float64 [n, L]; no kind above `any`."""
+    scale, offset = calibration.scale_offset()
+    found = tf.sigmoid(scale * natural + offset)
+    return tf.cast(tf.minimum(found, found[:, any_index : any_index + 1]), tf.float32)
 
 
 def log_odds(logits: Any, odds: Odds) -> Any:

@@ -9,8 +9,11 @@ import yaml
 
 from ich_tfrecords import NOT_A_DEVICE
 from trainer.models.model_file import About
-from trainer.results.measures import unskilled
+from trainer.results.blend import Blend
+from trainer.results.calibration import Calibration
+from trainer.results.measures import GREATEST, unskilled
 from trainer.results.thresholds import RULES, headline
+from trainer.serving import card_text as words
 
 RANKING = {
     "auc": "ROC AUC",
@@ -20,156 +23,117 @@ RANKING = {
 }
 DECIDING = {"sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision", "f1": "F1"}
 BOTH_WAYS = {"precision": "precision", "recall": "recall", "f1": "F1"}
-
-CARD = """\
-# {model}, trained on {name} {version}
-
-Tells for a CT slice of the head the probability of each of: {labels}.
-`{any}` means that one of the others is there.
-
-**{not_a_device}**
-
-## Use
-
-It needs TensorFlow alone:
-
-```python
-{usage}
-```
-
-{signatures}
-
-Slices of one call share their numbers of rows and columns; any will do. Probabilities are calibrated; `labels` names
-their columns, for each slice anew. `about.json`, also among the assets (`model.about.asset_path`), holds spec,
-settings, calibration and thresholds. `model.keras` is the same model for Keras: image in, logits out, not calibrated.
-
-## Pixels
-
-Slices that are not square are padded to squares with {pad_hu} HU. Each window clips at full resolution; exact box areas
-then give {size} x {size} px of 0 to 255, a channel for each window in this order. All of it is inside the graph, bit
-for bit as in the data set.
-
-{windows}
-
-## Data
-
-Trained on {name} {version}, fingerprint `{fingerprint}`, {train_split}.
-Patients stand in one split only.{tested}
-
-## Training
-
-{parameters} parameters, weights of epoch {epoch}, in float32; made with {made_with}.
-
-```yaml
-{settings}
-```
-
-## Results
-
-{results}
-
-## Calibration
-
-probability = sigmoid(slope * (log odds - shift) + intercept), and no kind above `any`. Log odds are the logits with
-what the loss and the sampling did to them undone, on the joint of all labels (`odds` in about.json); a shift that is
-not 0 is of an earlier version, which did so label by label. Slope and intercept were fitted on the validation split
-(Platt scaling), and are 1 and 0 where its patients do not clearly speak against that. A label that could not be fitted
-has slope 0: it says its prevalence, whatever the logit.
-
-{calibration}
-
-## Thresholds
-
-A slice is called positive where its probability is at least the threshold. Chosen on the validation split: `youden`
-for the greatest sensitivity + specificity, `f1` for the greatest F1, `sensitivity_95` and `specificity_95` for at
-least 0.95 of that; `even` is 0.5.
-
-{thresholds}
-
-## Limits
-
-- Made for research and teaching. No authority has looked at it.
-- It sees single slices of {size} x {size} px: not their neighbours, no history, no earlier scan. Small or faint blood
-  can vanish at that size.
-- It always answers, also for slices without brain, with contrast medium, with metal, or of other parts of the body. It
-  has no way to say that it cannot tell.
-- Results hold for slices like those it was tested on. Other scanners, kernels, slice thicknesses, populations and
-  shares of bleeds move probabilities and thresholds: test it on labelled slices of your own first.
-- Labels are the opinions of readers. Their errors are in the model and in its results.
-- Results on synthetic slices, such as those of `ich_tfrecords.synthetic`, show that the software works. They say
-  nothing about patients.
-- Intervals tell how much the choice of patients matters, and nothing about the points above.
-"""
-
-NOT_EVALUATED = """\
-Not evaluated yet. `python -m trainer.evaluate --job_dir RUN`, and then `python -m trainer.export --job_dir RUN` again,
-put the results here."""
-
-RESULTS = """\
-{unskilled}Split {split}; in brackets {level:.0%} intervals from {resamples:,} resamples of its patients.{mirrored}
-
-Log loss of the competition {log_loss}, before calibration {before}, of the prevalence alone {prevalence}: a skill
-of {skill}; mean ROC AUC {auc}, mean average precision {precision}.
-
-{ranking}
-
-Skill: the part that the model saves of the log loss of one who says of every slice how often the label was positive in
-training; none can be claimed where its interval includes 0.
-
-At the threshold that was chosen on the validation split:
-
-{deciding}
-
-`{any}` read both ways, for hemorrhage and for its absence:
-
-{both_ways}{notes}"""
-
-FORESEEN = """\
-What they rest on, and what to expect on new patients, with 95% intervals: chosen on resamples of the validation
-patients and measured on those left out. A threshold looks better on the slices that chose it."""
-
-MIRRORED = """
-Each probability there is the mean of a slice and its mirror image; the export does not do that."""
+IN_SHORT = (  # of the slice model's settings
+    "architecture", "weights", "epochs", "batch_size", "sampling", "flip", "rotate_deg", "shift", "optimizer",
+    "learning_rate", "label_smoothing", "focal_gamma", "ema", "seed",
+)  # fmt: skip
 
 
-def card(about: About, result: Mapping[str, Any] | None) -> str:
+def card(about: About, result: Mapping[str, Any] | None, slice_about: About | None = None) -> str:
     """Model card in Markdown. `result`: `metrics.json` of the test split, or None where it was not evaluated.
 
-    Raises KeyError or TypeError where `result` is no such thing.
+    `slice_about`: of a series model, what is known of its slice model. Raises KeyError or TypeError where `result` is
+    no such thing.
     """
-    spec, settings, facts = about.spec, about.settings, about.facts
-    return CARD.format(
+    spec, facts = about.spec, about.facts
+    return words.CARD.format(
+        **(_of_slices(about) if slice_about is None else _of_series(about, slice_about)),
         not_a_device=NOT_A_DEVICE,
-        model=settings["model"],
         name=spec.name,
         version=spec.version,
-        labels=", ".join(spec.labels.names),
         any=spec.labels.any,
-        usage="\n".join(usage("saved_model")),
-        signatures=_signatures(about),
+        usage="\n".join(usage("saved_model", slice_about is not None)),
         pad_hu=spec.image.pad_hu,
         size=spec.image.size_px,
         windows=_windows(about),
         fingerprint=about.fingerprint,
-        train_split=_train_split(settings),
+        train_split=_train_split(about.settings),
         tested="" if result is None else f"\n\n{_tested(about, result)}",
         parameters=f"{facts['parameters']:,}",
         epoch=facts["epoch"],
         made_with=", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        settings=yaml.safe_dump(dict(settings), sort_keys=False, default_flow_style=None, width=110).strip(),
-        results=NOT_EVALUATED if result is None else _results(about, result),
-        calibration=_calibration(about),
-        thresholds=_thresholds(about),
+        settings=_yaml(about.settings),
+        results=words.NOT_EVALUATED if result is None else _results(about, result),
+        calibration=_calibration(about.calibration),
+        thresholds=_thresholds(about.thresholds) + _foreseen(facts.get("foreseen", {}).get("slices", {})),
     )
 
 
-def usage(place: str) -> list[str]:
-    """Three lines of Python that ask the SavedModel at `place`; `hu` in them is the caller's array."""
+def _of_slices(about: About) -> dict[str, str]:
+    return {
+        "title": about.settings["model"],
+        "tells": words.TELLS.format(labels=", ".join(about.spec.labels.names)),
+        "signatures": _signatures(about),
+        "use": words.USE,
+        "calibrated": words.CALIBRATED,
+        "sees": words.SEES.format(size=about.spec.image.size_px),
+        **dict.fromkeys(("slice_model", "blend", "of_studies", "of_study_thresholds"), ""),
+    }
+
+
+def _of_series(about: About, slice_about: About) -> dict[str, str]:
+    blend = about.blend
+    assert blend is not None  # `about` is of a series model
+    study_thresholds = _thresholds(blend.study_thresholds)
+    return {
+        "title": f"{about.settings['model']} over {slice_about.settings['model']}",
+        "tells": words.TELLS_OF_SERIES.format(labels=", ".join(about.spec.labels.names)),
+        "signatures": _series_signatures(about),
+        "use": words.USE_OF_SERIES,
+        "slice_model": _on_slices(about, slice_about),
+        "blend": words.BLEND.format(parts=_parts(blend)),
+        "calibrated": words.CALIBRATED_OF_SERIES,
+        "of_studies": words.OF_STUDIES.format(table=_calibration(blend.study_calibration)),
+        "of_study_thresholds": words.OF_STUDIES.format(table=study_thresholds),
+        "sees": words.SEES_OF_SERIES.format(size=about.spec.image.size_px),
+    }
+
+
+def usage(place: str, of_series: bool = False) -> list[str]:
+    """Lines of Python that ask the SavedModel at `place`; `hu` in them, and `position_mm`, are the caller's arrays."""
+    opened = ["import tensorflow as tf", f"model = tf.saved_model.load({place!r})"]
+    if not of_series:
+        return [
+            *opened,
+            'model.signatures["hu"](hu=tf.constant(hu, tf.int16))  # hu: CT numbers in HU, [n, rows, columns]',
+        ]
     return [
-        "import tensorflow as tf",
-        f"model = tf.saved_model.load({place!r})",
-        'model.signatures["hu"](hu=tf.constant(hu, tf.int16))  # hu: CT numbers in HU, [n, rows, columns]',
+        *opened,
+        "# of one series, in any order; hu: CT numbers in HU, [n, rows, columns]; position_mm: of each slice, [n]",
+        'model.signatures["series"](hu=tf.constant(hu, tf.int16), position_mm=tf.constant(position_mm, tf.float32))',
     ]
+
+
+def _yaml(settings: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(settings), sort_keys=False, default_flow_style=None, width=110).strip()
+
+
+def _on_slices(about: About, slice_about: About) -> str:
+    settings, facts = slice_about.settings, slice_about.facts
+    return words.ON_SLICES.format(
+        model=settings["model"],
+        parameters=f"{facts['parameters']:,}",
+        epoch=facts["epoch"],
+        vector_dim=f"{about.facts['vector_dim']:,}",
+        settings=_yaml({name: settings[name] for name in IN_SHORT if name in settings}),
+    )
+
+
+def _parts(blend: Blend) -> str:
+    both = zip(blend.odds.names, blend.slices.part, blend.studies.part, strict=True)
+    rows = [[name, f"{in_slice:g}", f"{in_study:g}"] for name, in_slice, in_study in both]
+    return _table(["label", "part of the context in a slice", "in a study"], rows)
+
+
+def _series_signatures(about: About) -> str:
+    labels, shape = len(about.spec.labels.names), ", ".join(map(str, about.spec.image.shape))
+    hu, slices = "`hu` int16 [n, rows, columns]", f"`probabilities` float32 and `labels` string [n, {labels}]"
+    study = f"`study_probabilities` float32 [{labels}]"
+    rows = [
+        ["`series`, `serving_default`", f"{hu}, `position_mm` float32 [n]", f"{slices}, {study}"],
+        ["`image`", hu, f"`image` uint8 [n, {shape}], as the model sees it"],
+    ]
+    return _table(["signature", "takes", "gives"], rows, text=3)
 
 
 def _signatures(about: About) -> str:
@@ -180,7 +144,7 @@ def _signatures(about: About) -> str:
         ["`records`", "`records` string [n], serialized `tf.train.Example`", "the same"],
         ["`image`", hu, f"`image` uint8 [n, {shape}], as the model sees it"],
     ]
-    return _table(["signature", "takes", "gives"], rows, words=3)
+    return _table(["signature", "takes", "gives"], rows, text=3)
 
 
 def _windows(about: About) -> str:
@@ -218,12 +182,12 @@ def _results(about: About, result: Mapping[str, Any]) -> str:
         [name, one["rule"], f"{one['threshold']:.4g}", *(_value(one[key]) for key in DECIDING)]
         for name, one in labels.items()
     ]
-    return RESULTS.format(
+    return words.RESULTS.format(
         split=result["what"]["split"],
         level=measures["level"],
         resamples=measures["resamples"],
-        mirrored=MIRRORED if result["what"]["flip"] else "",
-        unskilled=f"**{words}**\n\n" if (words := unskilled(measures)) else "",
+        mirrored=words.MIRRORED if result["what"]["flip"] else "",
+        unskilled=f"**{told}**\n\n" if (told := unskilled(measures)) else "",
         log_loss=_value(measures["log_loss"]),
         prevalence=_value(measures["skill"]["overall"]["log_loss_of_prevalence"]),
         skill=_value(measures["skill"]["overall"]["skill"]),
@@ -231,11 +195,29 @@ def _results(about: About, result: Mapping[str, Any]) -> str:
         auc=_value(measures["auc"]),
         precision=_value(measures["average_precision"]),
         ranking=_table(["label", *RANKING.values(), "skill"], ranking),
-        deciding=_table(["label", "rule", "threshold", *DECIDING.values()], deciding, words=2),
+        deciding=_table(["label", "rule", "threshold", *DECIDING.values()], deciding, text=2),
         any=about.spec.labels.any,
         both_ways=_both_ways(measures["both_ways"]),
         notes=_list(f"{name}: {one['note']}." for name, one in labels.items() if one["note"]),
+        studies=_study_results(measures),
     )
+
+
+def _study_results(measures: Mapping[str, Any]) -> str:
+    """How studies were judged, way by way; nothing where there is but one."""
+    if "studies_by" not in measures:
+        return ""
+    rows = [
+        [name, way, _value(one["auc"]), _value(one["auc_gain"]) if "auc_gain" in one else "-"]
+        + [_value(one[key]) for key in ("sensitivity", "specificity")]
+        for name in measures["studies_level"]
+        for way, one in [
+            (GREATEST, measures["studies_level"][name]),
+            *((way, of_way[name]) for way, of_way in measures["studies_by"].items()),
+        ]
+    ]
+    head = ["label", "judged by", "ROC AUC", "gain", "sensitivity", "specificity"]
+    return words.STUDY_RESULTS.format(table=_table(head, rows, text=2))
 
 
 def _both_ways(both_ways: Mapping[str, Mapping[str, Any]]) -> str:
@@ -245,24 +227,22 @@ def _both_ways(both_ways: Mapping[str, Mapping[str, Any]]) -> str:
         for rule, one in both_ways.items()
         for way in ("hemorrhage", "no hemorrhage")
     ]
-    return _table(["reading", "rule", "threshold", "slices", "accuracy", *BOTH_WAYS.values()], rows, words=2)
+    return _table(["reading", "rule", "threshold", "slices", "accuracy", *BOTH_WAYS.values()], rows, text=2)
 
 
-def _calibration(about: About) -> str:
-    found = about.calibration
+def _calibration(found: Calibration) -> str:
     rows = [
         [name, *(f"{number:.4f}" for number in numbers)]
         for name, *numbers in zip(found.names, found.shift, found.slope, found.intercept)
     ]
-    return _table(["label", "shift", "slope", "intercept"], rows) + _list(f"{words}." for words in found.told())
+    return _table(["label", "shift", "slope", "intercept"], rows) + _list(f"{told}." for told in found.told())
 
 
-def _thresholds(about: About) -> str:
+def _thresholds(every: Mapping[str, Mapping[str, float]]) -> str:
     rows = [
-        [name, *(f"{chosen[rule]:.4g}" if rule in chosen else "-" for rule in RULES)]
-        for name, chosen in about.thresholds.items()
+        [name, *(f"{chosen[rule]:.4g}" if rule in chosen else "-" for rule in RULES)] for name, chosen in every.items()
     ]
-    return _table(["label", *RULES], rows) + _foreseen(about.facts.get("foreseen", {}).get("slices", {}))
+    return _table(["label", *RULES], rows)
 
 
 def _foreseen(every: Mapping[str, Any]) -> str:
@@ -272,12 +252,12 @@ def _foreseen(every: Mapping[str, Any]) -> str:
         rule, held = headline(label["rules"])
         rows.append([name, rule, str(label["positives"]), str(label["patients"]), *map(_value, held.values())])
     head = ["label", "rule", "positive slices", "of patients", "sensitivity to expect", "specificity to expect"]
-    return f"\n\n{FORESEEN}\n\n{_table(head, rows, words=2)}" if rows else ""
+    return f"\n\n{words.FORESEEN}\n\n{_table(head, rows, text=2)}" if rows else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """Markdown table; the first `words` columns are text, the rest numbers set to the right."""
-    rule = ["---" if number < words else "---:" for number in range(len(head))]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> str:
+    """Markdown table; the first `text` columns are text, the rest numbers set to the right."""
+    rule = ["---" if number < text else "---:" for number in range(len(head))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 

@@ -1,4 +1,4 @@
-"""The trained model as a SavedModel: HU or records in, calibrated probabilities with their labels out.
+"""The trained model as a SavedModel: HU, records or a series in, calibrated probabilities with their labels out.
 
 TensorFlow alone loads it: everything, pixels included, is plain ops, and the only objects are the variables of the
 model and `about.json`, which lies among the assets.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from trainer.models import model_file
-from trainer.serving import graph
+from trainer.serving import graph, series_graph
 
 if TYPE_CHECKING:
     import keras
@@ -22,20 +22,28 @@ if TYPE_CHECKING:
     from trainer.models.model_file import About
 
 
-def write(folder: Path, model: keras.Model, about: About) -> None:
+def write(folder: Path, model: keras.Model, about: About, slice_model: keras.Model | None = None) -> None:
     """Put a SavedModel into `folder`; whoever wants it whole or not at all gives a temporary one.
 
     Signatures: `hu`, also as `serving_default`: `hu` int16 [n, rows, columns] -> `probabilities` float32 [n, L] and
     `labels` string [n, L]; `records`: `records` string [n], serialized -> the same; `image`: `hu` -> `image` uint8
-    [n, size_px, size_px, windows], as the model sees them. Raises `OSError` or `tf.errors.OpError`.
+    [n, size_px, size_px, windows], as the model sees them.
+
+    Of a series model `model` is the context, `slice_model` what it stands on, and the signatures are `series`, also as
+    `serving_default`: `hu` int16 [n, rows, columns], `position_mm` float32 [n], both of one series in any order ->
+    `probabilities` and `labels` as above, and `study_probabilities` float32 [L]; and `image`. There is no `hu`: the
+    slice model alone is another model than the one that was evaluated. Raises `OSError` or `tf.errors.OpError`.
     """
+    networks = [model] if slice_model is None else [model, slice_model]
     with tempfile.TemporaryDirectory() as temporary:
         asset = Path(temporary) / model_file.ABOUT
         asset.write_text(model_file.to_json(about), encoding="utf-8")
-        served = _Served([variable.value for variable in model.variables], tf.saved_model.Asset(str(asset)))
+        weights = [variable.value for one in networks for variable in one.variables]
+        served = _Served(weights, tf.saved_model.Asset(str(asset)))
         # what Keras needs for gradients is of no use here, and would be Python code to other programs
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(served, str(folder), signatures=signatures(model, about), options=options)
+        made = signatures(model, about) if slice_model is None else series_signatures(model, about, slice_model)
+        tf.saved_model.save(served, str(folder), signatures=made, options=options)
 
 
 class _Served(tf.Module):
@@ -61,21 +69,41 @@ def signatures(model: keras.Model, about: About) -> dict[str, Any]:
     def of_records(records: Any) -> Mapping[str, Any]:
         return scored(graph.image_of_records(records, spec))
 
-    @tf.function(input_signature=[hu])
-    def image(hu: Any) -> Mapping[str, Any]:
-        return {"image": graph.image_of_hu(hu, spec.image)}
+    return {"hu": of_hu, "serving_default": of_hu, "records": of_records, "image": _image(about)}
 
-    return {"hu": of_hu, "serving_default": of_hu, "records": of_records, "image": image}
+
+def series_signatures(context: keras.Model, about: About, slice_model: keras.Model) -> dict[str, Any]:
+    """Name -> `tf.function` of each signature of a series model, bound to the variables of both networks."""
+    hu = tf.TensorSpec((None, None, None), tf.int16, name="hu")
+    answers = series_graph.answers_of(slice_model, context, about)
+
+    @tf.function(input_signature=[hu, tf.TensorSpec((None,), tf.float32, name="position_mm")])
+    def series(hu: Any, position_mm: Any) -> Mapping[str, Any]:
+        slices, study = answers(hu, position_mm)
+        return {"probabilities": slices, "study_probabilities": study, "labels": _labels(slices, about)}
+
+    return {"series": series, "serving_default": series, "image": _image(about)}
+
+
+def _image(about: About) -> Any:
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None), tf.int16, name="hu")])
+    def image(hu: Any) -> Mapping[str, Any]:
+        return {"image": graph.image_of_hu(hu, about.spec.image)}
+
+    return image
+
+
+def _labels(slices: Any, about: About) -> Any:
+    """String [n, L]: a row of names for each of `slices` [n, ...]: a server takes batches apart by their rows."""
+    return tf.tile(tf.constant([about.spec.labels.names]), (tf.shape(slices)[0], 1))
 
 
 def _scored(model: keras.Model, about: About) -> Callable[[Any], Mapping[str, Any]]:
     """A function: `image` uint8 [n, size_px, size_px, windows] -> the outputs of a signature."""
     probabilities = graph.probabilities_of(model, about)
-    names = tf.constant([about.spec.labels.names])
 
     @tf.function(input_signature=[tf.TensorSpec((None, *about.spec.image.shape), tf.uint8)])
     def scored(image: Any) -> Mapping[str, Any]:
-        # a row of names for each slice: a server takes batches apart, so every output must have one
-        return {"probabilities": probabilities(image), "labels": tf.tile(names, (tf.shape(image)[0], 1))}
+        return {"probabilities": probabilities(image), "labels": _labels(image, about)}
 
     return scored

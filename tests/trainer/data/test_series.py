@@ -78,3 +78,11 @@ def test_slices_without_a_position_are_refused(value):
     rows = [("p", "a", "s", 0.0, "first"), ("p", "a", "s", value, "second"), ("p", "b", "s", value, "third")]
     with pytest.raises(WrongUse, match=r"^slice second has no position_mm \(2 of 3 slices lack it\), so its place"):
         series.plan(table(rows))
+
+
+@given(st.lists(st.floats(-2000, 2000), min_size=1, max_size=20))
+def test_places_are_those_of_float32_positions(positions):
+    """A served model is handed no others."""
+    position_mm = np.sort(np.array(positions))
+    served = position_mm.astype(np.float32).astype(np.float64)
+    np.testing.assert_array_equal(series.place(position_mm), series.place(served))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import re
 
+import made_series
 import numpy as np
 import pytest
 from made_predictions import predictions_of
@@ -166,3 +168,61 @@ def test_thresholds_of_every_rule():
 def test_what_is_no_evaluation_is_an_error():
     with pytest.raises(KeyError):
         model_card.card(about(), {"what": {}})
+
+
+# --- of series -----------------------------------------------------------------------------------------------
+
+
+def series_card(result: dict | None = None) -> str:
+    made = made_series.about_of("series", RSNA, None, made_series.blend_of(made_series.odds_of(LABELS)))
+    return model_card.card(made, result, about())
+
+
+def test_the_card_of_a_model_of_slices_keeps_its_bytes():
+    """Who exports a run again gets the card that is there."""
+    found = hashlib.sha256(model_card.card(about(), None).encode()).hexdigest()
+    assert found == "b0a31a6aaf71edc5a800f890c7ea57a11617fcba419d874d3442c9dcd8d0d1d9"
+
+
+def test_the_card_of_a_series_model_says_what_it_sees():
+    card = series_card()
+    assert card.startswith("# series over densenet121, trained on rsna_ich 1.0.0\n")
+    for words in ("among its neighbours", "sees the slices of one series together, each of 128 x 128 px", "at one"):
+        assert words in card
+    assert "single slices of 128" not in card
+    assert "not their neighbours" not in card
+    assert not re.findall(r"(?<!`)\{\w+\}", card.replace("{dropout: 0.1}", ""))
+    assert rows(card, "signature")[0][0] == "`series`, `serving_default`"
+    assert "`records`" not in card
+    assert 'model.signatures["series"](hu=' in card
+
+
+def test_the_slice_model_below_a_series_model():
+    card = series_card()
+    assert "a slice model, `slice/model.keras`: densenet121, 7,654,321 of the parameters, weights of epoch 9." in card
+    assert "vectors of 8 numbers" in card
+    assert "architecture: {dropout: 0.1}" in card
+
+
+def test_blend_calibration_and_thresholds_of_both_levels():
+    card = series_card()
+    parts = {row[0]: row[1:] for row in rows(card, "label | part of the context")}
+    assert parts["any"] == ["0.3", "0.6"]
+    assert parts[LABELS[1]] == ["0", "1"]
+    of_studies = card.partition("## Calibration")[2].partition("Of studies:")[2]
+    assert rows(of_studies, "label | shift")[0] == ["any", "0.0000", "0.8000", "0.4000"]
+    thresholds_of_studies = card.partition("## Thresholds")[2].partition("Of studies:")[2]
+    assert rows(thresholds_of_studies, "label | youden")[0] == ["any", "-", "0.25", "-", "-", "0.5"]
+    assert "Of studies:" not in model_card.card(about(), None)
+
+
+def test_studies_are_judged_in_every_way(result):
+    one = copy.deepcopy(result)
+    gain = {"value": 0.01, "low": -0.02, "high": 0.04}
+    levels = one["measures"]["studies_level"]
+    of_head = {name: {**values, "auc_gain": gain} for name, values in levels.items()}
+    one["measures"]["studies_by"] = {"series head": of_head}
+    found = rows(series_card(one), "label | judged by")
+    assert [row[:2] for row in found[:2]] == [["any", "greatest slice"], ["any", "series head"]]
+    assert (found[0][3], found[1][3]) == ("-", "0.010 [-0.020, 0.040]")
+    assert "judged by" not in series_card(result)

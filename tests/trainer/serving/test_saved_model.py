@@ -6,21 +6,22 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
+import made_series
 import numpy as np
 import pytest
 import tensorflow as tf
+from made_series import GRU, TRANSFORMER, Made, odds_of
 
 from ich_tfrecords import pixels, spec
 from ich_tfrecords.dataset import manifest, records
 from ich_tfrecords.dicom import ct_slice
 from trainer.models import model_file, networks
 from trainer.models.model_file import About
-from trainer.results import joint
 from trainer.results.calibration import Calibration
-from trainer.results.joint import Odds
 from trainer.serving import saved_model
 
 pytestmark = pytest.mark.slow  # saves and loads graphs
@@ -36,14 +37,6 @@ def about_of(model: str, data: spec.DatasetSpec = RSNA) -> About:
     thresholds = {name: {"even": 0.5} for name in LABELS}
     facts = {"data_dir": "data/rsna_ich", "parameters": 1, "epoch": 1, "step": 7, "versions": {}}
     return About(data, "f" * 64, {"model": model}, fitted, thresholds, thresholds, facts, odds_of(LABELS))
-
-
-def odds_of(names: tuple[str, ...]) -> Odds:
-    """Of a draw that shows each number of kinds as often, after a loss with smoothed labels and focus."""
-    kinds = joint.combinations(names, "any").sum(axis=1)
-    drawn = 1 / np.bincount(kinds)[kinds]
-    natural = drawn * 4.0**-kinds
-    return Odds(names, "any", 0.02, 1.5, natural / natural.sum(), drawn / drawn.sum(), np.zeros(len(names)))
 
 
 def drawn(name: str, architecture: dict, data: spec.DatasetSpec = RSNA) -> keras.Model:
@@ -170,8 +163,10 @@ for name in ("keras", "trainer", "ich_tfrecords"):
 import numpy, tensorflow as tf
 for place in sys.argv[1:]:
     model = tf.saved_model.load(place)
-    found = model.signatures["serving_default"](hu=tf.constant(numpy.load(place + ".hu.npy")))
-    numpy.save(place + ".found.npy", found["probabilities"])
+    given = {name: tf.constant(value) for name, value in numpy.load(place + ".given.npz").items()}
+    found = {name: value.numpy() for name, value in model.signatures["serving_default"](**given).items()}
+    found["labels"] = found["labels"].astype(bytes)  # not objects, which would be pickled
+    numpy.savez(place + ".found.npz", **found)
     assert b"fingerprint" in tf.io.read_file(model.about.asset_path).numpy()
 """
 
@@ -182,11 +177,72 @@ def test_a_fresh_process_needs_tensorflow_alone(folder, cnn, tmp_path):
     xception = drawn("xception", {"dropout": 0.5}, small)
     saved_model.write(tmp_path / "xception", xception, about_of("xception", small))
     places = {folder: (cnn, RSNA), tmp_path / "xception": (xception, small)}
-    for place in places:
-        np.save(f"{place}.hu.npy", HU)
-    command_line = [sys.executable, "-I", "-c", ALONE, *map(str, places)]
-    done = subprocess.run(command_line, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for place, (model, data) in places.items():
+    found = alone(places, hu=HU)
+    for one, (model, data) in zip(found, places.values(), strict=True):
         wanted = expected(model, about_of("any", data), HU)
-        np.testing.assert_allclose(np.load(f"{place}.found.npy"), wanted, atol=1e-6, rtol=0)
+        np.testing.assert_allclose(one["probabilities"], wanted, atol=1e-6, rtol=0)
+
+
+def alone(places: Iterable[Path], **given: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """What SavedModels answer in a process that has TensorFlow only."""
+    for place in places:
+        np.savez(f"{place}.given.npz", **given)
+    command_line = [sys.executable, "-I", "-c", ALONE, *map(str, places)]
+    done = subprocess.run(command_line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [dict(np.load(f"{place}.found.npz")) for place in places]
+
+
+# --- of series -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[GRU, TRANSFORMER], ids=["gru", "transformer"])
+def series(request, tmp_path_factory) -> tuple[Made, Path]:
+    """A series model and its SavedModel."""
+    made, folder = made_series.made(request.param), tmp_path_factory.mktemp("saved") / "series"
+    saved_model.write(folder, made.context, made.about, made.slice_model)
+    return made, folder
+
+
+def test_a_series_needs_tensorflow_alone(series):
+    made, folder = series
+    hu, position_mm = made_series.head(37)
+    (found,) = alone([folder], hu=hu, position_mm=position_mm)
+    slices, study = made.says(hu, position_mm)
+    np.testing.assert_allclose(found["probabilities"], slices, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(found["study_probabilities"], study, atol=1e-6, rtol=0)
+    assert found["labels"].tolist() == [[name.encode() for name in LABELS]] * 37
+
+
+def test_signatures_of_a_series_model(series):
+    """None of single slices: that would be the slice model alone."""
+    made, folder = series
+    loaded = tf.saved_model.load(str(folder))
+    assert set(loaded.signatures) == {"series", "serving_default", "image"}
+    for name in ("series", "serving_default"):
+        signature = loaded.signatures[name]
+        taken = {one.name: (one.dtype, one.shape.as_list()) for one in signature.structured_input_signature[1].values()}
+        assert taken == {"hu": (tf.int16, [None, None, None]), "position_mm": (tf.float32, [None])}
+        given = {name: (one.dtype, one.shape.as_list()) for name, one in signature.structured_outputs.items()}
+        assert given == {
+            "probabilities": (tf.float32, [None, 6]),
+            "study_probabilities": (tf.float32, [6]),
+            "labels": (tf.string, [None, 6]),
+        }
+    hu = made_series.head(5)[0]
+    images = [pixels.window_slice(one, made.about.spec.image) for one in hu]
+    np.testing.assert_array_equal(ask(loaded, "image", hu=hu)["image"], images)
+
+
+def test_a_series_model_holds_both_networks_in_float32(series):
+    made, folder = series
+    loaded = tf.saved_model.load(str(folder))
+    assert len(loaded.weights) == len(made.context.variables) + len(made.slice_model.variables)
+    assert {one.dtype for one in loaded.weights if one.dtype.is_floating} == {tf.float32}
+    assert model_file.read_about(Path(loaded.about.asset_path.numpy().decode()).parent).blend is not None
+
+
+def test_no_slices_are_refused_in_a_saved_model(series):
+    loaded = tf.saved_model.load(str(series[1]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a series must have at least one slice"):
+        loaded.signatures["series"](hu=tf.zeros((0, 512, 512), tf.int16), position_mm=tf.zeros(0))

@@ -1,0 +1,92 @@
+"""What an exported SavedModel answers, held against Keras and numpy before the export counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from ich_tfrecords import pixels
+from trainer.data import series
+from trainer.models import model_file
+from trainer.models.model_file import About
+from trainer.series import scoring
+from trainer.serving.series_graph import PIECE
+from trainer.shell.problems import WorkFailed
+
+if TYPE_CHECKING:
+    import keras
+
+TOLERANCE = 1e-6  # of probabilities, between Keras and what was written
+CHECKED = (3, 200, 181)  # random slices, rows, columns
+MORE = PIECE + 3  # slices of the series that is checked: more than the graph encodes at once
+APART_MM = (0.6, 7.0)
+
+Int16 = npt.NDArray[np.int16]
+Float32 = npt.NDArray[np.float32]
+
+
+def check(folder: Path, model: keras.Model, about: About) -> None:
+    """Compare what the SavedModel in `folder` makes of random slices with `model` in Keras. Raises `WorkFailed`."""
+    hu, images = _slices(CHECKED, about)
+    wanted = about.probabilities(model_file.scorer(model)(images))
+    loaded = _loaded(folder, hu, images)
+    _require_close(loaded["hu"](hu=tf.constant(hu))["probabilities"], wanted)
+
+
+def check_series(folder: Path, slice_model: keras.Model, context: keras.Model, about: About) -> None:
+    """`check` of a series model: random slices as one series, in no order and then in another."""
+    hu, images = _slices((MORE, *CHECKED[1:]), about)
+    loaded = _loaded(folder, hu, images)
+    rng = np.random.default_rng(1)
+    position_mm = rng.permutation(rng.uniform(*APART_MM, MORE).cumsum()).astype(np.float32)
+    slices, study = _said(slice_model, context, about, images, position_mm)
+    for order in (np.arange(MORE), rng.permutation(MORE)):
+        found = loaded["series"](hu=tf.constant(hu[order]), position_mm=tf.constant(position_mm[order]))
+        _require_close(found["probabilities"], slices[order])
+        _require_close(found["study_probabilities"], study)
+
+
+def _slices(shape: tuple[int, ...], about: About) -> tuple[Int16, npt.NDArray[np.uint8]]:
+    """Random HU, and their pixels by the data set's own code."""
+    hu = np.random.default_rng(0).integers(-1100, 2000, shape, np.int16)
+    return hu, np.stack([pixels.window_slice(one, about.spec.image) for one in hu])
+
+
+def _loaded(folder: Path, hu: Int16, images: npt.NDArray[np.uint8]) -> Any:
+    """The signatures of a SavedModel whose `image` is right."""
+    loaded = tf.saved_model.load(str(folder)).signatures
+    if not np.array_equal(loaded["image"](hu=tf.constant(hu))["image"].numpy(), images):
+        raise WorkFailed(
+            "the pixels of the SavedModel differ from those of the data set; nothing was kept, report this"
+        )
+    return loaded
+
+
+def _said(
+    slice_model: keras.Model,
+    context: keras.Model,
+    about: About,
+    images: npt.NDArray[np.uint8],
+    position_mm: Float32,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Probabilities float64 [n, L] of the slices of a series in any order, and [L] of it as a study."""
+    blend = about.blend
+    assert blend is not None  # `about` is of a series model
+    vectors, logits = model_file.embedder(slice_model)(images)
+    order = np.argsort(position_mm, kind="stable")
+    place = series.place(position_mm[order].astype(np.float64))
+    inputs: dict[str, Any] = {"vectors": vectors[order], "place": place, "mask": np.ones(len(order), bool)}
+    slices, heads = scoring.scorer(context)({name: value[None] for name, value in inputs.items()})
+    mixed = blend.slice_log_odds(logits, slices[0][np.argsort(order)])
+    study = blend.study_log_odds(mixed.max(axis=0, keepdims=True), heads)
+    return about.probabilities(mixed), blend.study_probabilities(study)[0]
+
+
+def _require_close(found: Any, wanted: npt.NDArray[np.float64]) -> None:
+    off = float(np.abs(found.numpy() - wanted).max())
+    if not off <= TOLERANCE:  # nan too
+        raise WorkFailed(f"the SavedModel is off by {off:.2g}, more than {TOLERANCE:g}; nothing was kept, report this")
