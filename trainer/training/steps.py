@@ -158,11 +158,16 @@ def _over_parts(part: Callable[..., Any], batch: Mapping[str, Any], objective: O
     if objective.accumulate == 1:
         return part(batch)
     size = tf.shape(batch["labels"])[0] // objective.accumulate
-    gradients, sums = part(objective.part(batch, 0, size))
-    for number in range(1, objective.accumulate):
+
+    def add(number: Any, gradients: list[Any], sums: Any) -> tuple[Any, list[Any], Any]:
         more, more_sums = part(objective.part(batch, number * size, size))
-        gradients = [one + other for one, other in zip(gradients, more)]
-        sums += more_sums
+        return number + 1, [one + other for one, other in zip(gradients, more)], sums + more_sums
+
+    # a loop of TensorFlow: parts laid out side by side it would compute at once, and nothing were saved
+    begun = [tf.constant(1), *part(objective.part(batch, 0, size))]
+    _, gradients, sums = tf.while_loop(
+        lambda number, *_: number < objective.accumulate, add, begun, parallel_iterations=1
+    )
     return gradients, sums
 
 
