@@ -1,4 +1,4 @@
-"""Batches of series: labels and strata, every slice once, the same draws on any replicas, blur, and what is no input."""
+"""Batches of series: labels and strata, every slice once, the same draws on any replicas, blur, what is no input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_series import EPIDURAL, NONE, NOT_EPIDURAL, STRATA, SUBDURAL, UNKNOWN, feed_of, plan_of
+from series_splits import EPIDURAL, NONE, NOT_EPIDURAL, STRATA, SUBDURAL, UNKNOWN, feed_of, plan_of
 
 from trainer.data import series
 from trainer.data.augment import Augmentation
@@ -33,7 +33,10 @@ def read(batches) -> list[dict[str, np.ndarray]]:
     return list(batches.as_numpy_iterator())
 
 
-def trained(feed, plan, share: Share = Share.whole(), skip_steps: int = 0) -> list[dict[str, np.ndarray]]:
+WHOLE = Share.whole()
+
+
+def trained(feed, plan, share: Share = WHOLE, skip_steps: int = 0) -> list[dict[str, np.ndarray]]:
     return read(feed.train_batches(plan, share, skip_steps))
 
 

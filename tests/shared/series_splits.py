@@ -44,12 +44,12 @@ class Rows:
 
 
 def slices_of(labels: Sequence[Sequence[tuple[int, ...]]], seed: int = 0) -> Slices:
-    """The slices of series with these labels, one series a patient, in an order of their own; 5 mm apart or so."""
+    """The slices of series with these labels, one series a patient, about 5 mm apart; `seed`: of their order."""
     values = np.array([one for of_series in labels for one in of_series], np.int8).reshape(-1, len(SPEC.labels.names))
     whose = np.repeat(np.arange(len(labels)), [len(of_series) for of_series in labels])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     position = np.concatenate([np.zeros(0), *(5.0 * np.arange(len(one)) + 2 * rng.random(len(one)) for one in labels)])
-    order = rng.permutation(len(values))
+    order = np.random.default_rng(seed).permutation(len(values))
     names = [f"{number:04d}" for number in whose[order]]
     uids = [f"ID_{number:05d}" for number in order]
     columns = {**dict.fromkeys(series.KEY, names), "position_mm": position[order], "sop_uid": uids}
@@ -62,9 +62,11 @@ def slices_of(labels: Sequence[Sequence[tuple[int, ...]]], seed: int = 0) -> Sli
     )  # fmt: skip
 
 
-def feed_of(labels: Sequence[Sequence[tuple[int, ...]]], blur: Blur = AS_IT_IS, **changes: Any) -> SeriesFeed:
+def feed_of(
+    labels: Sequence[Sequence[tuple[int, ...]]], blur: Blur = AS_IT_IS, seed: int = 0, **changes: Any
+) -> SeriesFeed:
     """A feed of them with two views; the first number of a vector is its row, negative in mirror images."""
-    slices = slices_of(labels)
+    slices = slices_of(labels, seed)
     rng = np.random.default_rng(1)
     plain = rng.normal(size=(len(slices), DIM)).astype(np.float16)
     plain[:, 0] = 1 + np.arange(len(slices))
