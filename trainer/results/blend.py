@@ -73,11 +73,9 @@ class Blend:
     study_thresholds: Mapping[str, Mapping[str, float]]
 
     def __post_init__(self) -> None:
-        mixes = (mix for both in (self.slices, self.studies) for mix in (both.plain, both.context))
-        calibrations = (self.study_calibration, *mixes)
-        if self.slice_odds.any != self.odds.any or {self.odds.names} != {
-            one.names for one in (self.slice_odds, *calibrations)
-        }:
+        names = {one.names for mix in (self.slices, self.studies) for one in (mix.plain, mix.context)}
+        names |= {self.slice_odds.names, self.study_calibration.names}
+        if self.slice_odds.any != self.odds.any or names != {self.odds.names}:
             raise ValueError("blend: its parts are of other labels than each other")
         chosen = self.study_thresholds
         if not isinstance(chosen, Mapping) or not all(EVEN in _rules(chosen, name) for name in self.odds.names):
