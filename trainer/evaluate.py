@@ -103,6 +103,11 @@ def _recalibrated(folder: Path, about: About, data: Dataset) -> About:
 
     if (folder / "saved_model.pb").exists():
         raise WrongUse(f"{folder} is an export, whose graph keeps its calibration; give the folder of its run")
+    if about.blend is not None:
+        raise WrongUse(
+            f"{folder} is a series model, whose blend and calibration are fitted at the end of its run; the same train "
+            "command fits them anew"
+        )
     with progress_line.shown("validation", "slices", sys.stdout) as tell:
         found = fitting.anew(folder, about, data, tell)
     atomic.write_bytes(folder / model_file.ABOUT, model_file.to_json(found).encode())
