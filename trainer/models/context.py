@@ -39,8 +39,9 @@ def build(dim: int, labels: int, architecture: Mapping[str, Any]) -> keras.Model
     vectors = keras.Input((None, dim), dtype="float16", name="vectors")
     place = keras.Input((None, 3), dtype="float32", name="place")
     mask = keras.Input((None,), dtype="bool", name="mask")
-    # a vector's scale is its network's own
-    normal = keras.layers.LayerNormalization(name="normal", dtype="float32")(vectors)
+    # a vector's scale is its network's own; of float16 the layer would give float16, whatever its dtype
+    wide = keras.ops.cast(vectors, "float32")
+    normal = keras.layers.LayerNormalization(name="normal", dtype="float32")(wide)
     seen = KINDS[kind](normal, place, mask, **settings)
     outputs = [keras.layers.Dense(labels, name=SLICE_LOGITS, dtype="float32")(seen), _series_logits(seen, mask, labels)]
     return keras.Model({"vectors": vectors, "place": place, "mask": mask}, outputs, name="series")

@@ -90,7 +90,7 @@ def _views(folder: Path, about: About, data: Dataset, slices: Slices, flip: bool
 
 def _slice_model(folder: Path, about: About) -> str:
     """The slice run, where it is still what the series model was trained on: its vectors are there; else its copy."""
-    own = folder / model_file.SLICE
+    own = model_file.find(str(folder / model_file.SLICE))
     place = str(about.settings.get("slice_run") or "")
     try:
         same = bool(place) and model_file.digest(model_file.find(place)) == model_file.digest(own)

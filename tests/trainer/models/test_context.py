@@ -178,6 +178,15 @@ def test_no_series_is_all_behind_the_mask_for_the_recurrent_layers(monkeypatch):
         assert mask.sum(axis=1).tolist() == [3, 1, 1, 1]
 
 
+@KINDS
+def test_vectors_are_scaled_in_float32(kind):
+    """Rounded to float16, a vector would tip over to its neighbour in batches of another size."""
+    model = built(kind)
+    found = keras.Model(model.inputs, model.get_layer("normal").output)(batch_of(made([50]))).numpy()
+    assert found.dtype == np.float32
+    assert (found != found.astype(np.float16)).mean() > 0.9
+
+
 # on disk
 
 

@@ -23,6 +23,8 @@ from trainer.training import scoring as slice_scoring
 
 pytestmark = pytest.mark.slow  # trains
 
+ROUNDED = 2e-5
+
 
 def run(*flags: object) -> int:
     return evaluate.main([*map(str, flags), "--resamples", "100"])
@@ -50,7 +52,7 @@ def by_hand(series_run, runs_of_blobs) -> tuple[np.ndarray, np.ndarray, np.ndarr
     view = vectors.read(slice_scoring.source(place, slice_about, data, False), data, slices)
     feed = SeriesFeed(slices, series.plan(slices.table), [view], judging.AS_IT_IS)
     logits, model = view.logits(np.arange(len(slices))), model_file.load_model(folder, about)
-    said = scoring.say(model, feed, [logits], 1, lambda done, total: None)
+    said = scoring.say(model, feed, [logits], 7, lambda done, total: None)
     odds = mix.slice_log_odds(said.slice_logits, said.context_logits)
     whose = np.unique(slices.table["study_uid"].to_pylist(), return_inverse=True)[1]
     heads = said.study_heads(whose)
@@ -61,16 +63,16 @@ def test_predictions_are_those_of_both_networks(evaluated, by_hand, series_run, 
     found = predictions.read(evaluated / "predictions.parquet")
     slices = open_dataset(str(runs_of_blobs)).split("test")
     assert found.ids["sop_uid"].to_pylist() == slices.table["sop_uid"].to_pylist()
-    np.testing.assert_allclose(found.logits, by_hand[0], atol=1e-4)
+    np.testing.assert_allclose(found.logits, by_hand[0], atol=ROUNDED)
     about = model_file.read_about(series_run / "export")
-    np.testing.assert_allclose(found.probabilities, about.probabilities(by_hand[0]), atol=1e-5)
+    np.testing.assert_allclose(found.probabilities, about.probabilities(by_hand[0]), atol=ROUNDED)
     assert (found.probabilities <= found.probabilities[:, :1]).all()
 
 
 def test_the_log_loss_is_that_of_the_end_of_the_run(measured, series_run):
-    """Before the last calibration."""
+    """Before the last calibration, and before kinds are lowered to `any`."""
     result = json.loads((series_run / "result.json").read_text())["test"]
-    assert measured["log_loss_before"]["value"] == pytest.approx(result["log_loss"], abs=1e-5)
+    assert measured["log_loss_before"]["value"] == pytest.approx(result["log_loss_as_sampled"], abs=1e-5)
 
 
 def test_studies_are_judged_by_head_and_blend_too(measured, evaluated, by_hand, series_run):
@@ -122,7 +124,7 @@ def test_a_run_that_has_moved_away_from_its_slice_run(series_run, runs_of_blobs,
     about.write_text(json.dumps(values))
     assert run("--job_dir", copied) == 0
     found = predictions.read(copied / "evaluation" / "test" / "predictions.parquet")
-    np.testing.assert_allclose(found.logits, by_hand[0], atol=1e-4)
+    np.testing.assert_allclose(found.logits, by_hand[0], atol=ROUNDED)
     assert (copied / "export" / "slice" / "vectors" / "test" / "index.json").is_file()
 
 
