@@ -31,13 +31,13 @@ def build(dim: int, labels: int, architecture: Mapping[str, Any], vectors: str =
     """
     settings = dict(architecture)
     kind = settings.pop("kind", "gru")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise WrongUse(f"architecture of series: kind is {kind!r}; {hint(str(kind), KINDS)}")
     known = [name for name, one in inspect.signature(KINDS[kind]).parameters.items() if one.kind is one.KEYWORD_ONLY]
     for key, value in settings.items():
         if key not in known:
             raise WrongUse(f"architecture of series: unknown key {key!r}; {hint(key, ['kind', *known])}")
-        _check(key, value)
+        settings[key] = _checked(key, value)
     given = keras.Input((None, dim), dtype=vectors, name="vectors")
     place = keras.Input((None, 3), dtype="float32", name="place")
     mask = keras.Input((None,), dtype="bool", name="mask")
@@ -59,10 +59,12 @@ def gru(
     """
     near = keras.layers.Rescaling([1 / GAP_MM, 1 / GAP_MM, 1.0], name="near", dtype="float32")(place)
     x = first = _projected([normal, near], width)
+    # of a series that is all padding one slice is read: cuDNN stops at a sequence without any
+    begun = keras.ops.concatenate([keras.ops.ones_like(mask[:, :1]), mask[:, 1:]], 1)
     for number in range(1, layers + 1):
         x = _dropped(x, dropout, f"dropout_{number}")
         one = keras.layers.GRU(units, return_sequences=True, name=f"gru_{number}")
-        x = keras.layers.Bidirectional(one, name=f"both_ways_{number}")(x, mask=mask)
+        x = keras.layers.Bidirectional(one, name=f"both_ways_{number}")(x, mask=begun)
     return keras.ops.concatenate([first, x], -1)
 
 
@@ -110,9 +112,12 @@ def _dropped(x: Any, dropout: float, name: str) -> Any:
     return keras.layers.Dropout(dropout, name=name)(x) if dropout > 0 else x
 
 
-def _check(key: str, value: Any) -> None:
+def _checked(key: str, value: Any) -> float | int:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if key == "dropout" and not (number and 0 <= value < 1):
-        raise WrongUse(f"architecture of series: dropout is {value!r}; give a number >= 0 and < 1")
-    if key != "dropout" and not (number and value == int(value) and value >= 1):
+    if key == "dropout":
+        if not (number and 0 <= value < 1):
+            raise WrongUse(f"architecture of series: dropout is {value!r}; give a number >= 0 and < 1")
+        return float(value)
+    if not (number and float(value).is_integer() and value >= 1):
         raise WrongUse(f"architecture of series: {key} is {value!r}; give a whole number >= 1")
+    return int(value)

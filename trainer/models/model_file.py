@@ -119,6 +119,8 @@ def _check(about: About) -> None:
         raise ValueError("the calibration is of other labels than the spec")
     if about.odds is not None and (about.odds.names, about.odds.any) != (names, about.spec.labels.any):
         raise ValueError("the odds are of other labels than the spec")
+    if about.blend is not None and (about.blend.odds.names, about.blend.odds.any) != (names, about.spec.labels.any):
+        raise ValueError("the blend is of other labels than the spec")
     for what in ("thresholds", "study_thresholds"):
         chosen = getattr(about, what)
         if not all(isinstance(chosen.get(name), dict) and EVEN in chosen[name] for name in names):

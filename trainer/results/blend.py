@@ -18,6 +18,7 @@ from trainer.results import calibration, joint
 from trainer.results.calibration import Calibration
 from trainer.results.joint import Odds, coherent
 from trainer.results.probability import log_losses, sigmoid
+from trainer.results.thresholds import EVEN
 
 _Numbers = npt.NDArray[np.float64]
 
@@ -61,7 +62,7 @@ class Blend:
 
     `slice_odds`, `odds`: from the logits of the slice model and of the context to natural log odds. `slices`: the mix
     of both in a slice; `studies`: that of the greatest slice and of the series head in a study. `study_calibration`,
-    `study_thresholds`: of studies, label -> rule -> probability.
+    `study_thresholds`: of studies, label -> rule -> probability. Raises ValueError where they are of several labels.
     """
 
     slice_odds: Odds
@@ -70,6 +71,15 @@ class Blend:
     studies: Mix
     study_calibration: Calibration
     study_thresholds: Mapping[str, Mapping[str, float]]
+
+    def __post_init__(self) -> None:
+        names = {one.names for mix in (self.slices, self.studies) for one in (mix.plain, mix.context)}
+        names |= {self.slice_odds.names, self.study_calibration.names}
+        if self.slice_odds.any != self.odds.any or names != {self.odds.names}:
+            raise ValueError("blend: its parts are of other labels than each other")
+        chosen = self.study_thresholds
+        if not isinstance(chosen, Mapping) or not all(EVEN in _rules(chosen, name) for name in self.odds.names):
+            raise ValueError(f"blend: study_thresholds must hold {EVEN} for each of {', '.join(self.odds.names)}")
 
     def slice_log_odds(self, slice_logits: Any, context_logits: Any) -> _Numbers:
         """float64 [n, L], natural ones; both logits float [n, L], of the same slices."""
@@ -113,6 +123,11 @@ def from_dict(values: Mapping[str, Any]) -> Blend:
     """The `Blend` of `to_dict`'s values. Raises ValueError, KeyError or TypeError where they are no such thing."""
     parts: dict[str, Any] = {name: read(values[name]) for name, read in _PARTS.items()}
     return Blend(**parts, study_thresholds=values["study_thresholds"])
+
+
+def _rules(chosen: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = chosen.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def mixed(plain: Any, context: Any, part: Any) -> _Numbers:

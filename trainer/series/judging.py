@@ -120,7 +120,7 @@ def _views(folder: Path, about: About, data: Dataset, slices: Slices, flip: bool
 
 def _slice_model(folder: Path, about: About) -> str:
     """Where its slice model lies with vectors, of the same weights: in its slice run, in its run; else beside it."""
-    own = folder / model_file.SLICE
+    own = model_file.find(str(folder / model_file.SLICE))
     for place in (str(about.settings.get("slice_run") or ""), str(model_file.run_folder(folder) / SLICE_MODEL)):
         with contextlib.suppress(WrongUse):
             if place and model_file.digest(model_file.find(place)) == model_file.digest(own):

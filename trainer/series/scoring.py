@@ -14,7 +14,6 @@ from trainer.data.input_pipeline import Share
 from trainer.data.series import Series
 from trainer.data.series_feed import INPUTS, SeriesFeed
 from trainer.results import study_level
-from trainer.results.predictions import IDS
 from trainer.shell.problems import WorkFailed
 
 Float32 = npt.NDArray[np.float32]
@@ -72,16 +71,24 @@ def _view(
         heads[batch["series"][real]] = series[real]
         done += int(mask.sum())
         tell(done, len(feed.slices))
-    require_finite(context, feed)
+    require_finite(context, heads, feed)
     return context, heads
 
 
-def require_finite(logits: Float32, feed: SeriesFeed) -> None:
-    """Raises `WorkFailed` that names the first slice with a logit that is not finite."""
-    bad = ~np.isfinite(logits).all(axis=1)
-    if bad.any():
-        uid = feed.slices.table[IDS[0]][int(np.argmax(bad))].as_py()
-        raise WorkFailed(f"slice {uid}: the context gives logits that are not finite; the model is broken, train again")
+def require_finite(logits: Float32, heads: Float32, feed: SeriesFeed) -> None:
+    """Raises `WorkFailed` that names the first slice or series with a logit that is not finite.
+
+    `logits` [n, L] of the slices, `heads` [k, L] of the series of `feed`.
+    """
+    first = feed.series.rows[feed.series.offsets[:-1]]
+    for values, rows, name in ((logits, np.arange(len(logits)), "sop_uid"), (heads, first, "series_uid")):
+        bad = ~np.isfinite(values).all(axis=1)
+        if bad.any():
+            uid = feed.slices.table[name][int(rows[np.argmax(bad)])].as_py()
+            what = "slice" if name == "sop_uid" else "series"
+            raise WorkFailed(
+                f"{what} {uid}: the context gives logits that are not finite; the model is broken, train again"
+            )
 
 
 def scorer(model: keras.Model) -> Callable[[dict[str, Any]], tuple[Float32, Float32]]:

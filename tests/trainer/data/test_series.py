@@ -86,3 +86,46 @@ def test_places_are_those_of_float32_positions(positions):
     position_mm = np.sort(np.array(positions))
     served = position_mm.astype(np.float32).astype(np.float64)
     np.testing.assert_array_equal(series.place(position_mm), series.place(served))
+
+
+@pytest.mark.parametrize(
+    ("position_mm", "wanted"),
+    [
+        ([7.0], [[0, 0, 0.5]]),
+        ([3.0, 3.0], [[0, 0, 0.5], [0, 0, 0.5]]),
+        ([-5.0, 0.0, 15.0], [[0, 5, 0], [5, 15, 0.25], [15, 0, 1]]),
+        ([0.0, 4.0, 4.0], [[0, 4, 0], [4, 0, 1], [0, 0, 1]]),  # two at one place
+    ],
+)
+def test_places(position_mm, wanted):
+    found = series.place(np.array(position_mm))
+    assert found.dtype == np.float32
+    assert found.tolist() == wanted
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
+def test_places_are_distances_and_heights(position_mm):
+    position_mm = np.sort(position_mm)
+    below, above, height = series.place(position_mm).T
+    np.testing.assert_array_equal(below[1:], above[:-1])
+    assert below[0] == above[-1] == 0
+    assert (below >= 0).all()
+    assert ((height >= 0) & (height <= 1)).all()
+    np.testing.assert_allclose(above.sum(), position_mm[-1] - position_mm[0], rtol=1e-4, atol=1e-6)
+
+
+def test_series_without_an_order_are_refused():
+    flat = [("p", "a", "flat", 2.0, uid) for uid in "abc"]
+    told = (
+        r"^series flat has 3 slices at one position \(1 of 3 series are so\), so they have no order; convert without "
+        "it, or take a model of single slices$"
+    )
+    rows = table([("p", "a", "z", 2.0, "d"), *flat, ("p", "b", "s", 0.0, "e"), ("p", "b", "s", 5.0, "f")])
+    with pytest.raises(WrongUse, match=told):
+        series.require_order(series.plan(rows), rows)
+
+
+@pytest.mark.parametrize("position_mm", [[], [2.0], [2.0, 2.0, 7.0], [0.0, 1e-9]])
+def test_series_with_an_order(position_mm):
+    rows = table([("p", "a", "s", at, str(number)) for number, at in enumerate(position_mm)])
+    series.require_order(series.plan(rows), rows)
