@@ -47,12 +47,12 @@ TRAINER = {
     "prediction": ("shell data models series", "numpy pyarrow PIL matplotlib isal google_crc32c keras tensorflow"),
     "pages": ("results training", "numpy matplotlib"),
     "task": ("shell data training series", ""),
-    "evaluate": ("shell data results models training pages", "numpy"),
+    "evaluate": ("shell data results models training series pages", "numpy"),
     "compare": ("shell results training pages", ""),
     "embed": ("shell data models training", ""),
     "predict": ("shell models prediction", "numpy pyarrow keras tensorflow"),
     "export": ("shell results models serving", "numpy keras tensorflow"),
-    "submit": ("shell data results models training", "numpy"),
+    "submit": ("shell data results models training series", "numpy"),
     "score": ("shell results", "numpy pyarrow"),
 }
 PIPELINES = {

@@ -142,13 +142,9 @@ def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, 
     from trainer.pages import evaluation_page
     from trainer.results import measures
     from trainer.results.probability import sigmoid
-    from trainer.training import scoring
 
-    score = model_file.scorer(model_file.load_model(folder, about), args.flip)
-    batch_size = hparams.of_run(about.settings).eval_batch_size
     began = time.monotonic()
-    with progress_line.shown(f"split {slices.split}", "slices", sys.stdout) as tell:
-        found = scoring.predict_split(score, about, slices, batch_size, tell)
+    found, ways = _scored(args, about, folder, data, slices)
     rate = len(found) / (time.monotonic() - began)
     for name in (METRICS, PAGE):  # those of an earlier evaluation must not stand beside new predictions
         (output / name).unlink(missing_ok=True)
@@ -156,7 +152,7 @@ def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, 
     print(f"{args.resamples:,} resamples of the patients ...", flush=True)
     before, chosen = sigmoid(found.logits), (about.thresholds, about.study_thresholds)
     expected = _prevalence(about, data)
-    measured = measures.measure(found, before, *chosen, expected, args.resamples, args.seed)
+    measured = measures.measure(found, before, *chosen, expected, args.resamples, args.seed, ways)
     run = RunDir(model_file.run_folder(folder))
     history = run.read_history()
     what = {**_what(args, about, folder, data, rate), "train": _training(run.metrics, len(history))}
@@ -168,6 +164,21 @@ def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, 
     atomic.write_bytes(output / PAGE, page.encode())
     for line in _lines(measured, about, output):
         print(line)
+
+
+def _scored(args: argparse.Namespace, about: About, folder: Path, data: Dataset, slices: Slices) -> tuple[Any, Any]:
+    """The `Predictions` of the slices, and how a series model judges studies besides (`measures.Ways`)."""
+    from trainer.series import judging
+    from trainer.training import scoring
+
+    batch_size = hparams.of_run(about.settings).eval_batch_size
+    if about.blend is not None:
+        with progress_line.shown(f"split {slices.split}", "slices", sys.stdout) as tell:
+            judged = judging.judge(folder, about, data, slices, args.flip, batch_size, tell)
+        return judged.slices, judged.ways
+    score = model_file.scorer(model_file.load_model(folder, about), args.flip)
+    with progress_line.shown(f"split {slices.split}", "slices", sys.stdout) as tell:
+        return scoring.predict_split(score, about, slices, batch_size, tell), {}
 
 
 def _prevalence(about: About, data: Dataset) -> Mapping[str, float]:

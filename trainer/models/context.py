@@ -70,7 +70,7 @@ def transformer(
     `units`: of the dense layer behind each attention. -> [n, slices, width].
     """
     near = keras.layers.Rescaling([1 / GAP_MM, 1 / GAP_MM, 1.0], name="near", dtype="float32")(place)
-    angle = place[..., 2:] * [math.pi * 2**power for power in range(WAVES)]
+    angle = keras.ops.concatenate([place[..., 2:] * (math.pi * 2**power) for power in range(WAVES)], -1)
     x = _projected([normal, near, keras.ops.sin(angle), keras.ops.cos(angle)], width)
     pairs = keras.ops.expand_dims(mask, 1)  # whoever asks, what lies behind the mask does not answer
     for number in range(1, layers + 1):

@@ -208,8 +208,9 @@ def _shapes(about: About) -> tuple[Any, Any]:
     labels = len(about.spec.labels.names)
     if about.blend is None:
         return (None, *about.spec.image.shape), (None, labels)
-    vectors = {"vectors": (None, None, about.facts["vector_dim"]), "place": (None, None, 3), "mask": (None, None)}
-    return vectors, [(None, None, labels), (None, labels)]
+    # Keras names the inputs of a series model in order of their names: mask, place, vectors
+    taken = [(None, None), (None, None, 3), (None, None, about.facts["vector_dim"])]
+    return taken, [(None, None, labels), (None, labels)]
 
 
 def scorer(model: keras.Model, flip: bool = False) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:

@@ -109,7 +109,20 @@ def studies(measures: Measures, foreseen: Measures) -> Shown:
         "decisions": _decisions(every),
         "missing": _missing(every),
         "foreseen": _foreseen(foreseen.get("studies", {})),
+        "ways": _ways(every, measures.get("studies_by", {})),
     }
+
+
+def _ways(greatest: Mapping[str, Measures], ways: Mapping[str, Mapping[str, Measures]]) -> Table | None:
+    """The areas of studies judged by their greatest slice and in other ways; None where there is no other."""
+    if not ways:
+        return None
+    told = [(f"by {way}", f"{way} - greatest slice") for way in ways]
+    rows = [
+        [name, _cell(label["auc"]), *(_cell(ways[way][name][key]) for way in ways for key in ("auc", "auc_gain"))]
+        for name, label in greatest.items()
+    ]
+    return Table(["label", "ROC AUC by greatest slice", *(head for heads in told for head in heads)], rows)
 
 
 def _table(heads: Sequence[str], every: Mapping[str, Measures], keys: Sequence[str]) -> Table:

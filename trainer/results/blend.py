@@ -1,7 +1,8 @@
 """The slice model and the context network as one: per label and level the mix that held-out patients bear out.
 
-The mix is of natural log odds, `(1 - part) * slice model + part * context`. A label that the context does not clearly
-make better keeps the slice model: its part is 0. Float64, on numpy alone.
+Both are first brought to honest log odds, each by a calibration of its own, so that what is sure without reason does
+not outweigh what is right; the mix is `(1 - part) * slice model + part * context`. A label that the context does not
+clearly make better keeps the slice model: its part is 0. Float64, on numpy alone.
 """
 
 from __future__ import annotations
@@ -25,29 +26,62 @@ FEWEST_PATIENTS = 5  # with a known label, of whom some have and some have not; 
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Mix:
+    """What joins natural log odds of the slice model and of the context: calibrations, and `part` float64 [L], 0 to 1.
+
+    Raises ValueError for parts that do not fit.
+    """
+
+    plain: Calibration
+    context: Calibration
+    part: _Numbers
+
+    def __post_init__(self) -> None:
+        if self.part.shape != (len(self.plain.names),) or not ((self.part >= 0) & (self.part <= 1)).all():
+            raise ValueError(f"blend: parts are {self.part.tolist()}; each label has one from 0 to 1")
+
+    def log_odds(self, plain: Any, context: Any) -> _Numbers:
+        """float64 [n, L]; `plain` and `context`: natural log odds, float [n, L]."""
+        return mixed(self.plain.logits(plain), self.context.logits(context), self.part)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `Mix.from_dict` turns them back."""
+        return {"plain": self.plain.to_dict(), "context": self.context.to_dict(), "part": self.part.tolist()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Mix:
+        """The `Mix` of `to_dict`'s values. Raises ValueError, KeyError or TypeError where they are no such thing."""
+        plain, context = (calibration.from_dict(values[key]) for key in ("plain", "context"))
+        return Mix(plain, context, np.asarray(values["part"], np.float64))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Blend:
     """How a series model speaks: what joins its two networks, and what makes probabilities of studies.
 
-    `slice_odds`, `odds`: from the logits of the slice model and of the context to natural log odds. `slices`,
-    `studies`: float64 [L], the part of the context (its series head) in a slice and in a study, beside the slice model
-    (the greatest slice). `study_calibration`, `study_thresholds`: of studies, label -> rule -> probability.
+    `slice_odds`, `odds`: from the logits of the slice model and of the context to natural log odds. `slices`: the mix
+    of both in a slice; `studies`: that of the greatest slice and of the series head in a study. `study_calibration`,
+    `study_thresholds`: of studies, label -> rule -> probability.
     """
 
     slice_odds: Odds
     odds: Odds
-    slices: _Numbers
-    studies: _Numbers
+    slices: Mix
+    studies: Mix
     study_calibration: Calibration
     study_thresholds: Mapping[str, Mapping[str, float]]
 
     def slice_log_odds(self, slice_logits: Any, context_logits: Any) -> _Numbers:
         """float64 [n, L], natural ones; both logits float [n, L], of the same slices."""
-        return mixed(self.slice_odds.log_odds(slice_logits), self.odds.log_odds(context_logits), self.slices)
+        return self.slices.log_odds(self.slice_odds.log_odds(slice_logits), self.odds.log_odds(context_logits))
 
     def study_log_odds(self, greatest: Any, head_logits: Any) -> _Numbers:
-        """float64 [m, L], natural ones; `greatest`: of `slice_log_odds` over each study's slices, `head_logits`: of
-        the series head over its series, float [m, L] both."""
-        return mixed(greatest, self.odds.log_odds(head_logits), self.studies)
+        """float64 [m, L], natural ones, of studies.
+
+        `greatest`: of `slice_log_odds` over the slices, `head_logits`: of the series head over the series; float
+        [m, L] both.
+        """
+        return self.studies.log_odds(greatest, self.odds.log_odds(head_logits))
 
     def study_probabilities(self, log_odds: Any) -> _Numbers:
         """float64 [m, L], calibrated, no kind above `any`."""
@@ -56,32 +90,29 @@ class Blend:
     def told(self) -> list[str]:
         """What part each label's context has, in words."""
         return [
-            f"part of the context in {level}: {', '.join(map('{} {:g}'.format, self.odds.names, parts))}"
-            for level, parts in (("slices", self.slices), ("studies", self.studies))
+            f"part of the context in {level}: {', '.join(map('{} {:g}'.format, self.odds.names, mix.part))}"
+            for level, mix in (("slices", self.slices), ("studies", self.studies))
         ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` turns them back."""
-        return {
-            "slice_odds": self.slice_odds.to_dict(),
-            "odds": self.odds.to_dict(),
-            "slices": self.slices.tolist(),
-            "studies": self.studies.tolist(),
-            "study_calibration": self.study_calibration.to_dict(),
-            "study_thresholds": {name: dict(rules) for name, rules in self.study_thresholds.items()},
-        }
+        parts = {name: getattr(self, name).to_dict() for name in _PARTS}
+        return {**parts, "study_thresholds": {name: dict(rules) for name, rules in self.study_thresholds.items()}}
+
+
+_PARTS = {
+    "slice_odds": joint.from_dict,
+    "odds": joint.from_dict,
+    "slices": Mix.from_dict,
+    "studies": Mix.from_dict,
+    "study_calibration": calibration.from_dict,
+}
 
 
 def from_dict(values: Mapping[str, Any]) -> Blend:
     """The `Blend` of `to_dict`'s values. Raises ValueError, KeyError or TypeError where they are no such thing."""
-    odds = joint.from_dict(values["odds"])
-    slices, studies = (np.asarray(values[key], np.float64) for key in ("slices", "studies"))
-    for part in (slices, studies):
-        if part.shape != (len(odds.names),) or not ((part >= 0) & (part <= 1)).all():
-            raise ValueError(f"blend: parts are {part.tolist()}; each label has one from 0 to 1")
-    study_calibration = calibration.from_dict(values["study_calibration"])
-    slice_odds = joint.from_dict(values["slice_odds"])
-    return Blend(slice_odds, odds, slices, studies, study_calibration, values["study_thresholds"])
+    parts: dict[str, Any] = {name: read(values[name]) for name, read in _PARTS.items()}
+    return Blend(**parts, study_thresholds=values["study_thresholds"])
 
 
 def mixed(plain: Any, context: Any, part: Any) -> _Numbers:
@@ -93,10 +124,28 @@ def mixed(plain: Any, context: Any, part: Any) -> _Numbers:
     return np.where(part == 0, plain, np.where(part == 1, context, (1 - part) * plain + part * context))
 
 
+def fit(
+    names: Sequence[str], labels: Any, plain: Any, context: Any, patients: npt.NDArray[np.int64], prevalence: Any
+) -> Mix:
+    """The `Mix` of natural log odds float [n, L], on slices or studies of a split that was not trained on.
+
+    `labels`: integers [n, L], -1 unknown; `patients` int64 [n]; `prevalence` float [L] of the training split.
+    """
+    nothing = np.zeros(len(names))
+    first, second = (calibration.fit(names, labels, one, nothing, patients, prevalence) for one in (plain, context))
+    return Mix(first, second, choose(labels, first.logits(plain), second.logits(context), patients))
+
+
+def alone(names: Sequence[str], why: str) -> Mix:
+    """The context alone, as it is, where there was nothing to choose on for the reason `why`."""
+    as_it_is = calibration.unfitted(names, np.zeros(len(names)), why)
+    return Mix(as_it_is, as_it_is, np.ones(len(names)))
+
+
 def choose(labels: Any, plain: Any, context: Any, patients: npt.NDArray[np.int64]) -> _Numbers:
     """float64 [L], the part of the context for each label: the least log loss, if by more than its standard error.
 
-    `labels`: integers [n, L], -1 unknown; `plain`, `context`: natural log odds [n, L]; `patients` int64 [n]. The
+    `labels`: integers [n, L], -1 unknown; `plain`, `context`: calibrated log odds [n, L]; `patients` int64 [n]. The
     standard error is of the paired difference to the slice model alone, over patients.
     """
     labels, plain, context = (np.asarray(one) for one in (labels, plain, context))

@@ -34,6 +34,8 @@ _PREVALENCE = "_of_prevalence"
 
 _Numbers = npt.NDArray[np.float64]
 Thresholds = Mapping[str, Mapping[str, float]]
+Ways = Mapping[str, tuple[_Numbers, Thresholds]]  # probabilities float64 [m, L] of studies by sorted UID, thresholds
+GREATEST = "greatest slice"  # the way that every evaluation judges a study
 
 
 def measure(
@@ -44,6 +46,7 @@ def measure(
     prevalence: Mapping[str, float],
     resamples: int,
     seed: int,
+    ways: Ways | None = None,
 ) -> dict[str, Any]:
     """Everything an evaluation reports, ready for JSON; a value that is not defined is None.
 
@@ -52,14 +55,20 @@ def measure(
     `prevalence`: label -> share of positives where the model was trained, what one who knows nothing says. A
     measure is a dict of `value`, `low` and `high`, the last two the 95% interval from `resamples` resamples of the
     patients, None where fewer than `bootstrap.FEWEST_PATIENTS` carry what it needs (`ratings.NEEDS`); the same patients
-    and `seed` are resampled alike. Raises `WrongUse` where there is no slice.
+    and `seed` are resampled alike. `ways`: other ways to judge a study than by its greatest slice, by name.
+    Raises `WrongUse` where there is no slice.
     """
     if not len(predictions.labels):
         raise WrongUse("there is no slice to measure; evaluate a split that has some")
     slices = _ratings(predictions, calibration_before, thresholds, prevalence)
-    studies = _study_ratings(predictions, study_thresholds)
-    drawn = resampled([*slices.values(), *studies.values()], predictions.patients, resamples, seed)
-    of_slices, of_studies = dict(zip(slices, drawn)), dict(zip(studies, drawn[len(slices) :]))
+    labels, shown, patients = study_level.studies(predictions)
+    judged = {GREATEST: (shown, study_thresholds), **(ways or {})}
+    by_way = {way: _study_ratings(predictions.names, labels, *how, patients) for way, how in judged.items()}
+    every = [*slices.values(), *(rating for ratings in by_way.values() for rating in ratings.values())]
+    drawn = iter(resampled(every, predictions.patients, resamples, seed))
+    of_slices = dict(zip(slices, drawn))
+    of_ways = {way: dict(zip(ratings, drawn)) for way, ratings in by_way.items()}
+    studies, of_studies = by_way.pop(GREATEST), of_ways.pop(GREATEST)
     return {
         "slices": len(predictions.labels),
         "studies": int(predictions.studies.max()) + 1,
@@ -69,7 +78,7 @@ def measure(
         **_overall(of_slices, slices, predictions),
         "skill": {
             "prevalence": {name: float(prevalence[name]) for name in slices},
-            "overall": _skill(list(drawn[: len(slices)]), _weights(predictions), _informed(slices, predictions)),
+            "overall": _skill(list(of_slices.values()), _weights(predictions), _informed(slices, predictions)),
             "labels": {name: _skill([of_slices[name]], [1], slices[name].carriers("log_loss")) for name in slices},
         },
         "labels": {name: _label(slices[name], of_slices[name], thresholds[name]) for name in slices},
@@ -77,6 +86,7 @@ def measure(
         "studies_level": {
             name: _study_label(studies[name], of_studies[name], study_thresholds[name]) for name in studies
         },
+        **({"studies_by": _by_way(by_way, of_ways, of_studies, judged)} if by_way else {}),
         "both_ways": _both_ways(slices[predictions.any], of_slices[predictions.any], thresholds[predictions.any]),
         "reliability": _reliability(predictions, calibration_before),
     }
@@ -98,10 +108,32 @@ def _ratings(
     return found
 
 
-def _study_ratings(predictions: Predictions, thresholds: Thresholds) -> dict[str, Rating]:
-    labels, shown, patients = study_level.studies(predictions)
+def _by_way(
+    ratings: Mapping[str, Mapping[str, Rating]],
+    drawn: Mapping[str, Mapping[str, Drawn]],
+    greatest: Mapping[str, Drawn],
+    judged: Ways,
+) -> dict[str, Any]:
+    """Way -> label -> its measures, and `auc_gain`: by how much its area is above that of the greatest slice."""
+    return {
+        way: {
+            name: {
+                **_study_label(rating, drawn[way][name], judged[way][1][name]),
+                "auc_gain": _value(
+                    "auc", drawn[way][name]["auc"] - greatest[name]["auc"], rating.carriers("auc"), True
+                ),
+            }
+            for name, rating in labels.items()
+        }
+        for way, labels in ratings.items()
+    }
+
+
+def _study_ratings(
+    names: Sequence[str], labels: Any, shown: Any, thresholds: Thresholds, patients: npt.NDArray[np.int64]
+) -> dict[str, Rating]:
     found = {}
-    for at, name in enumerate(predictions.names):
+    for at, name in enumerate(names):
         found[name] = Rating(labels[:, at], shown[:, at], patients)
         found[name].add_confusion("confusion", headline(thresholds[name])[1])
     return found
@@ -301,9 +333,12 @@ def _values(measures: Mapping[str, _Numbers], carriers: Callable[[str], int]) ->
     return {name: _value(name, values, carriers(name)) for name, values in measures.items()}
 
 
-def _value(measure: str, values: _Numbers, patients: int) -> dict[str, float | None]:
-    """`value`, the first of `values` float64 [1 + r], with its interval, see `bootstrap.interval`."""
-    low, high = bootstrap.interval(values, scale(measure), patients)
+def _value(measure: str, values: _Numbers, patients: int, difference: bool = False) -> dict[str, float | None]:
+    """`value`, the first of `values` float64 [1 + r], with its interval, see `bootstrap.interval`.
+
+    `difference`: they are differences of the measure.
+    """
+    low, high = bootstrap.interval(values, bootstrap.DIFFERENCE if difference else scale(measure), patients)
     return {"value": _plain(values[0]), "low": _plain(low), "high": _plain(high)}
 
 

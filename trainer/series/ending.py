@@ -84,23 +84,21 @@ def _fitted(loop: Loop, model: keras.Model, held: SeriesFeed, slice_odds: Odds) 
     odds = loop.data.odds
     names, any_name = odds.names, odds.any
     said, labels, trained = _said(loop, model, held), held.slices.labels, loop.data.train.slices
-    ids = held.slices.table.select(list(IDS))
+    ids, expected = held.slices.table.select(list(IDS)), prevalence(trained.labels)
     rows = Predictions(names, any_name, ids, labels.astype(np.int8), said.slice_logits, np.zeros(labels.shape))
-    plain = slice_odds.log_odds(said.slice_logits)
-    parts = blend.choose(labels, plain, odds.log_odds(said.context_logits), rows.patients)
-    whole = blend.mixed(plain, odds.log_odds(said.context_logits), parts)
-    fitted = fitting.fit(joint.unchanged(names, any_name), ids, labels, whole, prevalence(trained.labels))
+    plain, context = slice_odds.log_odds(said.slice_logits), odds.log_odds(said.context_logits)
+    slices = blend.fit(names, labels, plain, context, rows.patients, expected)
+    whole = slices.log_odds(plain, context)
+    fitted = fitting.fit(joint.unchanged(names, any_name), ids, labels, whole, expected)
     of_studies, _, patients = study_level.studies(rows)
-    greatest = study_level.greatest(whole, rows.studies)
-    heads = odds.log_odds(said.study_heads(rows.studies))
-    study_parts = blend.choose(of_studies, greatest, heads, patients)
-    mixed = blend.mixed(greatest, heads, study_parts)
-    straight = calibration.fit(
-        names, of_studies, mixed, np.zeros(len(names)), patients, prevalence(_study_labels(trained))
-    )
+    levels = (study_level.greatest(whole, rows.studies), odds.log_odds(said.study_heads(rows.studies)))
+    expected = prevalence(_study_labels(trained))
+    studies = blend.fit(names, of_studies, *levels, patients, expected)
+    mixed = studies.log_odds(*levels)
+    straight = calibration.fit(names, of_studies, mixed, np.zeros(len(names)), patients, expected)
     shown = joint.coherent(straight.probabilities(mixed), odds.any_index)
     chosen = fitting.chosen(names, of_studies, shown)
-    return fitted, Blend(slice_odds, odds, parts, study_parts, straight, chosen)
+    return fitted, Blend(slice_odds, odds, slices, studies, straight, chosen)
 
 
 def _study_labels(slices: Slices) -> npt.NDArray[np.int8]:
@@ -114,9 +112,9 @@ def _study_labels(slices: Slices) -> npt.NDArray[np.int8]:
 
 def _unfitted(slice_odds: Odds, odds: Odds) -> tuple[Fitted, Blend]:
     """Without a validation split nothing can be chosen: the context alone speaks, as it is."""
-    names, whole = odds.names, np.ones(len(odds.names))
-    fitted = fitting.unfitted(names, "the run had no validation split")
-    return fitted, Blend(slice_odds, odds, whole, whole, fitted.calibration, fitted.study_thresholds)
+    why = "the run had no validation split"
+    fitted, mix = fitting.unfitted(odds.names, why), blend.alone(odds.names, why)
+    return fitted, Blend(slice_odds, odds, mix, mix, fitted.calibration, fitted.study_thresholds)
 
 
 def _about(run: Ended, fitted: Fitted, mix: Blend, slice_about: About) -> About:
