@@ -229,7 +229,8 @@ def _told(stage: Stage) -> Iterator[Outcome]:
         for outcome in outcomes:
             yield outcome
             done += outcome.files
-            tell(done, stage.files)
+            if outcome.files:
+                tell(done, stage.files)
 
 
 def _scored(batch: slice_stream.Batch, about: About, score: Score) -> Outcome:

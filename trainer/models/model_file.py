@@ -203,6 +203,22 @@ def load_model(folder: Path, about: About) -> keras.Model:
     return model
 
 
+def load_slice_model(folder: Path, about: About) -> tuple[keras.Model, About]:
+    """The slice model beside the context in `folder`, of which `about` speaks, and what is known of it.
+
+    Raises `WrongUse` where it is missing, damaged or not the one that the context was trained on.
+    """
+    beside = folder / SLICE
+    known = read_about(beside)
+    model = load_model(beside, known)
+    wanted = about.facts["vector_dim"], about.spec, about.fingerprint
+    if (vector_dim(model), known.spec, known.fingerprint) != wanted:
+        raise WrongUse(
+            f"{beside} is not the slice model that {folder / MODEL} stands on; end its training again to write both"
+        )
+    return model, known
+
+
 def _shapes(about: About) -> tuple[Any, Any]:
     """What a model takes and gives."""
     labels = len(about.spec.labels.names)

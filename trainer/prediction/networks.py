@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ich_tfrecords.plural import counted
 from trainer.models import context, model_file
 from trainer.models.model_file import About
-from trainer.shell.problems import WorkFailed, WrongUse
+from trainer.shell.problems import WorkFailed
 
 if TYPE_CHECKING:
     import keras
@@ -78,15 +78,14 @@ class Networks:
 
 
 def load(folder: Path, about: About) -> Networks:
-    """The networks of a folder. Raises `WrongUse` where they are damaged or are not of one model."""
+    """The networks of a folder. Raises `WrongUse` where one is damaged, or they are of two models."""
     if about.blend is None:
         return Networks(about, model_file.load_model(folder, about), None, {})
-    beside = folder / model_file.SLICE
-    slice_about = model_file.read_about(beside)
-    slice_model = model_file.load_model(beside, slice_about)
-    if slice_about.spec != about.spec or model_file.vector_dim(slice_model) != about.facts["vector_dim"]:
-        raise WrongUse(f"{beside} is not the slice model that {folder} was trained with; export again")
-    facts = {"kind": str(slice_about.settings["model"]), "sha256": model_file.digest(beside)}
+    slice_model, slice_about = model_file.load_slice_model(folder, about)
+    facts = {
+        "kind": str(slice_about.settings["model"]),
+        "sha256": model_file.digest(folder / model_file.SLICE),
+    }
     return Networks(about, slice_model, model_file.load_model(folder, about), facts)
 
 
