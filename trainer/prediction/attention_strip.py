@@ -9,22 +9,26 @@ from ich_tfrecords.views.montage import ACCENT, BACKGROUND, BRIGHT, DIM, MARGIN_
 from trainer.prediction.pen import HEAD_PX, SMALL_PX, TEXT_PX, TRACK, Pen
 from trainer.prediction.triage import Attention
 
-STRIP_PX, MOST_WIDTH_PX = 72, 1200
+STRIP_PX = 72
 ROW_PX, END_PX = 28, 180  # a line of words; what stands at each end of the strip
-WIDEST_PX, NARROWEST_PX = 22, 2  # of the bar of a slice
+WIDEST_PX, NARROWEST_PX = 30, 2  # of the bar of a slice
 FLOOR_PX = 2  # of a slice that nobody looks at, so that gaps are seen
-MARK_PX = 8
-BLOCK_PX = 3 * ROW_PX + STRIP_PX + MARK_PX + 20
-NOTE = "The map is of the slice model, which sees this slice alone; probabilities are of it and of its neighbours."
+MARK_PX, DASH_PX = 8, 6
+BLOCK_PX = 4 * ROW_PX + STRIP_PX + MARK_PX + 16
+NOTE = "The map is of the slice model, which sees this slice alone; the probabilities come from its neighbours as well."
 
 
-def below(picture: Image.Image, attention: Attention, label: str) -> Image.Image:
-    """`picture` with the strip of `attention` added below; `label` is the name of its label."""
+def below(picture: Image.Image, attention: Attention, label: str, part: float) -> Image.Image:
+    """`picture` with the strip of `attention` added below; that is of several slices, not all at one position.
+
+    `label`: the name of its label; `part`: how much the series head counts in a study's probability of it, 0 to 1.
+    """
     canvas = Image.new("RGB", (picture.width, picture.height + BLOCK_PX), BACKGROUND)
     canvas.paste(picture, (0, 0))
     pen, top = Pen(canvas), picture.height
-    width = min(picture.width - 2 * MARGIN_PX, MOST_WIDTH_PX)
-    pen.write((MARGIN_PX, top + ROW_PX // 2), f"where the series head looks for {label}", HEAD_PX, DIM, width)
+    width = picture.width - 2 * MARGIN_PX
+    head = f"where the series head looks for {label}; dashes: if it looked everywhere alike"
+    pen.write((MARGIN_PX, top + ROW_PX // 2), head, HEAD_PX, DIM, width)
     _draw_slices(pen, top + ROW_PX + 6, width, attention)
     words = top + ROW_PX + STRIP_PX + MARK_PX + 22
     first, last = attention.position_mm[0], attention.position_mm[-1]
@@ -32,6 +36,10 @@ def below(picture: Image.Image, attention: Attention, label: str) -> Image.Image
     pen.write((MARGIN_PX + width, words), f"head, {last:.1f} mm", SMALL_PX, DIM, END_PX, "rm")
     pen.write((MARGIN_PX + width / 2, words), _told(attention), TEXT_PX, ACCENT, width - 2 * END_PX, "mm")
     pen.write((MARGIN_PX, words + ROW_PX), NOTE, SMALL_PX, DIM, width)
+    counts = (
+        f"In the study's probability of {label} the series head counts {part:.0%}, the greatest slice {1 - part:.0%}."
+    )
+    pen.write((MARGIN_PX, words + ROW_PX + 22), counts, SMALL_PX, DIM, width)
     return canvas
 
 
@@ -46,11 +54,15 @@ def _draw_slices(pen: Pen, top: int, width: int, attention: Attention) -> None:
     """A bar a slice at its place, as high as it has attention beside the slice that has most; one slice is marked."""
     pen.box((MARGIN_PX, top, MARGIN_PX + width - 1, top + STRIP_PX - 1), TRACK)
     bar_px, middles = _places(width, attention)
-    heights = np.maximum(np.rint(attention.weights / attention.weights.max() * (STRIP_PX - 6)), FLOOR_PX)
+    a_share_px = (STRIP_PX - 6) / attention.weights.max()
+    heights = np.maximum(np.rint(attention.weights * a_share_px), FLOOR_PX)
     # the shown one last: in a long series others lie over it
     for at in sorted(range(len(middles)), key=lambda at: at == attention.at):
         left, up = MARGIN_PX + middles[at] - bar_px // 2, top + STRIP_PX - int(heights[at])
         pen.box((left, up, left + bar_px - 1, top + STRIP_PX - 1), ACCENT if at == attention.at else BRIGHT)
+    even = top + STRIP_PX - round(float(a_share_px) / len(middles))
+    for left in range(MARGIN_PX, MARGIN_PX + width - DASH_PX, 2 * DASH_PX):
+        pen.box((left, even, left + DASH_PX - 1, even), DIM)
     pen.mark((MARGIN_PX + middles[attention.at], top + STRIP_PX + 3), MARK_PX, ACCENT)
 
 
@@ -58,8 +70,6 @@ def _places(width: int, attention: Attention) -> tuple[int, list[int]]:
     """Width of a bar and the middle of each in pixels from the left, so that none reaches over an end."""
     position_mm = attention.position_mm.astype(np.float64)
     whole_mm = position_mm[-1] - position_mm[0]
-    if not whole_mm:
-        return WIDEST_PX, [width // 2] * len(position_mm)
     room = width - WIDEST_PX
     step_px = float(np.median(np.diff(position_mm))) / whole_mm * room
     bar_px = int(np.clip(0.7 * step_px, NARROWEST_PX, WIDEST_PX))

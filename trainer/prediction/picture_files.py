@@ -73,6 +73,7 @@ def _picture(
     warning = f"PARTIAL: the study was judged by {partial}" if partial else ""
     shown = (names, scored.probabilities, explanation, refused, warning)
     drawn = slice_picture.picture(image, about.spec, title, *shown)
-    if scored.attention is not None:
-        drawn = attention_strip.below(drawn, scored.attention, names[scored.attention.label])
+    if scored.attention is not None and about.blend is not None:
+        label = scored.attention.label
+        drawn = attention_strip.below(drawn, scored.attention, names[label], float(about.blend.studies.part[label]))
     return png_bytes(drawn)

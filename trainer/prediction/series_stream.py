@@ -160,7 +160,7 @@ def _outcome(
     log_odds = about.blend.slice_log_odds(one.logits, spoken.slices)
     probabilities = about.probabilities(log_odds)
     studies = study.add(one.slices[0].study_uid, log_odds.max(axis=0), spoken.series)
-    attention = _attention(one, spoken, probabilities, about) if looks else ()
+    attention = _attention(one, spoken, probabilities, about) if looks and len(one.slices) > 1 else ()
     return Outcome(one.slices, probabilities, list(lost), len(one.slices) + len(lost), attention, studies)
 
 
