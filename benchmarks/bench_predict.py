@@ -79,7 +79,7 @@ def make_series_export(folder: Path, of_slices: About) -> None:
     fitted, odds = of_slices.calibration, joint.unchanged(names, any_name)
     half = Mix(fitted, fitted, np.full(len(names), 0.5))
     mix = Blend(odds, odds, half, half, fitted, of_slices.study_thresholds)
-    facts = {**of_slices.facts, "parameters": model.count_params(), "vector_dim": dim}
+    facts = {**of_slices.facts, "slice_model": "cnn", "vector_dim": dim}
     about = dataclasses.replace(of_slices, settings={"model": "series"}, facts=facts, odds=odds, blend=mix)
     model_file.write(folder, model, about, folder.parent / SLICE)
 

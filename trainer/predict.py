@@ -44,9 +44,9 @@ from trainer.shell.problems import WorkFailed, WrongUse
 
 SHOWN_STUDIES, SHOWN_REASONS = 10, 4
 # what ranks studies, by whether the model sees series
-_OF_STUDIES = {
-    False: "their greatest probability of any hemorrhage in one slice",
-    True: "their own probability of any hemorrhage, of the series head and the greatest slice together",
+_RANKS = {
+    False: "greatest probability of any hemorrhage in one slice",
+    True: "own probability of any hemorrhage, of the series head and the greatest slice together",
 }
 MOST_PICTURES, MOST_AT_ONCE = 1000, 4096
 EPILOG = """\
@@ -261,7 +261,8 @@ def _run_facts(
         "trained_on": about.fingerprint,
     }
     if loaded.context is not None:
-        model["slice_model"] = loaded.slice_facts
+        beside = folder / model_file.SLICE
+        model["slice_model"] = {"kind": about.facts["slice_model"], "sha256": model_file.digest(beside)}
     places = len(slice_stream.input_numbers(listing.table))
     files = {"inputs": places, "files": listing.table.num_rows, "ignored": dict(sorted(listing.ignored.items()))}
     given = {name: getattr(args, name) for name in ("flip", "pictures", "map", "batch_size")}
@@ -273,7 +274,7 @@ def _run_facts(
         "slices": found.slices,
         "studies": len(found.studies()),
         "studies_partial": len(found.partial()),
-        "study_probability": _OF_STUDIES[about.blend is not None],
+        "study_probability": _RANKS[about.blend is not None],
         "studies_without_slices": len(found.without_slices()),
         "rejects": dict(sorted(found.rejects.items())),
         "versions": {**versions, "tensorflow": tf.__version__, "keras": keras.__version__},
@@ -326,7 +327,7 @@ def _tell_studies(about: About, found: Triage) -> None:
         if studies[0].partial:
             print(f"PARTIAL: this is {studies[0].partial}")
     elif studies:
-        print(f"studies, most urgent first, by {_OF_STUDIES[about.blend is not None]}")
+        print(f"studies, most urgent first, by their {_RANKS[about.blend is not None]}")
         of_studies = about.calibration if about.blend is None else about.blend.study_calibration
         print(*triage.table(studies, labels, SHOWN_STUDIES, of_studies.refused), sep="\n")
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
+from itertools import groupby
 from pathlib import Path
 
 import blob_dataset
@@ -23,6 +26,9 @@ from trainer.series import judging
 PATIENTS = range(4)  # of whom the files of most tests are
 SLICES = 20  # of each
 NAMES = blob_dataset.small_spec().labels
+
+
+pytestmark = pytest.mark.slow  # the whole command, again and again
 
 
 @pytest.fixture(scope="module")
@@ -350,9 +356,20 @@ def test_an_interruption_ends_the_thread_and_leaves_nothing_half_written(run, so
     assert len(rows(out / "predictions.csv")) == 80
 
 
-def test_real_files_run_through(run, real_dicom_dir):
+def test_importing_the_command_loads_no_network_library():
+    code = "import sys, trainer.predict; print([one for one in ('tensorflow', 'keras') if one in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_real_files_run_through(run, real_dicom_dir, series_run):
     code, out = run(real_dicom_dir, pictures=2)
     assert code == 0
-    table = sorted((row["study_uid"], row["series_uid"]) for row in rows(out / "predictions.csv"))
-    assert len(table) > 20
-    assert slice_stream.Reject._fields == tuple(rows(out / "rejects.csv")[0]) if rows(out / "rejects.csv") else True
+    _, other = run(real_dicom_dir, output="slices", model=series_run / "export" / "slice")
+    found = rows(out / "predictions.csv")
+    assert sorted(row["sop_uid"] for row in found) == sorted(row["sop_uid"] for row in rows(other / "predictions.csv"))
+    keys = [(row["study_uid"], row["series_uid"]) for row in found]
+    assert [key for key, _ in groupby(keys)] == list(dict.fromkeys(keys))  # each in one piece
+    for key in set(keys):
+        places = [float(row["position_mm"]) for row in found if (row["study_uid"], row["series_uid"]) == key]
+        assert places == sorted(places)
+    assert len(facts(out)["pictures"]) == 2

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ich_tfrecords.plural import counted
-from trainer.models import context, model_file
+from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.shell.problems import WorkFailed
 
@@ -48,7 +48,6 @@ class Networks:
     about: About
     slice_model: keras.Model
     context: keras.Model | None
-    slice_facts: dict[str, str]  # of the slice model of a series model, for run.json
 
     def scorer(self, flip: bool) -> Score:
         """From images uint8 [b, size, size, windows] to logits float32 [b, L] of the slice model, compiled.
@@ -61,11 +60,14 @@ class Networks:
 
     def in_series(self, flip: bool) -> InSeries:
         """How a series model is asked; `flip`: about the mirror images as well."""
+        import keras
+
+        from trainer.models import context
         from trainer.series import scoring
 
         assert self.context is not None
         looking = self.context.get_layer(context.ATTENTION).output
-        score = scoring.scorer(type(self.context)(self.context.input, [*self.context.outputs, looking]))
+        score = scoring.scorer(keras.Model(self.context.input, [*self.context.outputs, looking]))
         embedders = [model_file.embedder(self.slice_model, mirrored) for mirrored in (False, True)[: 1 + flip]]
         for embed in embedders:
             vectors, _ = embed(self._no_image())
@@ -80,13 +82,9 @@ class Networks:
 def load(folder: Path, about: About) -> Networks:
     """The networks of a folder. Raises `WrongUse` where one is damaged, or they are of two models."""
     if about.blend is None:
-        return Networks(about, model_file.load_model(folder, about), None, {})
-    slice_model, slice_about = model_file.load_slice_model(folder, about)
-    facts = {
-        "kind": str(slice_about.settings["model"]),
-        "sha256": model_file.digest(folder / model_file.SLICE),
-    }
-    return Networks(about, slice_model, model_file.load_model(folder, about), facts)
+        return Networks(about, model_file.load_model(folder, about), None)
+    slice_model, _ = model_file.load_slice_model(folder, about)
+    return Networks(about, slice_model, model_file.load_model(folder, about))
 
 
 def _guarded(ask: Callable[[Given], Found], told: Callable[[Given], str]) -> Callable[[Given], Found]:
