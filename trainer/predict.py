@@ -208,10 +208,11 @@ def _score_files(
         csv_file(output.rejects, Reject._fields) as write_rejects,
     ):
         for stage in stages:
-            for outcome in _told(stage):
-                found.take(outcome)
-                write_slices(map(triage.slice_row, outcome.slices, outcome.probabilities))
-                write_rejects(outcome.rejects)
+            with contextlib.closing(_told(stage)) as outcomes:
+                for outcome in outcomes:
+                    found.take(outcome)
+                    write_slices(map(triage.slice_row, outcome.slices, outcome.probabilities))
+                    write_rejects(outcome.rejects)
         output.begin()
     seconds = time.perf_counter() - begin
     text = csv_text(triage.study_head(labels), triage.study_rows(found, labels))
@@ -219,7 +220,7 @@ def _score_files(
     return found, seconds
 
 
-def _told(stage: Stage) -> Iterator[Outcome]:
+def _told(stage: Stage) -> Generator[Outcome, None, None]:
     """The outcomes of a stage; how far it is stands on the screen."""
     done = 0
     with (

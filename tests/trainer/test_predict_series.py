@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -20,7 +22,10 @@ from PIL import Image
 from trainer import predict
 from trainer.data.dataset import open_dataset
 from trainer.models import model_file, networks
-from trainer.prediction import slice_stream, triage
+from trainer.models.model_file import About
+from trainer.prediction import networks as asked
+from trainer.prediction import series_stream, slice_stream, triage
+from trainer.prediction.networks import Networks
 from trainer.series import judging
 
 PATIENTS = range(4)  # of whom the files of most tests are
@@ -29,6 +34,21 @@ NAMES = blob_dataset.small_spec().labels
 
 
 pytestmark = pytest.mark.slow  # the whole command, again and again
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Each folder's networks are loaded and compiled once, which would take most of the time of so many runs."""
+    load, loaded = asked.load, {}
+
+    def known(folder: Path, about: About) -> Networks:
+        return loaded[folder] if folder in loaded else loaded.setdefault(folder, load(folder, about))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asked, "load", known)
+        for way in ("scorer", "in_series"):
+            patch.setattr(Networks, way, functools.cache(getattr(Networks, way)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -344,8 +364,6 @@ def test_pictures_show_the_map_and_where_the_series_head_looks(run, some, series
 
 def test_an_interruption_ends_the_thread_and_leaves_nothing_half_written(run, some, monkeypatch, capsys):
     from test_predict import interrupted_at  # the same way of being interrupted
-
-    from trainer.prediction import series_stream
 
     monkeypatch.setattr(series_stream, "_outcome", interrupted_at(2, series_stream._outcome))
     code, out = run(some)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -12,6 +12,8 @@ from ich_tfrecords.views.montage import ACCENT, BACKGROUND, BRIGHT, MARGIN_PX
 from trainer.prediction import attention_strip, pen
 from trainer.prediction.attention_strip import STRIP_PX
 from trainer.prediction.triage import Attention
+
+pytestmark = pytest.mark.slow  # draws
 
 WIDTH = 900
 
@@ -60,6 +62,7 @@ def test_a_gap_in_the_series_is_a_gap_in_the_strip():
     assert steps[2] == pytest.approx(4 * steps[0], abs=3)
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.floats(0, 1, width=32), min_size=2, max_size=60),
     st.data(),

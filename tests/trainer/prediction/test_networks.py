@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainer.prediction import networks
 from trainer.shell.problems import WorkFailed
+
+pytestmark = pytest.mark.slow  # TensorFlow
 
 
 @pytest.mark.parametrize(
@@ -17,8 +20,6 @@ from trainer.shell.problems import WorkFailed
     ],
 )
 def test_too_little_memory_is_one_line(told, given, words):
-    tf = pytest.importorskip("tensorflow")
-
     def ask(given):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 

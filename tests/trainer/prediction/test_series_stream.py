@@ -144,6 +144,7 @@ def test_what_is_said_is_what_a_plain_loop_finds(mixed, about, batch_size, most,
     assert studies.keys() == wanted[1].keys()
 
 
+@pytest.mark.slow
 def test_a_long_series_goes_alone_and_whole(tmp_path, about):
     """2,000 slices, more than `TOGETHER`, between two short ones."""
     for patient, count in enumerate((2, 2000, 3)):
@@ -179,6 +180,7 @@ def test_series_wait_for_each_other_no_further_than_they_fit(lengths):
         assert (len(group) + 1) * max(*group, after[0]) > TOGETHER
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_series(tmp_path, about):
     """How many slices wait anywhere when an outcome comes, for few and for many series."""
     most = []
