@@ -11,7 +11,7 @@ TRAIN = $(RUN) trainer.task --model cnn --data_dir $(DEMO)/rsna_ich --epochs 8 \
 .PHONY: help demo check test test-faults test-tfio lint bench clean
 
 help:
-	@echo "make demo    synthetic CT slices -> TFRecords -> two trained cnn, compared; triage of unseen studies (into $(DEMO)/)"
+	@echo "make demo    synthetic CT slices -> TFRecords -> slice and series models, compared; triage of unseen studies (into $(DEMO)/)"
 	@echo "make check   format, lint, types and the quick tests, in under two minutes: the loop for daily work"
 	@echo "make test    lint, types and tests"
 	@echo "make test-faults  the faults of a conversion alone: kills, full disks, damage (also part of make test)"
@@ -40,7 +40,7 @@ $(VENV)/.test: $(VENV)/.base
 demo: $(VENV)/.train
 	@rm -rf $(DEMO)
 	$(RUN) ich_tfrecords.synthetic --output $(DEMO)/ct --patients 160 --test_patients 12 \
-	  --slices_per_study 16 --every_label --defects --seed 34
+	  --slices_per_study 16 --positive_fraction 0.6 --every_label --context --defects --seed 34
 	$(RUN) beam_pipelines.convert --input $(DEMO)/ct/stage_2_train --labels $(DEMO)/ct/stage_2_train.csv \
 	  --output $(DEMO)/rsna_ich --max_reject_fraction 0.02
 	$(RUN) ich_tfrecords.inspect verify $(DEMO)/rsna_ich
@@ -48,9 +48,14 @@ demo: $(VENV)/.train
 	$(RUN) ich_tfrecords.inspect report $(DEMO)/rsna_ich --output $(DEMO)/report
 	$(TRAIN) --sampling balanced --job_dir $(DEMO)/runs/balanced
 	$(TRAIN) --sampling natural --job_dir $(DEMO)/runs/natural
+	$(RUN) trainer.task --model series --slice_run $(DEMO)/runs/balanced --data_dir $(DEMO)/rsna_ich \
+	  --epochs 40 --batch_size 16 --learning_rate 0.002 --set architecture.width=128 --set architecture.units=64 \
+	  --job_dir $(DEMO)/runs/series
 	$(RUN) trainer.evaluate --job_dir $(DEMO)/runs/balanced
 	$(RUN) trainer.evaluate --job_dir $(DEMO)/runs/natural
+	$(RUN) trainer.evaluate --job_dir $(DEMO)/runs/series
 	$(RUN) trainer.compare $(DEMO)/runs/balanced $(DEMO)/runs/natural --output $(DEMO)/comparison.html
+	$(RUN) trainer.compare $(DEMO)/runs/series $(DEMO)/runs/balanced --output $(DEMO)/series.html
 	$(RUN) trainer.export --job_dir $(DEMO)/runs/balanced --output $(DEMO)/saved_model
 	$(RUN) trainer.predict --model $(DEMO)/saved_model --input $(DEMO)/ct/stage_2_test --output $(DEMO)/predicted
 	@echo
@@ -58,9 +63,9 @@ demo: $(VENV)/.train
 	@echo "data set    $(DEMO)/rsna_ich   (README.md there says what it holds)"
 	@echo "montage     $(DEMO)/montage.png"
 	@echo "its report  $(DEMO)/report/index.html"
-	@echo "runs        $(DEMO)/runs/balanced and natural   (history.csv, inputs.png, export/model.keras, result.json)"
+	@echo "runs        $(DEMO)/runs/balanced, natural and series   (history.csv, inputs.png, export/model.keras, result.json)"
 	@echo "evaluation  $(DEMO)/runs/balanced/evaluation/test/report.html, and that of natural"
-	@echo "comparison  $(DEMO)/comparison.html"
+	@echo "comparison  $(DEMO)/comparison.html, and $(DEMO)/series.html of slices against series"
 	@echo "for serving $(DEMO)/saved_model   (MODEL_CARD.md says what it is)"
 	@echo "triage list $(DEMO)/predicted/triage.csv"
 	@echo "explained   $$(ls $(DEMO)/predicted/pictures/*.png | head -1)"

@@ -1,14 +1,14 @@
 """How fast the vectors of slices are kept, beside the bare forward pass of the same model.
 
-    python benchmarks/bench_embed.py [--output FILE.json] [--model cnn] [--patients 120] [--rounds 5]
+    python benchmarks/bench_embed.py [--output FILE.json] [--model cnn] [--patients 150] [--rounds 5]
 
-Synthetic head CT at 128 px in its shards, all cores. The two take turns batch by batch, so that what else runs on the
-machine slows both alike; a figure is the median over the rounds:
+Synthetic head CT at 128 px in its shards, all cores, two parts. Whole passes take turns (batch by batch, one would read
+ahead in the other's time); a figure is the best of the rounds:
 
-- bare: the compiled model on one batch of images in memory, its logits fetched
-- embed: what `python -m trainer.embed` does for a split once the model is compiled, less the turns of bare: read and
-  check the records, vectors and logits in one pass, parts with their sha256 put in place; also told without that last
-  step, whose fsync waits for whatever others write on a shared disk
+- bare: the compiled model on one batch of images in memory, its logits fetched, as many times as there are batches
+- embed: what `python -m trainer.embed` does for a split once the model is compiled: read and check the records, vectors
+  and logits in one pass, parts with their sha256 put in place; also told without that last step, whose fsync waits for
+  whatever others write on a shared disk
 
 Then the plan of 762,131 made-up slices of 21,744 series, its wall time. Exit code 1 when a promise is broken: embed
 90% of bare, the plan within 10 s.
@@ -22,18 +22,17 @@ import io
 import json
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pyarrow as pa
+import tensorflow as tf
 
 from benchmarks.made_dataset import make_dataset
 from trainer import task
@@ -85,25 +84,24 @@ def rates(folder: Path, rounds: int) -> dict[str, list[float]]:
     model, slices = model_file.load_model(folder / "run" / "export", about), data.split("train")
     score, forward, dim = model_file.scorer(model), model_file.embedder(model), model_file.vector_dim(model)
     source = scoring.source(str(folder / "run"), about, data, mirrored=False)
-    images = np.array(slices.reader.read(np.arange(scoring.EMBEDDED))[0])
-    bare: list[float] = []
+    images = tf.convert_to_tensor(slices.reader.read(np.arange(scoring.EMBEDDED))[0])
 
-    def in_turns(batch: Any) -> Any:
-        found, begin = forward(batch), time.perf_counter()
-        score(images)
-        bare.append(time.perf_counter() - begin)
-        return found
+    def bare() -> float:
+        begin = time.perf_counter()
+        for _ in range(0, len(slices), scoring.EMBEDDED):
+            score(images)
+        return time.perf_counter() - begin
 
-    embed(in_turns, slices, source, dim)
+    bare()
+    embed(forward, slices, source, dim)
     found: dict[str, list[float]] = {"bare": [], "embed": [], "without_disk": []}
     for _ in range(rounds):
-        bare.clear()
+        found["bare"].append(len(slices) / bare())
         begin = time.perf_counter()
-        put_s = embed(in_turns, slices, source, dim)
+        put_s = embed(forward, slices, source, dim)
         whole = time.perf_counter() - begin
-        found["bare"].append(len(bare) * len(images) / sum(bare))
-        found["embed"].append(len(slices) / (whole - sum(bare)))
-        found["without_disk"].append(len(slices) / (whole - sum(bare) - put_s))
+        found["embed"].append(len(slices) / whole)
+        found["without_disk"].append(len(slices) / (whole - put_s))
     return found
 
 
@@ -127,7 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     parser.add_argument("--model", default="cnn", choices=("cnn", "densenet121", "xception"))
-    parser.add_argument("--patients", type=int, default=120)
+    parser.add_argument("--patients", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -135,15 +133,15 @@ def main() -> int:
         make_dataset(folder / "set", args.patients, "split: {weights: {train: 1}}\nshards: {min_shards: 4}\n")
         train(folder, args.model)
         found = rates(folder, args.rounds)
-    ratio = statistics.median(one / other for one, other in zip(found["embed"], found["bare"]))
+    best = {way: max(values) for way, values in found.items()}
+    ratio = best["embed"] / best["bare"]
     seconds = plan_seconds()
-    medians = {way: statistics.median(values) for way, values in found.items()}
-    bare, whole, rest = (f"{medians[way]:,.0f}" for way in ("bare", "embed", "without_disk"))
+    bare, whole, rest = (f"{best[way]:,.0f}" for way in ("bare", "embed", "without_disk"))
     print(f"{args.model}: bare {bare} slices/s, embed {whole}, {rest} less the disk")
     print(f"embed / bare {ratio:.3f}   promised {LEAST_RATIO:g}")
     print(f"plan of {SLICES:,} slices into {SERIES:,} series {seconds:.2f} s   promised {MOST_PLAN_S:g} at most")
     if args.output:
-        values = {"slices_per_s": medians, "ratio": ratio, "plan_s": seconds}
+        values = {"slices_per_s": best, "ratio": ratio, "plan_s": seconds}
         args.output.write_text(json.dumps(values, indent=1) + "\n")
     return int(ratio < LEAST_RATIO or seconds > MOST_PLAN_S)
 

@@ -201,7 +201,7 @@ def series_run(runs_of_blobs: Path, tmp_path_factory: pytest.TempPathFactory) ->
     small = {"architecture__filters": [8, 16], "architecture__dense": [32], "steps_per_call": 0}
     assert train(runs_of_blobs, folder / "slice_run", epochs=6, steps_per_epoch=0, batch_size=32, **small) == 0
     of_series = {"architecture__width": 64, "architecture__units": 32, "architecture__layers": 1, "steps_per_call": 0}
-    more = {"epochs": 40, "steps_per_epoch": 0, "batch_size": 8, "learning_rate": 0.005}
+    more = {"epochs": 40, "steps_per_epoch": 0, "batch_size": 8, "learning_rate": 0.005, "accumulate": 1}
     run, given = folder / "series_run", ["--slice_run", str(folder / "slice_run")]
     assert train(runs_of_blobs, run, *given, model="series", **of_series, **more) == 0
     return run

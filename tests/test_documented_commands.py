@@ -75,7 +75,7 @@ def test_commands_of_the_configs():
 def test_commands_of_the_demo():
     printed = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     shown = [command for command in in_text(printed) if command.words[0] in MODULES]
-    assert len(shown) == 12
+    assert len(shown) == 15
     assert _wrong(shown) == []
 
 

@@ -13,6 +13,7 @@ from trainer.data.dataset import open_dataset
 from trainer.models import model_file
 from trainer.shell import command, quiet
 from trainer.shell.command import Parser
+from trainer.shell.problems import WrongUse
 
 GOES_ON = "whole parts stay, and the same command goes on"
 EPILOG = """\
@@ -55,6 +56,8 @@ def _parser() -> Parser:
 
 def _embed(args: argparse.Namespace) -> None:
     about = model_file.read_about(model_file.find(args.job_dir))
+    if about.blend is not None:
+        raise WrongUse(f"{args.job_dir} is a series model, which takes vectors; name the run of its slice model")
     place = command.data_place(args.data_dir, about.facts.get("data_dir", ""))
     data = open_dataset(place)  # before TensorFlow, which takes seconds to import
     splits = data.named(args.split)

@@ -99,12 +99,13 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _recalibrated(folder: Path, about: About, data: Dataset) -> About:
     """What is fitted anew, and written into the folder of the model."""
+    from trainer.series import judging
     from trainer.training import fitting
 
     if (folder / "saved_model.pb").exists():
         raise WrongUse(f"{folder} is an export, whose graph keeps its calibration; give the folder of its run")
     with progress_line.shown("validation", "slices", sys.stdout) as tell:
-        found = fitting.anew(folder, about, data, tell)
+        found = (fitting.anew if about.blend is None else judging.anew)(folder, about, data, tell)
     atomic.write_bytes(folder / model_file.ABOUT, model_file.to_json(found).encode())
     print(f"{folder / model_file.ABOUT}: odds, calibration and thresholds fitted anew; export and predict again")
     return found

@@ -14,7 +14,7 @@ import numpy as np
 
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.views import progress_line
-from trainer.data.dataset import Slices, open_dataset
+from trainer.data.dataset import Dataset, Slices, open_dataset
 from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.results import competition
@@ -69,7 +69,7 @@ def _submit(args: argparse.Namespace) -> None:
     from trainer.training import scoring
 
     scoring.check_spec(about, data.manifest, place)
-    text = _text(folder, about, splits, args.flip)
+    text = _text(folder, about, data, splits, args.flip)
     atomic.write_bytes(args.output, text.encode())
     slices = sum(map(len, splits))
     print(f"submission of {slices:,} slices, {slices * len(about.spec.labels.names):,} rows: {args.output}")
@@ -87,15 +87,19 @@ def _check_output(path: Path) -> None:
         raise WrongUse(f"--output {path} lies in no folder that is there; make {path.parent} first")
 
 
-def _text(folder: Path, about: About, splits: Sequence[Slices], flip: bool) -> str:
+def _text(folder: Path, about: About, data: Dataset, splits: Sequence[Slices], flip: bool) -> str:
     """The submission, its slices in the order of their ids."""
+    from trainer.series import judging
     from trainer.training import scoring
 
-    score = model_file.scorer(model_file.load_model(folder, about), flip)
     parts = []
+    score = None if about.blend else model_file.scorer(model_file.load_model(folder, about), flip)
     for slices in splits:
         with progress_line.shown(f"split {slices.split}", "slices", sys.stdout) as tell:
-            parts.append(scoring.predict_split(score, about, slices, BATCH_SIZE, tell))
+            if score is None:
+                parts.append(judging.judge(folder, about, data, slices, flip, BATCH_SIZE, tell).slices)
+            else:
+                parts.append(scoring.predict_split(score, about, slices, BATCH_SIZE, tell))
     sop_uids = [uid for part in parts for uid in part.ids["sop_uid"].to_pylist()]
     rows = sorted(range(len(sop_uids)), key=sop_uids.__getitem__)
     labels = about.spec.labels

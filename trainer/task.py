@@ -133,10 +133,12 @@ def _train(settings: HParams, args: argparse.Namespace) -> int:
     environment.apply(os.environ, environment.without_proxy(os.environ, vertex.hosts(os.environ)))
     quiet.import_tensorflow()
     from trainer.series.assembly import OfSeries
+    from trainer.series.second_stage import OfBoth
     from trainer.training import session
 
     signals = Signals()
-    kind = OfSeries(note) if settings.model == hparams.SERIES else session.OfSlices()
+    of_series = OfBoth if settings.end_to_end else OfSeries
+    kind = of_series() if settings.model == hparams.SERIES else session.OfSlices()
     try:
         session.run(settings, data, args.job_dir, os.environ, signals, note, kind)
     except Stopped as stopped:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from ich_tfrecords.synthetic.tissue import Array, edge
+from ich_tfrecords.synthetic.tissue import Array, edge, mean, mix
 
 EXTRA_AXIAL = ("epidural", "subdural")
 _USUAL_HEIGHT_MM = {
@@ -39,6 +40,31 @@ class Bleed:
     density_hu: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Plane:
+    """The inside of the skull in one slice: its height, and what lies at each pixel, float32[256,256].
+
+    `heights_mm` are those through its thickness at which blood is drawn, `scale` is the size of the outline
+    relative to the widest slice, `shifted` is x from the middle of the brain where blood pushed it away. `inner` are mm
+    under the skull; `inside` and `within` are the weights of the skull's inside and of the brain that blood left.
+    """
+
+    z_mm: float
+    heights_mm: tuple[float, ...]
+    scale: float
+    x: Array
+    y: Array
+    shifted: Array
+    angle: Array
+    outline: Array
+    inner: Array
+    inside: Array
+    within: Array
+    folds: Array
+    csf: Array
+    ventricles: Array
+
+
 def draw_bleed(label: str, heights_mm: Array, rng: np.random.Generator) -> Bleed:
     """A bleed where anatomy puts that label, centred on one of the slices at `heights_mm`."""
     low, high = _USUAL_HEIGHT_MM[label]
@@ -59,6 +85,39 @@ def draw_bleed(label: str, heights_mm: Array, rng: np.random.Generator) -> Bleed
     x, y = (rng.uniform(22, 30), rng.uniform(-8, 12)) if z_mm < 56 else (rng.uniform(24, 38), rng.uniform(-36, 40))
     height, width, length = rng.uniform(15, 24), rng.uniform(9, 18), rng.uniform(11, 22)
     return Bleed(label, (side * x, y, z_mm), height, 0, width, length, density_hu)
+
+
+def reached(bleed: Bleed, heights_mm: Sequence[float]) -> list[float]:
+    """Those of `heights_mm` that the bleed reaches."""
+    return [z_mm for z_mm in heights_mm if abs(z_mm - bleed.centre_mm[2]) < bleed.half_height_mm]
+
+
+def draw_bleeds(hu: Array, bleeds: Sequence[Bleed], plane: Plane) -> list[tuple[str, Array]]:
+    """Mix blood of slightly uneven density into `hu`, under the skull last; the label and weight of each bleed."""
+    drawn = []
+    for bleed in sorted(bleeds, key=lambda bleed: bleed.label in EXTRA_AXIAL):
+        weight = _weight(hu, bleed, plane)
+        mix(hu, weight, np.float32(bleed.density_hu) + 2 * plane.folds)
+        drawn.append((bleed.label, weight))
+    return drawn
+
+
+def _weight(hu: Array, bleed: Bleed, plane: Plane) -> Array:
+    """Weight of a bleed in a slice that it reaches: the mean over its thickness. Draws the swelling around a clot."""
+    reached_mm, parts = reached(bleed, plane.heights_mm), len(plane.heights_mm)
+    if bleed.label == "subarachnoid":
+        return (
+            in_csf(bleed, plane.x, plane.y, plane.folds, plane.csf) * plane.within * np.float32(len(reached_mm) / parts)
+        )
+    if bleed.label == "intraventricular":
+        cast = in_ventricles(bleed, plane.shifted, plane.y, plane.ventricles)
+        return cast * plane.within * np.float32(len(reached_mm) / parts)
+    if bleed.label == "intraparenchymal":
+        clots = [clot_mm(bleed, plane.x, plane.y, z_mm, plane.folds) for z_mm in reached_mm]
+        mix(hu, 0.8 * mean((edge(inside_mm + 5, 6) for inside_mm in clots), parts), 17.0)
+        return mean((edge(inside_mm, 2) for inside_mm in clots), parts) * plane.within
+    layers = (under_skull(bleed, plane.angle, plane.outline, z_mm, plane.scale) for z_mm in reached_mm)
+    return mean((edge(thickness - plane.inner, 1.5) for thickness in layers), parts) * plane.inside
 
 
 def under_skull(bleed: Bleed, angle: Array, outline: Array, z_mm: float, scale: float) -> Array:
@@ -100,6 +159,6 @@ def midline_shift(bleeds: tuple[Bleed, ...], z_mm: float) -> float:
     shift = 0.0
     for bleed in bleeds:
         if bleed.label in EXTRA_AXIAL:
-            fade = 1 - ((z_mm - bleed.centre_mm[2]) / bleed.half_height_mm) ** 2
+            fade = max(0.0, 1 - ((z_mm - bleed.centre_mm[2]) / bleed.half_height_mm) ** 2)
             shift += 0.35 * max(bleed.depth_mm - 4, 0) * math.sin(bleed.angle_rad) * fade
     return shift

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ich_tfrecords import environment
 from ich_tfrecords.command_line import Parser, WrongUse
+from ich_tfrecords.synthetic.confounders import FEWEST_SLICES
 from ich_tfrecords.synthetic.plan import SyntheticError
 from ich_tfrecords.synthetic.rsna_layout import RSNA_LABELS, ZIP_NAME, generate
 from ich_tfrecords.views import progress_line
@@ -69,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
         help="part of the studies that bleed; %(default)s has about the prevalences of RSNA",
     )
     parser.add_argument("--every_label", action="store_true", help="let the five labels go round, so each occurs")
+    parser.add_argument(
+        "--context",
+        action="store_true",
+        help="add what fools a reader of one slice: bleeds fade at both ends, and calcified plexus and falx, streaks "
+        "at the base and bone at the vertex, all unlabelled, are as dense as blood in one slice or two; needs "
+        f"{FEWEST_SLICES} slices a study",
+    )
     parser.add_argument("--zip", dest="zip_archive", action="store_true", help=f"write one {ZIP_NAME} instead")
     parser.add_argument(
         "--defects",

@@ -14,19 +14,11 @@ import math
 
 import numpy as np
 
-from ich_tfrecords.synthetic.bleeds import (
-    EXTRA_AXIAL,
-    Bleed,
-    clot_mm,
-    in_csf,
-    in_ventricles,
-    midline_shift,
-    under_skull,
-)
+from ich_tfrecords.synthetic.bleeds import EXTRA_AXIAL, Bleed, Plane, draw_bleeds, midline_shift, reached, under_skull
+from ich_tfrecords.synthetic.confounders import VISIBLE_SHARE, Context
+from ich_tfrecords.synthetic.textures import GRID_PX, Textures, enlarged, rolled
 from ich_tfrecords.synthetic.tissue import Array, edge, mix, rods
 
-SIDE_PX = 512
-GRID_PX = SIDE_PX // 2
 VISIBLE_MM2 = 30.0
 
 CSF_HU, GREY_HU, WHITE_HU, AIR_HU, FAT_HU, MUSCLE_HU = 8.0, 38.0, 28.0, -1000.0, -95.0, 52.0
@@ -89,20 +81,6 @@ class Head:
     texture: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Textures:
-    """Noise fields of unit deviation: folds [n, 256, 256] with a wavelength of a gyrus, grain [m, 512, 512]."""
-
-    folds: Array
-    grain: Array
-
-
-def draw_textures(rng: np.random.Generator, folds: int = 24, grains: int = 6) -> Textures:
-    """Textures from `rng`; grain is white noise with a short correlation, as after CT reconstruction."""
-    bands = [_filtered(rng, GRID_PX, 0.034, 0.062) for _ in range(folds)]
-    return Textures(np.stack(bands), np.stack([_filtered(rng, SIDE_PX, 0.0, 0.3) for _ in range(grains)]))
-
-
 def draw_head(rng: np.random.Generator) -> Head:
     """A head of ordinary adult size; `ventricle_scale` and `sulcus_scale` grow together, as with age."""
     age = rng.uniform(0, 1)
@@ -127,8 +105,9 @@ def draw_head(rng: np.random.Generator) -> Head:
 class Phantom:
     """A head on its pixel grid. `render` draws one slice of it; nothing here changes after construction."""
 
-    def __init__(self, head: Head, textures: Textures) -> None:
-        self.head, self.textures = head, textures
+    def __init__(self, head: Head, textures: Textures, context: Context | None = None) -> None:
+        self.head, self.textures, self.context = head, textures, context
+        self.visible_share = VISIBLE_SHARE if context else 0.5
         mm = (np.arange(GRID_PX, dtype=np.float32) - np.float32((GRID_PX - 1) / 2)) * np.float32(2 * head.pixel_mm)
         across, down = (
             mm[None, :] - np.float32(head.centre_mm[0]),
@@ -150,19 +129,24 @@ class Phantom:
 
     def render(self, z_mm: float, bleeds: tuple[Bleed, ...], rng: np.random.Generator) -> tuple[Array, frozenset[str]]:
         """HU float32[512,512] of the slice at `z_mm`, and the labels of which enough mm2 is in it."""
-        here = tuple(bleed for bleed in bleeds if abs(z_mm - bleed.centre_mm[2]) < bleed.half_height_mm)
+        here = tuple(bleed for bleed in bleeds if reached(bleed, self.heights(z_mm)))
         shell = _Shell(self, z_mm)
         hu, areas = _head_hu(self, shell, here)
-        out = _enlarged(hu)
+        out = enlarged(hu)
         grain = self.textures.grain[rng.integers(len(self.textures.grain))]
-        out += _rolled(grain, rng) * np.float32(self.head.noise_hu)
+        out += rolled(grain, rng) * np.float32(self.head.noise_hu)
         return out, frozenset(label for label, area_mm2 in areas.items() if area_mm2 >= VISIBLE_MM2)
+
+    def heights(self, z_mm: float) -> tuple[float, ...]:
+        """Heights at which a bleed is drawn for the slice at `z_mm`: through its thickness where that is known."""
+        return self.context.heights(z_mm) if self.context else (z_mm,)
 
 
 class _Shell:
     """Depths of one slice, float32[256,256] in mm: `outer` under the skin, `inner` under the inner table.
 
-    Near the vertex the slice cuts the skull aslant, so both layers look thicker by `slant`.
+    Near the vertex the slice cuts the skull aslant, so both layers look thicker by `slant`, and through the
+    thickness of a slice their borders look softer.
     """
 
     def __init__(self, phantom: Phantom, z_mm: float) -> None:
@@ -171,10 +155,14 @@ class _Shell:
         self.scale = _profile(z_mm, head.height_mm)
         slope = _profile(z_mm + 1, head.height_mm) - _profile(z_mm - 1, head.height_mm)
         self.slant = np.float32(min(math.hypot(1, 80 * slope / 2), 3.0))
+        self.soft_mm, thick = 1.5, 1.0
+        if phantom.context:
+            self.soft_mm += min(0.5 * phantom.context.thickness_mm * abs(80 * slope / 2), 6.0)
+            thick += phantom.context.vertex_bone * min(max((z_mm - 70) / 30, 0), 1)
         muscle = np.float32(9 * min(max((45 - z_mm) / 40, 0), 1))
         self.outer: Array = phantom.outline * np.float32(self.scale) - phantom.rho
         self.bone: Array = self.outer - (head.scalp_mm + muscle * phantom.temple) * self.slant
-        self.thickness: Array = phantom.skull * self.slant
+        self.thickness: Array = phantom.skull * (self.slant * np.float32(thick))
         self.inner: Array = self.bone - self.thickness
 
 
@@ -182,16 +170,16 @@ def _head_hu(phantom: Phantom, shell: _Shell, bleeds: tuple[Bleed, ...]) -> tupl
     areas: dict[str, float] = {}
     if shell.scale <= 0:
         return _air(phantom, shell), areas
-    inside = edge(shell.inner, 1.5)
+    inside = edge(shell.inner, shell.soft_mm)
     base = shell.z_mm < 24
     if base:
         inside *= edge(shell.z_mm - phantom.floor, 4)
     hu = _brain(phantom, shell, inside, bleeds, areas) if inside.any() else np.full_like(phantom.x, MUSCLE_HU)
-    mix(hu, 1 - edge(shell.inner, 1.5), _skull_hu(shell))
+    mix(hu, 1 - edge(shell.inner, shell.soft_mm), _skull_hu(shell))
     if base:
         _draw_base(phantom, shell, hu)
-    mix(hu, 1 - edge(shell.bone, 1.5), _scalp_hu(shell))
-    mix(hu, 1 - edge(shell.outer, 1.5), _air(phantom, shell))
+    mix(hu, 1 - edge(shell.bone, shell.soft_mm), _scalp_hu(shell))
+    mix(hu, 1 - edge(shell.outer, shell.soft_mm), _air(phantom, shell))
     return hu, areas
 
 
@@ -216,14 +204,23 @@ def _skull_hu(shell: _Shell) -> Array:
 
 def _brain(phantom: Phantom, shell: _Shell, inside: Array, bleeds: tuple[Bleed, ...], areas: dict[str, float]) -> Array:
     """HU inside the skull; adds the mm2 of each label of `bleeds` to `areas`."""
-    layers = [
-        (bleed, under_skull(bleed, phantom.angle, phantom.outline, shell.z_mm, shell.scale))
-        for bleed in bleeds
-        if bleed.label in EXTRA_AXIAL
-    ]
+    hu, plane = _bloodless(phantom, shell, inside, bleeds)
+    drawn = draw_bleeds(hu, bleeds, plane)
+    if phantom.context:
+        drawn += phantom.context.draw(hu, plane)
+    for label, weight in drawn:
+        visible = np.count_nonzero(weight > phantom.visible_share)
+        areas[label] = areas.get(label, 0.0) + visible * phantom.pixel_mm2
+    return hu
+
+
+def _bloodless(phantom: Phantom, shell: _Shell, inside: Array, bleeds: tuple[Bleed, ...]) -> tuple[Array, Plane]:
+    """HU of the brain that `bleeds` push aside, before their blood is drawn, and where they may lie."""
     depth = shell.inner
-    for _, thickness in layers:
-        depth = depth - np.maximum(thickness, 0)
+    for bleed in bleeds:
+        if bleed.label in EXTRA_AXIAL:
+            layer = under_skull(bleed, phantom.angle, phantom.outline, shell.z_mm, shell.scale)
+            depth = depth - np.maximum(layer, 0)
     x = phantom.x + np.float32(midline_shift(bleeds, shell.z_mm)) * phantom.bulge
     folds = _folds(phantom, shell.z_mm)
     medial = _medial_depth(x, phantom.y, shell.z_mm)
@@ -234,30 +231,23 @@ def _brain(phantom: Phantom, shell: _Shell, inside: Array, bleeds: tuple[Bleed, 
     mix(hu, csf, CSF_HU)
     mix(hu, ventricles, CSF_HU)
     mix(hu, 0.6 * edge(0.9 - np.abs(x), 1.2) * edge(1.5 - medial, 1.5), 58.0)
-    within = inside * edge(depth, 1.0)
-    for bleed in bleeds:
-        if bleed.label == "subarachnoid":
-            weight = in_csf(bleed, phantom.x, phantom.y, folds, csf)
-        elif bleed.label == "intraventricular":
-            weight = in_ventricles(bleed, x, phantom.y, ventricles)
-        elif bleed.label == "intraparenchymal":
-            inside_mm = clot_mm(bleed, phantom.x, phantom.y, shell.z_mm, folds)
-            mix(hu, 0.8 * edge(inside_mm + 5, 6), 17.0)
-            weight = edge(inside_mm, 2)
-        else:
-            continue
-        _draw_bleed(hu, weight * within, bleed, folds, areas, phantom.pixel_mm2)
-    for bleed, thickness in layers:
-        _draw_bleed(hu, edge(thickness - shell.inner, 1.5) * inside, bleed, folds, areas, phantom.pixel_mm2)
-    return hu
-
-
-def _draw_bleed(
-    hu: Array, weight: Array, bleed: Bleed, folds: Array, areas: dict[str, float], pixel_mm2: float
-) -> None:
-    """Mix blood of slightly uneven density into `hu` and add its mm2 to `areas`."""
-    mix(hu, weight, np.float32(bleed.density_hu) + 2 * folds)
-    areas[bleed.label] = areas.get(bleed.label, 0.0) + np.count_nonzero(weight > 0.5) * pixel_mm2
+    plane = Plane(
+        z_mm=shell.z_mm,
+        heights_mm=phantom.heights(shell.z_mm),
+        scale=shell.scale,
+        x=phantom.x,
+        y=phantom.y,
+        shifted=x,
+        angle=phantom.angle,
+        outline=phantom.outline,
+        inner=shell.inner,
+        inside=inside,
+        within=inside * edge(depth, 1.0),
+        folds=folds,
+        csf=csf,
+        ventricles=ventricles,
+    )
+    return hu, plane
 
 
 def _cortex(phantom: Phantom, depth: Array, medial: Array, folds: Array, z_mm: float) -> tuple[Array, Array]:
@@ -348,33 +338,3 @@ def _floor(x: Array, y: Array) -> Array:
     behind = 0.5 + 0.5 * np.tanh((y - 6) / 6)
     orbits = 6 * np.exp(-(((np.abs(x) - 33) / 13) ** 2))
     return ahead * (22 - 0.2 * np.minimum(y + 45, 0) + orbits) - 12 - 34 * behind
-
-
-def _enlarged(image: Array) -> Array:
-    """Twice the rows and columns, bilinear about pixel centres."""
-    return np.ascontiguousarray(_doubled(_doubled(image).T).T)
-
-
-def _doubled(image: Array) -> Array:
-    out = np.empty((2 * len(image), image.shape[1]), np.float32)
-    near = image * np.float32(0.75)
-    far = image * np.float32(0.25)
-    out[2::2] = near[1:] + far[:-1]
-    out[1:-1:2] = near[:-1] + far[1:]
-    out[0], out[-1] = image[0], image[-1]
-    return out
-
-
-def _filtered(rng: np.random.Generator, side_px: int, low: float, high: float) -> Array:
-    """Noise [side, side] of unit deviation whose frequencies lie between `low` and `high` cycles a pixel."""
-    across, down = np.fft.rfftfreq(side_px), np.fft.fftfreq(side_px)
-    radius = np.hypot(across[None, :], down[:, None])
-    keep = np.exp(-((radius / high) ** 4)) * (1 - np.exp(-((radius / low) ** 4)) if low else 1)
-    field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((side_px, side_px))) * keep)
-    return (field / field.std()).astype(np.float32)
-
-
-def _rolled(field: Array, rng: np.random.Generator) -> Array:
-    """`field` moved round by a random number of rows and columns, perhaps flipped."""
-    rows, columns, flip = rng.integers((len(field), len(field), 2))
-    return np.roll(field[::-1] if flip else field, (int(rows), int(columns)), (0, 1))

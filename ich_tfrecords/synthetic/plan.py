@@ -13,7 +13,9 @@ import numpy as np
 
 from ich_tfrecords.dicom.writer import SliceFields
 from ich_tfrecords.synthetic.bleeds import draw_bleed
-from ich_tfrecords.synthetic.phantom import Array, Head, draw_head
+from ich_tfrecords.synthetic.confounders import Context, draw_context
+from ich_tfrecords.synthetic.phantom import Head, draw_head
+from ich_tfrecords.synthetic.tissue import Array
 
 
 class SyntheticError(ValueError):
@@ -43,7 +45,8 @@ SIGNED = Scanner(12, True, 0, False, (40.0, 40.0), (80.0, 80.0))
 class Study:
     """One study of the plan; `first_slice` counts the slices of all studies before it.
 
-    `labels` are those of the bleeds to draw; a slice shows the ones that reach it.
+    `labels` are those of the bleeds to draw; a slice shows the ones that reach it. With `context` the head also
+    has what only neighbouring slices tell from blood.
     """
 
     number: int
@@ -56,6 +59,7 @@ class Study:
     scanner: Scanner
     explicit_vr: bool
     labels: tuple[str, ...]
+    context: bool
 
 
 # Share of the first bleed among the studies that bleed, and the chance of each companion; set so that the
@@ -100,6 +104,7 @@ def plan_studies(
     seed: int,
     positive_fraction: float,
     every_label: bool,
+    context: bool = False,
 ) -> list[Study]:
     """Every study, train before test, with its ids, scanner and bleeds; nothing is drawn yet."""
     rng, ids = np.random.default_rng([seed, 1]), Ids(seed)
@@ -122,6 +127,7 @@ def plan_studies(
                 scanner=scanner,
                 explicit_vr=explicit,
                 labels=bleeds,
+                context=context,
             )
             studies.append(study)
     return studies
@@ -174,13 +180,20 @@ class Pose:
         places = np.arange(study.slices) - (study.slices - 1) / 2
         self.heights_mm: Array = (50 + rng.uniform(-2, 2) + self.step_mm * places).astype(np.float32)
         self.bleeds = tuple(draw_bleed(label, self.heights_mm, rng) for label in study.labels)
+        self.context: Context | None = None
+        if study.context:
+            own = np.random.default_rng([seed, 6, study.number])
+            self.bleeds, self.context = draw_context(self.bleeds, self.heights_mm, self.step_mm, own)
         self.tilt_rad = math.radians(float(rng.choice([0.0, 0.0, rng.uniform(-22, 5)])))
         self.origin_mm = rng.uniform(-150, 50, 3)
 
     @property
     def centres(self) -> set[int]:
         """Indices of the slices on which a bleed is centred, so surely positive."""
-        return {int(np.argmin(np.abs(self.heights_mm - bleed.centre_mm[2]))) for bleed in self.bleeds}
+        foci = self.context.foci if self.context else ()
+        middles_mm = [bleed.centre_mm[2] for bleed in self.bleeds]
+        middles_mm += [(focus.low_mm + focus.high_mm) / 2 for focus in foci if focus.bleeds]
+        return {int(np.argmin(np.abs(self.heights_mm - middle_mm))) for middle_mm in middles_mm}
 
     def fields(self, index: int) -> SliceFields:
         """Header of a slice, counted from below."""

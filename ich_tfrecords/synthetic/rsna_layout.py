@@ -15,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ich_tfrecords.dicom.writer import SliceFields, dicom_bytes
+from ich_tfrecords.synthetic.confounders import FEWEST_SLICES
 from ich_tfrecords.synthetic.defects import Defect, DefectPlan, plan_defects, plant_files, spoiled
-from ich_tfrecords.synthetic.phantom import SIDE_PX, Array, Phantom, Textures, draw_textures
+from ich_tfrecords.synthetic.phantom import Phantom
 from ich_tfrecords.synthetic.plan import Pose, Scanner, Study, SyntheticError, plan_studies
+from ich_tfrecords.synthetic.textures import SIDE_PX, Textures, draw_textures
+from ich_tfrecords.synthetic.tissue import Array
 
 RSNA_LABELS = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
 ZIP_NAME = "rsna-intracranial-hemorrhage-detection.zip"
@@ -61,7 +64,7 @@ class _Artist:
 
     def __init__(self, study: Study, seed: int, textures: Textures) -> None:
         self.study, self.seed, self.pose = study, seed, Pose(study, seed)
-        self.phantom = Phantom(self.pose.head, textures)
+        self.phantom = Phantom(self.pose.head, textures, self.pose.context)
         self.outside = _outside_circle()
 
     def draw(self, index: int) -> tuple[np.ndarray, SliceFields, tuple[int, ...]]:
@@ -127,6 +130,7 @@ def _check(
     seed: int,
     positive_fraction: float,
     every_label: bool,
+    context: bool,
 ) -> None:
     if patients < 1 or slices_per_study < 1:
         raise SyntheticError(f"patients is {patients}, slices_per_study {slices_per_study}: each must be 1 or more")
@@ -136,6 +140,11 @@ def _check(
         raise SyntheticError(f"positive_fraction is {positive_fraction}: it must lie between 0 and 1")
     if every_label and positive_fraction == 0:
         raise SyntheticError("every_label needs studies that bleed, and positive_fraction is 0: raise it")
+    if context and slices_per_study < FEWEST_SLICES:
+        raise SyntheticError(
+            f"context needs slices_per_study {FEWEST_SLICES} or more, so that a bleed goes through three, and it is"
+            f" {slices_per_study}: raise it"
+        )
 
 
 def _make_empty(output: Path) -> None:
@@ -218,6 +227,7 @@ def generate(
     seed: int = 0,
     positive_fraction: float = 0.39,
     every_label: bool = False,
+    context: bool = False,
     zip_archive: bool = False,
     defects: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -225,12 +235,12 @@ def generate(
     """Write a phantom data set in RSNA layout under `output` and return what it holds.
 
     `positive_fraction` of the studies bleed; with `every_label` the five labels go round, so each occurs in
-    train and in test. With `zip_archive` everything but defects.csv lies in one zip. `progress` is
-    called with the slices done and to do. Raises `SyntheticError` for arguments that give no data set and
-    when `output` is not empty.
+    train and in test. With `context` slices show what only their neighbours tell from blood. With `zip_archive`
+    everything but defects.csv lies in one zip. `progress` is called with the slices done and to do. Raises
+    `SyntheticError` for arguments that give no data set and when `output` is not empty.
     """
-    _check(patients, test_patients, slices_per_study, seed, positive_fraction, every_label)
-    studies = plan_studies(patients, test_patients, slices_per_study, seed, positive_fraction, every_label)
+    _check(patients, test_patients, slices_per_study, seed, positive_fraction, every_label, context)
+    studies = plan_studies(patients, test_patients, slices_per_study, seed, positive_fraction, every_label, context)
     flaws = plan_defects(studies, seed) if defects else None
     output = Path(output)
     _make_empty(output)

@@ -5,6 +5,9 @@ Arrays are float32, a pixel each; weights are 0 to 1.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +26,11 @@ def mix(hu: Array, weight: Array, tissue_hu: Array | float) -> Array:
     """`hu` after `weight` of it became `tissue_hu`, changed in place."""
     hu += weight * (tissue_hu - hu)
     return hu
+
+
+def mean(weights: Iterable[Array], parts: int) -> Array:
+    """Mean weight of a slice of so many parts, of which all but `weights` are empty: partial volume."""
+    return functools.reduce(np.add, weights) / np.float32(parts)
 
 
 def rods(skeleton: Rods, x: Array, y: Array, z_mm: float, scale: float, soft_mm: float = 1.8) -> Array:

@@ -16,7 +16,7 @@ from training_runs import Run, contents
 
 from trainer import embed
 from trainer.data import series
-from trainer.data.dataset import Slices, open_dataset
+from trainer.data.dataset import Dataset, Slices, open_dataset
 from trainer.models import model_file, networks
 from trainer.results import vectors
 from trainer.shell import folder_lock
@@ -245,6 +245,27 @@ def test_a_damaged_part_is_refused_by_the_reader_and_made_again(harm, embedded, 
     assert f"{folder}: 1 part damaged or lost; made anew" in said
     assert f"{folder}: 900 vectors of 32 numbers, 708 of them already there" in said
     assert contents(copy / "vectors") == contents(embedded / "vectors")
+
+
+@pytest.mark.parametrize("lost", [(0,), (0, 1, 3), (1, 2, 4), (4,)])
+@pytest.mark.parametrize("stream", [False, True])
+def test_whichever_parts_are_lost_the_bytes_are_the_same(lost, stream, blob_run_copy, monkeypatch, capsys):
+    """Parts in a row are read in one go; those of streams are not, for their slices come out of order."""
+    split = Dataset.split
+    monkeypatch.setattr(Dataset, "split", lambda self, name: split(self, name, stream=stream))
+    flags = ("--job_dir", blob_run_copy, "--split", "test")
+    assert run(*flags) == 0
+    before = contents(blob_run_copy / "vectors")
+    for number in lost:
+        (blob_run_copy / "vectors" / "test" / f"part-{number:05d}.npy").unlink()
+    assert run(*flags) == 0
+    assert f"{len(lost)} part" in capsys.readouterr().out
+    assert contents(blob_run_copy / "vectors") == before
+
+
+def test_no_batch_holds_slices_of_two_parts(monkeypatch):
+    monkeypatch.undo()
+    assert vectors.PART_SLICES % scoring.EMBEDDED == 0
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"parts": [], "part_slices": 192, "slices": 900}'])

@@ -232,7 +232,14 @@ def _decoded(slices: Slices, inputs: tf.data.Dataset) -> tf.data.Dataset:
     batches = inputs.map(step, num_parallel_calls=threads, deterministic=True)
     if "transforms" in batches.element_spec:
         batches = batches.map(turned, num_parallel_calls=PARALLEL_BATCHES, deterministic=True)
-    return batches.prefetch(READY_BATCHES)
+    return read_ahead(batches)
+
+
+def read_ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The same, some of them ready before they are wanted."""
+    options = tf.data.Options()
+    options.autotune.enabled = False  # nothing is left to it, and closing its iterator waits for up to a minute
+    return batches.prefetch(READY_BATCHES).with_options(options)
 
 
 def slices_of_step(slices: Slices, plan: EpochPlan, share: Share, step: int) -> list[str]:

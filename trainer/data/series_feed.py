@@ -107,11 +107,16 @@ class SeriesFeed:
             "position": np.arange(len(numbers)),
             "share": self._shares(plan)[numbers],
         }
-        batches = input_pipeline.batches_of(chosen, plan.positions(share, skip_steps))
-        read = functools.partial(self._drawn, plan)
-        return self._gathered(batches, read).map(
-            functools.partial(self._blurred, plan), num_parallel_calls=2, deterministic=True
-        ).prefetch(input_pipeline.READY_BATCHES)  # fmt: skip
+        # each batch by the lengths of its series, so that its parts are padded little
+        lengths = self.series.lengths[numbers]
+        parts = [
+            np.take_along_axis(part, np.argsort(lengths[part], axis=1, kind="stable"), axis=1)
+            for part in plan.positions(share, skip_steps)
+        ]
+        batches = input_pipeline.batches_of({**chosen, **self._more(plan)}, parts)
+        found = self._gathered(batches, functools.partial(self._drawn, plan))
+        blur = functools.partial(self._blurred, plan)
+        return input_pipeline.read_ahead(found.map(blur, num_parallel_calls=2, deterministic=True))
 
     def evaluation_batches(self, batch_size: int, share: Share) -> Any:
         """Replica batches of every series once: `INPUTS`, and `labels`, `row` int64 and `weight` float32 [b, T] ..."""
@@ -120,7 +125,7 @@ class SeriesFeed:
         padded = self.evaluation_steps(batch_size, share) * size * share.count
         numbers = np.r_[np.arange(begin, end), np.full(padded - (end - begin), -1)]
         batches = input_pipeline.batches_of({"series": numbers}, [np.arange(padded).reshape(-1, size)])
-        return self._gathered(batches, self._whole).prefetch(input_pipeline.READY_BATCHES)
+        return input_pipeline.read_ahead(self._gathered(batches, self._whole))
 
     def evaluation_steps(self, batch_size: int, share: Share) -> int:
         return input_pipeline.step_count(len(self.series), -(-batch_size // share.replicas), share)
@@ -144,6 +149,18 @@ class SeriesFeed:
 
     # what a batch holds
 
+    def _more(self, plan: EpochPlan) -> dict[str, npt.NDArray[Any]]:
+        """What else `_blurred` takes of each position of the epoch."""
+        return {}
+
+    @property
+    def _shown(self) -> tuple[str, Any, tuple[int, ...]]:
+        """Name, dtype and last dimensions of what is shown of a slice."""
+        return "vectors", tf.float16, (self.views[0].dim,)
+
+    def _show(self, rows: Int64, mirrored: bool) -> npt.NDArray[Any]:
+        return self.views[int(mirrored)].rows(rows)
+
     def _gathered(self, batches: Any, read: Any) -> Any:
         """`batches` of columns with `series`, and what `read` makes of the columns: names and arrays."""
         names, dtypes, tails = zip(*self._fields)
@@ -163,14 +180,14 @@ class SeriesFeed:
         """Name, dtype and last dimensions of what a batch holds of its slices, behind [b, T]."""
         labels = len(self.slices.spec.labels.names)
         numbers = [("row", tf.int64, ()), ("weight", tf.float32, ()), ("labels", tf.int64, (labels,))]
-        inputs = [("vectors", tf.float16, (self.views[0].dim,)), ("place", tf.float32, (3,)), ("mask", tf.bool, ())]
+        inputs = [self._shown, ("place", tf.float32, (3,)), ("mask", tf.bool, ())]
         return [*inputs, *numbers]
 
     def _whole(self, series: Int64) -> list[npt.NDArray[Any]]:
         """A batch of the series of these numbers; -1 is none, and pads."""
         return self._padded([self.series[number] if number >= 0 else np.empty(0, np.int64) for number in series], None)
 
-    def _drawn(self, plan: EpochPlan, series: Int64, position: Int64, share: Any) -> list[npt.NDArray[Any]]:
+    def _drawn(self, plan: EpochPlan, series: Int64, position: Int64, **columns: Any) -> list[npt.NDArray[Any]]:
         """A batch for training: slices left out by `blur`, and half of the series mirrored where the plan flips."""
         rows = [self._kept(plan, self.series[number], at) for number, at in zip(series, position)]
         if not plan.augmentation.flip:
@@ -190,14 +207,14 @@ class SeriesFeed:
         """Arrays in the order of `_fields` of the rows of each series."""
         longest = self.length or max(1, *map(len, parts))
         made = [np.zeros((len(parts), longest, *tail), dtype.as_numpy_dtype) for _, dtype, tail in self._fields]
-        vectors, places, mask, row, weight, labels = made
+        shown, places, mask, row, weight, labels = made
         labels -= 1
         for at, rows in enumerate(parts):
             if not len(rows):
                 continue
-            view = self.views[int(mirrored is not None and mirrored[at])]
             filled = (at, slice(len(rows)))
-            vectors[filled], places[filled] = view.rows(rows), series.place(self._position_mm[rows])
+            shown[filled] = self._show(rows, mirrored is not None and bool(mirrored[at]))
+            places[filled] = series.place(self._position_mm[rows])
             mask[filled], row[filled], weight[filled] = True, rows, 1.0
             labels[filled] = self.slices.labels[rows]
         return made
@@ -207,19 +224,32 @@ class SeriesFeed:
         return self.slices.table["position_mm"].to_numpy()
 
     def _blurred(self, plan: EpochPlan, batch: dict[str, Any]) -> dict[str, Any]:
-        """Noise and dropout on the vectors of a batch: of each series by (seed, epoch, its position in the epoch)."""
-        noise, dropout = self.blur.noise, self.blur.dropout
+        """A batch for training: its vectors `blurred`."""
+        vectors = tf.cast(batch["vectors"], tf.float32)
+        vectors = tf.cast(blurred(vectors, seeds(plan, batch["position"]), self.blur), tf.float16)
         kept = {name: batch[name] for name in ("place", "mask", "labels", "share")}
-        if not (noise or dropout):
-            return {"vectors": batch["vectors"], **kept}
-
-        def one(given: tuple[Any, Any]) -> Any:
-            vectors, position = tf.cast(given[0], tf.float32), given[1]
-            seed = tf.stack([tf.constant(plan.seed * 100_003 + plan.epoch, tf.int64), 2 * position])
-            deviation = tf.math.reduce_std(vectors, -1, keepdims=True)
-            vectors += noise * deviation * tf.random.stateless_normal(tf.shape(vectors), seed)
-            stays = tf.random.stateless_uniform(tf.shape(vectors), seed + [0, 1]) >= dropout
-            return tf.cast(tf.where(stays, vectors, 0.0), tf.float16)
-
-        vectors = tf.map_fn(one, (batch["vectors"], batch["position"]), fn_output_signature=tf.float16)
         return {"vectors": tf.ensure_shape(vectors, batch["vectors"].shape), **kept}
+
+
+def seeds(plan: EpochPlan, position: Any) -> Any:
+    """int64 [b, 2], of what is random in the series at `position` int64 [b] of an epoch."""
+    of_epoch = tf.fill(tf.shape(position), tf.constant(plan.seed * 100_003 + plan.epoch, tf.int64))
+    return tf.stack([of_epoch, 2 * position], 1)
+
+
+def blurred(vectors: Any, seeds: Any, blur: Blur) -> Any:
+    """float32 [b, T, dim]: `vectors` with noise, and with some numbers set to 0; a tensor operation.
+
+    What happens to a series follows from its row of `seeds` int64 [b, 2], whatever it is padded to.
+    """
+    if not (blur.noise or blur.dropout):
+        return vectors
+
+    def one(given: tuple[Any, Any]) -> Any:
+        vector, seed = given
+        deviation = tf.math.reduce_std(vector, -1, keepdims=True)
+        moved = vector + blur.noise * deviation * tf.random.stateless_normal(tf.shape(vector), seed)
+        stays = tf.random.stateless_uniform(tf.shape(vector), seed + [0, 1]) >= blur.dropout
+        return tf.where(stays, moved, 0.0)
+
+    return tf.map_fn(one, (vectors, seeds), fn_output_signature=tf.float32)

@@ -22,8 +22,10 @@ HEADS = 4
 SLICE_LOGITS, SERIES_LOGITS, ATTENTION = "logits", "series_logits", "attention_weights"
 
 
-def build(dim: int, labels: int, architecture: Mapping[str, Any]) -> keras.Model:
+def build(dim: int, labels: int, architecture: Mapping[str, Any], vectors: str = "float16") -> keras.Model:
     """The network for vectors of `dim` numbers. `architecture`: the keyword arguments of the function `kind` names.
+
+    `vectors`: their dtype, float32 where a gradient has to pass.
 
     Raises `WrongUse` for anything else.
     """
@@ -36,14 +38,14 @@ def build(dim: int, labels: int, architecture: Mapping[str, Any]) -> keras.Model
         if key not in known:
             raise WrongUse(f"architecture of series: unknown key {key!r}; {hint(key, ['kind', *known])}")
         _check(key, value)
-    vectors = keras.Input((None, dim), dtype="float16", name="vectors")
+    given = keras.Input((None, dim), dtype=vectors, name="vectors")
     place = keras.Input((None, 3), dtype="float32", name="place")
     mask = keras.Input((None,), dtype="bool", name="mask")
     # a vector's scale is its network's own
-    normal = keras.layers.LayerNormalization(name="normal", dtype="float32")(vectors)
+    normal = keras.layers.LayerNormalization(name="normal", dtype="float32")(given)
     seen = KINDS[kind](normal, place, mask, **settings)
     outputs = [keras.layers.Dense(labels, name=SLICE_LOGITS, dtype="float32")(seen), _series_logits(seen, mask, labels)]
-    return keras.Model({"vectors": vectors, "place": place, "mask": mask}, outputs, name="series")
+    return keras.Model({"vectors": given, "place": place, "mask": mask}, outputs, name="series")
 
 
 def gru(

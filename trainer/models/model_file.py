@@ -232,7 +232,8 @@ def _shapes(about: About) -> tuple[Any, Any]:
 def scorer(model: keras.Model, flip: bool = False) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
     """A function from images uint8 [b, size, size, windows] to logits float32 [b, L]; compiled once, for any b.
 
-    `flip`: the mean of the logits of each slice and of its left-right mirror image.
+    A tensor of them is taken without a copy. `flip`: the mean of the logits of each slice and of its left-right
+    mirror image.
     """
     import tensorflow as tf
 
@@ -258,7 +259,8 @@ def embedder(model: keras.Model, mirrored: bool = False) -> Embedder:
 
     One pass gives both; the logits are those of `scorer`. A slice's vector is what the layer of the logits takes: the
     mean over all places of densenet121 and xception, the last dense layer of cnn. (The cnn pools to 64 x 32 x 32
-    values, all of which that layer reads.) `mirrored`: of the left-right mirror image of each slice.
+    values, all of which that layer reads.) A tensor of images is taken without a copy. `mirrored`: of the left-right
+    mirror image of each slice.
     """
     import keras
     import tensorflow as tf

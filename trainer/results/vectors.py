@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from trainer.shell.problems import WorkFailed, WrongUse
 
 FOLDER, INDEX = "vectors", "index.json"
 FORMAT = 1
-PART_SLICES = 4096
+PART_SLICES = 4096  # whole batches, so that none holds slices of two parts
 SPARE_BYTES = 10**8  # of the disk, for whatever else is written meanwhile
 
 Int64 = npt.NDArray[np.int64]
@@ -94,6 +95,17 @@ class Store:
         return [number for number, name in enumerate(self._names) if name not in self._parts]
 
     @property
+    def missing_runs(self) -> list[list[int]]:
+        """The same, those that follow each other together."""
+        runs: list[list[int]] = []
+        for number in self.missing:
+            if runs and runs[-1][-1] == number - 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        return runs
+
+    @property
     def present_slices(self) -> int:
         """Slices of the parts that are there."""
         return self.slices - sum(end - begin for begin, end in map(self.span, self.missing))
@@ -141,13 +153,37 @@ def require_room(stores: Sequence[Store]) -> None:
         )
 
 
+class Part:
+    """The rows of a file, read by their numbers. Not mapped: what the system keeps of it is nobody's memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `OSError`, and ValueError for another file than `Store` writes."""
+        self._path, self._file = path, path.open("rb")  # closed with the object
+        if np.lib.format.read_magic(self._file) != (1, 0):
+            raise ValueError(f"{path} is no file of vectors")
+        (self._rows,), _, self.dtype = np.lib.format.read_array_header_1_0(self._file)
+        self._begin = self._file.tell()
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, numbers: Int64) -> npt.NDArray[Any]:
+        """`dtype` [b], the rows at `numbers` int64 [b]. Raises `WorkFailed` where the file has become shorter."""
+        found, size = np.empty(len(numbers), self.dtype), self.dtype.itemsize
+        buffers = found.view(np.uint8).reshape(len(found), size)
+        for buffer, number in zip(buffers, numbers.tolist()):
+            if os.preadv(self._file.fileno(), [buffer.data], self._begin + number * size) != size:
+                raise WorkFailed(f"{self._path} has changed while it was read; run it again")
+        return found
+
+
 class Vectors:
-    """Vectors and logits of slices by the numbers of their rows, read from memory maps.
+    """Vectors and logits of slices by the numbers of their rows.
 
     `dim`: of a vector.
     """
 
-    def __init__(self, parts: Sequence[npt.NDArray[Any]], at: Int64) -> None:
+    def __init__(self, parts: Sequence[Part | npt.NDArray[Any]], at: Int64) -> None:
         """`parts`: rows as in `Store`, one part after the other. `at` int64 [n]: where among them each slice stands."""
         self._parts = parts
         self._begins = np.cumsum([0, *map(len, parts)])[:-1]
@@ -172,7 +208,7 @@ class Vectors:
         out = np.empty((len(at), *kind.shape), kind.base)
         for number in np.unique(which):
             mine = which == number
-            out[mine] = self._parts[number][field][at[mine] - self._begins[number]]
+            out[mine] = self._parts[number][at[mine] - self._begins[number]][field]
         return out
 
 
@@ -182,7 +218,7 @@ def read(source: Source, data: Dataset, slices: Slices) -> Vectors:
     Raises `WrongUse` with the command that makes them, where they lack, are of other weights or another data set, or
     do not have the bytes that were written.
     """
-    parts: list[npt.NDArray[Any]] = []
+    parts: list[Part] = []
     begins: dict[str, int] = {}  # shard -> where among the parts its first record stands
     at = 0
     for split in sorted(slices.table["split"].unique().to_pylist()):
@@ -195,7 +231,7 @@ def read(source: Source, data: Dataset, slices: Slices) -> Vectors:
     return Vectors(parts, first[slices.shard] + slices.record)
 
 
-def _split_parts(source: Source, split: str, slices: int) -> list[npt.NDArray[Any]]:
+def _split_parts(source: Source, split: str, slices: int) -> list[Part]:
     folder, advice = source.folder(split), f"make them with: {source.command(split)}"
     found = _read_index(folder)
     if found is None:
@@ -209,7 +245,7 @@ def _split_parts(source: Source, split: str, slices: int) -> list[npt.NDArray[An
     for name in names:
         if not _is_whole(folder / name, found["parts"]):
             raise WrongUse(f"{folder / name} does not have the bytes that were written; {advice}")
-    return [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in names]
+    return [Part(folder / name) for name in names]
 
 
 def require_finite(rows: npt.NDArray[Any], sop_uids: Sequence[str]) -> None:

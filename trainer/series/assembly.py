@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -13,7 +12,8 @@ import keras
 
 from trainer.data import series
 from trainer.data.dataset import Dataset, Slices
-from trainer.data.series_feed import SeriesFeed
+from trainer.data.series import Series
+from trainer.data.series_feed import Blur, SeriesFeed
 from trainer.models import context, model_file
 from trainer.models.model_file import About
 from trainer.results import joint, vectors
@@ -32,31 +32,44 @@ EMBED_FAILED = "the vectors could not be made, see the line above; the same comm
 
 
 class OfSeries:
-    """The `session.Kind` of a series model. `note` shows a line to the user."""
+    """The `session.Kind` of a series model; `prepare` comes first and sets what the others need."""
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
-        self._slice_folder: Path
-        self._digest: str
-        self._feeds: dict[str, SeriesFeed]
+    slice_folder: Path
+    slice_about: About
+    digest: str
+    feeds: Mapping[str, SeriesFeed]
 
     def prepare(self, settings: HParams, data: Dataset, slices: Mapping[str, Slices], workers: int) -> None:
         """Check the slice run, plan the series, and have the vectors at hand; those that lack are made."""
-        blur = series_settings.read(settings.series).blur
-        self._slice_folder, about = slice_run(settings, data)
+        of_series = series_settings.read(settings.series)
+        if of_series.recompute and not settings.end_to_end:
+            raise WrongUse("series.recompute belongs to end_to_end; without it the slice model is not computed at all")
+        self.slice_folder, self.slice_about = slice_run(settings, data)
         plans = {name: series.plan(part.table) for name, part in slices.items()}
         for name, part in slices.items():
             series.require_order(plans[name], part.table)
-        sources = [scoring.source(settings.slice_run, about, data, flip) for flip in (False, True)[: 1 + settings.flip]]
-        self._digest = sources[0].weights
+        self.digest = model_file.digest(self.slice_folder)
+        self.feeds = self._feeds(settings, data, slices, plans, of_series.blur, workers)
+
+    def _feeds(
+        self,
+        settings: HParams,
+        data: Dataset,
+        slices: Mapping[str, Slices],
+        plans: Mapping[str, Series],
+        blur: Blur,
+        workers: int,
+    ) -> Mapping[str, SeriesFeed]:
+        flips = (False, True)[: 1 + settings.flip]
+        sources = [scoring.source(settings.slice_run, self.slice_about, data, flip) for flip in flips]
         views = _views(sources, data, slices, may_make=workers <= 1)
-        self._feeds = {name: SeriesFeed(part, plans[name], views[name], blur) for name, part in slices.items()}
+        return {name: SeriesFeed(part, plans[name], views[name], blur) for name, part in slices.items()}
 
     def identity(self) -> Mapping[str, str]:
-        return {"slice model": self._digest}
+        return {"slice model": self.digest}
 
     def data_of(self, settings: HParams, slices: Mapping[str, Slices], devices: Devices) -> Data:
-        feeds = {name: _padded(feed, settings, devices) for name, feed in self._feeds.items()}
+        feeds = {name: _padded(feed, settings, devices) for name, feed in self.feeds.items()}
         train, labels = feeds[settings.train_split], slices[settings.train_split].spec.labels
         odds = joint.unchanged(labels.names, labels.any, settings.label_smoothing, settings.focal_gamma)
         plan = assembly.plan_of(settings, train, devices)
@@ -64,19 +77,45 @@ class OfSeries:
 
     def network(self, settings: HParams, data: Dataset, devices: Devices, steps_per_epoch: int) -> Network:
         with devices.strategy.scope():
-            model = self._build(settings)
+            model, objective = self._built(settings, data, devices)
             update = assembly.update_of(settings, model, devices, steps_per_epoch)
+        return Network(model, None, update, objective)
+
+    def _built(self, settings: HParams, data: Dataset, devices: Devices) -> tuple[keras.Model, SeriesObjective]:
+        dim = next(iter(self.feeds.values())).views[0].dim
         of_series = series_settings.read(settings.series)
         weights = (of_series.head_weight, of_series.mil_weight)
-        return Network(model, None, update, SeriesObjective(*assembly.objective_of(settings, data), *weights))
+        objective = SeriesObjective(*assembly.objective_of(settings, data), *weights)
+        return begun(settings, data, dim), objective
 
     def finish(self, loop: Loop, data: Dataset, test: Slices | None, state: State, note: Callable[[str], None]) -> None:
-        build = functools.partial(self._build, loop.settings)
-        ending.finish(ending.Ended(loop, data, state, self._feeds), self._slice_folder, build, note)
+        def left() -> ending.Ended:
+            dim = next(iter(self.feeds.values())).views[0].dim
+            copy = model_file.float32_copy(loop.network.model, lambda: context_of(loop.settings, data, dim))
+            return ending.Ended(copy, self.slice_folder, self.feeds)
 
-    def _build(self, settings: HParams) -> keras.Model:
-        feed = self._feeds[settings.train_split]
-        return context.build(feed.views[0].dim, len(feed.slices.spec.labels.names), settings.architecture)
+        ending.finish(loop, data, state, left, note)
+
+
+def context_of(settings: HParams, data: Dataset, dim: int, vectors: str = "float16") -> keras.Model:
+    """The context network of the settings for vectors of `dim` numbers."""
+    return context.build(dim, len(data.manifest.spec.labels.names), settings.architecture, vectors)
+
+
+def begun(settings: HParams, data: Dataset, dim: int, vectors: str = "float16") -> keras.Model:
+    """The context network with the weights that the settings begin with. Raises `WrongUse`."""
+    model = context_of(settings, data, dim, vectors)
+    if settings.weights == "none":
+        return model
+    folder = model_file.find(settings.weights)
+    about = model_file.read_about(folder)
+    trained = model_file.load_model(folder, about)
+    shapes = [[tuple(variable.shape) for variable in one.variables] for one in (model, trained)]
+    if about.blend is None or shapes[0] != shapes[1]:
+        raise WrongUse(f"weights {settings.weights} is no series run with this architecture and slice model; name one")
+    for variable, value in zip(model.variables, trained.variables):
+        variable.assign(value.value.numpy())
+    return model
 
 
 def slice_run(settings: HParams, data: Dataset) -> tuple[Path, About]:

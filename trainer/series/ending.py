@@ -14,7 +14,6 @@ import numpy.typing as npt
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.series_feed import SeriesFeed
 from trainer.models import model_file
-from trainer.models.model_file import About
 from trainer.results import blend, calibration, joint, study_level
 from trainer.results.blend import Blend
 from trainer.results.joint import Odds
@@ -30,42 +29,44 @@ from trainer.training.state import State
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ended:
-    """A run whose training is done: its loop, data set and state, and the feed of each split by name."""
+    """What a run leaves: the context network in float32, the folder of its slice model, and a feed a split by name."""
 
-    loop: Loop
-    data: Dataset
-    state: State
+    context: keras.Model
+    slice_folder: Path
     feeds: Mapping[str, SeriesFeed]
 
 
-def finish(run: Ended, slice_folder: Path, build: Callable[[], keras.Model], note: Callable[[str], None]) -> None:
-    """Take the best weights, blend them with the slice model, calibrate, score the test split, export.
+def finish(loop: Loop, data: Dataset, state: State, left: Callable[[], Ended], note: Callable[[str], None]) -> None:
+    """Take the best weights, blend context and slice model, calibrate, score the test split, export.
 
-    `build` makes the architecture. What is written into the run is one model: the context, and the slice model in the
-    folder `model_file.SLICE` beside it.
+    `left`: what the run leaves, called on the chief once the best weights are in place. What is written is one model:
+    the context, and the slice model in the folder `model_file.SLICE` beside it.
     """
-    loop = run.loop
     ending.meet(loop.devices)  # the chief has written the best weights by now
-    loop.saver.load_best(run.state)
+    loop.saver.load_best(state)
     if loop.devices.chief:
-        _finish(run, slice_folder, build, note)
+        _finish(loop, data, state, left(), note)
     ending.meet(loop.devices)  # a worker that leaves earlier would look lost to the others
 
 
-def _finish(run: Ended, slice_folder: Path, build: Callable[[], keras.Model], note: Callable[[str], None]) -> None:
-    loop, settings = run.loop, run.loop.settings
-    copy = model_file.float32_copy(loop.network.model, build)
-    slice_about = model_file.read_about(slice_folder)
+def _finish(loop: Loop, data: Dataset, state: State, run: Ended, note: Callable[[str], None]) -> None:
+    settings, slice_about = loop.settings, model_file.read_about(run.slice_folder)
     assert slice_about.odds is not None  # `assembly.slice_run` refuses one without
     held, test = (run.feeds.get(name) for name in (settings.validation_split, settings.test_split))
     fitted, mix = _unfitted(slice_about.odds, loop.data.odds)
     if held is not None:
-        fitted, mix = _fitted(loop, copy, held, slice_about.odds)
-    found: dict[str, Any] = {"best": run.state.best, "epochs": run.state.epoch, "steps": run.state.step}
-    found["fingerprint"] = run.data.manifest.fingerprint
+        said, trained = _said(loop, run.context, held), loop.data.train.slices
+        fitted, mix = fit(said, held.slices, trained, slice_about.odds, loop.data.odds)
+    found: dict[str, Any] = {"best": state.best, "epochs": state.epoch, "steps": state.step}
+    found["fingerprint"] = data.manifest.fingerprint
     if test is not None:
-        found[settings.test_split] = _result(_said(loop, copy, test), test, mix)
-    model_file.write(loop.doors.run_dir.export, copy, _about(run, fitted, mix, slice_about), slice_folder)
+        found[settings.test_split] = _result(_said(loop, run.context, test), test, mix)
+    about = ending.about_of(loop, data, state, fitted)
+    dim = next(iter(run.feeds.values())).views[0].dim
+    facts = {**about.facts, "slice_model": slice_about.settings["model"], "vector_dim": dim}
+    facts["parameters"] = run.context.count_params() + slice_about.facts["parameters"]
+    about = dataclasses.replace(about, facts=facts, odds=_natural(mix), blend=mix)
+    model_file.write(loop.doors.run_dir.export, run.context, about, run.slice_folder)
     loop.doors.run_dir.write_result(found)
     told = ending.result_lines(found, loop, None if test is None else test.slices)
     for line in (*told, *mix.told(), *ending.calibration_lines(loop, fitted)):
@@ -79,12 +80,13 @@ def _said(loop: Loop, model: keras.Model, feed: SeriesFeed) -> Said:
     return scoring.say(model, one, [logits], loop.settings.eval_batch_size, lambda done, total: None)
 
 
-def _fitted(loop: Loop, model: keras.Model, held: SeriesFeed, slice_odds: Odds) -> tuple[Fitted, Blend]:
-    """What the validation split says: the parts of the context, calibrations and thresholds."""
-    odds = loop.data.odds
-    names, any_name = odds.names, odds.any
-    said, labels, trained = _said(loop, model, held), held.slices.labels, loop.data.train.slices
-    ids, expected = held.slices.table.select(list(IDS)), prevalence(trained.labels)
+def fit(said: Said, held: Slices, trained: Slices, slice_odds: Odds, odds: Odds) -> tuple[Fitted, Blend]:
+    """The parts of the context, calibrations and thresholds, by what is `said` of `held`, the validation split.
+
+    `trained`: the split that was trained on. `slice_odds`, `odds`: of the slice model and of the context.
+    """
+    names, any_name, labels = odds.names, odds.any, held.labels
+    ids, expected = held.table.select(list(IDS)), prevalence(trained.labels)
     rows = Predictions(names, any_name, ids, labels.astype(np.int8), said.slice_logits, np.zeros(labels.shape))
     plain, context = slice_odds.log_odds(said.slice_logits), odds.log_odds(said.context_logits)
     slices = blend.fit(names, labels, plain, context, rows.patients, expected)
@@ -115,14 +117,6 @@ def _unfitted(slice_odds: Odds, odds: Odds) -> tuple[Fitted, Blend]:
     why = "the run had no validation split"
     fitted, mix = fitting.unfitted(odds.names, why), blend.alone(odds.names, why)
     return fitted, Blend(slice_odds, odds, mix, mix, fitted.calibration, fitted.study_thresholds)
-
-
-def _about(run: Ended, fitted: Fitted, mix: Blend, slice_about: About) -> About:
-    about = ending.about_of(run.loop, run.data, run.state, fitted)
-    facts = {**about.facts, "slice_model": slice_about.settings["model"]}
-    facts["parameters"] += slice_about.facts["parameters"]
-    facts["vector_dim"] = next(iter(run.feeds.values())).views[0].dim
-    return dataclasses.replace(about, facts=facts, odds=_natural(mix), blend=mix)
 
 
 def _natural(mix: Blend) -> Odds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,12 +19,14 @@ from trainer.models.model_file import About
 from trainer.results import study_level, thresholds, vectors
 from trainer.results.predictions import IDS, Predictions
 from trainer.results.probability import sigmoid
+from trainer.series import ending
 from trainer.series import scoring as series_scoring
-from trainer.shell import vertex
+from trainer.series.scoring import Said
 from trainer.shell.problems import WrongUse
-from trainer.training import scoring
+from trainer.training import assembly, fitting, scoring
 
 AS_IT_IS = Blur(0.0, 0.0, 0.0)
+SLICE_MODEL = "slice_model"  # in a run of the second stage: the slice model as it came out, and its vectors
 HEAD, BLEND = "series head", "blend"
 
 
@@ -53,12 +56,7 @@ def judge(
     """
     mix = about.blend
     assert mix is not None  # it is a series model
-    plan = series.plan(slices.table)
-    series.require_order(plan, slices.table)
-    views = _views(folder, about, data, slices, flip)
-    logits = [view.logits(np.arange(len(slices))) for view in views]
-    context = model_file.load_model(folder, about)
-    said = series_scoring.say(context, SeriesFeed(slices, plan, views, AS_IT_IS), logits, batch_size, tell)
+    said = _said(folder, about, data, slices, flip, batch_size, tell)
     whole = mix.slice_log_odds(said.slice_logits, said.context_logits)
     labels, ids = about.spec.labels, slices.table.select(list(IDS))
     found = Predictions(
@@ -78,6 +76,38 @@ def judge(
     return Judged(found, ways)
 
 
+def anew(folder: Path, about: About, data: Dataset, tell: Callable[[int, int], None]) -> About:
+    """`about` with blend, calibrations and thresholds fitted once more, by the run's own splits of `data`.
+
+    `folder`: of the series model; nothing is written there. Raises `TrainerError`.
+    """
+    settings = fitting.own_settings(about, data)
+    trained, held = (assembly.split(data, settings, name) for name in (settings.train_split, settings.validation_split))
+    mix = about.blend
+    assert mix is not None  # it is a series model
+    said = _said(folder, about, data, held, False, settings.eval_batch_size, tell)
+    found, mix = ending.fit(said, held, trained, mix.slice_odds, mix.odds)
+    facts = {**about.facts, "foreseen": found.foreseen}
+    return dataclasses.replace(about, facts=facts, blend=mix, **found.decided)
+
+
+def _said(
+    folder: Path,
+    about: About,
+    data: Dataset,
+    slices: Slices,
+    flip: bool,
+    batch_size: int,
+    tell: Callable[[int, int], None],
+) -> Said:
+    plan = series.plan(slices.table)
+    series.require_order(plan, slices.table)
+    views = _views(folder, about, data, slices, flip)
+    logits = [view.logits(np.arange(len(slices))) for view in views]
+    feed = SeriesFeed(slices, plan, views, AS_IT_IS)
+    return series_scoring.say(model_file.load_model(folder, about), feed, logits, batch_size, tell)
+
+
 def _views(folder: Path, about: About, data: Dataset, slices: Slices, flip: bool) -> list[vectors.Vectors]:
     """Vectors of the split, and of its mirror images; those that lack are made."""
     place = _slice_model(folder, about)
@@ -89,11 +119,10 @@ def _views(folder: Path, about: About, data: Dataset, slices: Slices, flip: bool
 
 
 def _slice_model(folder: Path, about: About) -> str:
-    """The slice run, where it is still what the series model was trained on: its vectors are there; else its copy."""
+    """Where its slice model lies with vectors, of the same weights: in its slice run, in its run; else beside it."""
     own = folder / model_file.SLICE
-    place = str(about.settings.get("slice_run") or "")
-    try:
-        same = bool(place) and model_file.digest(model_file.find(place)) == model_file.digest(own)
-    except WrongUse:
-        same = False
-    return place if same else str(vertex.mounted(str(own)))
+    for place in (str(about.settings.get("slice_run") or ""), str(model_file.run_folder(folder) / SLICE_MODEL)):
+        with contextlib.suppress(WrongUse):
+            if place and model_file.digest(model_file.find(place)) == model_file.digest(own):
+                return place
+    return str(own)

@@ -13,6 +13,7 @@ from trainer.training import losses
 from trainer.training.steps import Objective
 
 FAR = 1e9  # below every logit
+PADDED = (*INPUTS, "labels", "images")  # in a batch, behind the series
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,14 @@ class SeriesObjective(Objective):
     def inputs(self, batch: Mapping[str, Any]) -> Any:
         return {name: batch[name] for name in INPUTS}
 
+    def part(self, batch: Mapping[str, Any], begin: Any, size: Any) -> dict[str, Any]:
+        """So many series of a batch, no longer padded than the longest of them needs."""
+        found = super().part(batch, begin, size)
+        if found["mask"].shape[1] is not None:
+            return found  # a compiler wants shapes that are known
+        longest = tf.reduce_max(tf.reduce_sum(tf.cast(found["mask"], tf.int32), 1))
+        return {name: values[:, :longest] if name in PADDED else values for name, values in found.items()}
+
     def logits(self, outputs: Any) -> Any:
         return self.by_slice(outputs[0])
 
@@ -40,15 +49,20 @@ class SeriesObjective(Objective):
         """Each series counts as one, whatever its length: its slices by their mean, times its `share` of nature."""
         labels, mask = batch["labels"], batch["mask"][..., None]
         slices, series = (tf.cast(one, tf.float32) for one in outputs)
-        known = tf.cast(labels >= 0, tf.float32)
-        count = tf.reduce_sum(known, 1)
-        of_slices = tf.math.divide_no_nan(tf.reduce_sum(known * self._each(labels, slices), 1), count)
         whole = series_labels(labels, mask)
         greatest = tf.reduce_max(tf.where(mask, slices, -FAR), 1)
         of_series = self.head_weight * self._each(whole, series) + self.mil_weight * self._each(whole, greatest)
+        total = self.of_slices(batch, slices) + tf.where(whole >= 0, of_series, 0.0)
         weights = batch["share"][:, None] * tf.constant(self.label_weights)
-        total = weights * (of_slices + tf.where(whole >= 0, of_series, 0.0))
-        return tf.reduce_sum(total), tf.reduce_sum(weights * tf.cast(count > 0, tf.float32))
+        known = tf.cast(tf.reduce_any(labels >= 0, 1), tf.float32)
+        return tf.reduce_sum(weights * total), tf.reduce_sum(weights * known)
+
+    def of_slices(self, batch: Mapping[str, Any], logits: Any) -> Any:
+        """float32 [b, L], the mean loss of the known slices of each series, 0 where none is; `logits` [b, T, L]."""
+        known = tf.cast(batch["labels"] >= 0, tf.float32)
+        return tf.math.divide_no_nan(
+            tf.reduce_sum(known * self._each(batch["labels"], logits), 1), tf.reduce_sum(known, 1)
+        )
 
     def _each(self, labels: Any, logits: Any) -> Any:
         return losses.each(labels, logits, self.smoothing, self.gamma)

@@ -19,6 +19,8 @@ class SeriesSettings:
     noise: float
     vector_dropout: float
     slice_dropout: float
+    slice_weight: float
+    recompute: bool
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
@@ -26,6 +28,8 @@ class SeriesSettings:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not 0 <= value <= most:
                 raise WrongUse(f"series.{name} is {value!r}; use 0 to {most:g}")
+        if not isinstance(self.recompute, bool):
+            raise WrongUse(f"series.recompute is {self.recompute!r}; use true or false")
 
     @property
     def blur(self) -> Blur:
@@ -33,14 +37,22 @@ class SeriesSettings:
         return Blur(self.noise, self.vector_dropout, self.slice_dropout)
 
 
-_MOST = {"head_weight": 100.0, "mil_weight": 100.0, "noise": 10.0, "vector_dropout": 0.9, "slice_dropout": 0.9}
+_MOST = {
+    "head_weight": 100.0,
+    "mil_weight": 100.0,
+    "noise": 10.0,
+    "vector_dropout": 0.9,
+    "slice_dropout": 0.9,
+    "slice_weight": 100.0,
+}
 
 
 def read(values: Mapping[str, Any]) -> SeriesSettings:
     """The settings of plain values. Raises `WrongUse` for unknown or missing keys."""
+    known = [field.name for field in dataclasses.fields(SeriesSettings)]
     for key in values:
-        if key not in _MOST:
-            raise WrongUse(f"series: unknown setting {key!r}; {hint(key, _MOST)}")
-    if missing := [key for key in _MOST if key not in values]:
+        if key not in known:
+            raise WrongUse(f"series: unknown setting {key!r}; {hint(key, known)}")
+    if missing := [key for key in known if key not in values]:
         raise WrongUse(f"series: missing setting {', '.join(missing)}")
     return SeriesSettings(**values)

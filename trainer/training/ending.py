@@ -75,8 +75,8 @@ def about_of(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
         "versions": versions(),
     }
     settings = dataclasses.asdict(loop.settings)
-    decided = (found.calibration, found.thresholds, found.study_thresholds)
-    return About(data.manifest.spec, data.manifest.fingerprint, settings, *decided, facts, loop.data.odds)
+    spec, fingerprint = data.manifest.spec, data.manifest.fingerprint
+    return About(spec, fingerprint, settings, facts=facts, odds=loop.data.odds, **found.decided)
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from trainer.results.predictions import Predictions, patients_of
 from trainer.results.probability import prevalence
 from trainer.shell.problems import WrongUse
 from trainer.training import assembly, hparams, scoring
+from trainer.training.hparams import HParams
 
 RESAMPLES = 200  # of the validation patients, to foresee what thresholds will hold
 
@@ -37,6 +38,11 @@ class Fitted:
     thresholds: Thresholds
     study_thresholds: Thresholds
     foreseen: Mapping[str, Any]
+
+    @property
+    def decided(self) -> dict[str, Any]:
+        """What of it are fields of `About`, by their names."""
+        return {name: getattr(self, name) for name in ("calibration", "thresholds", "study_thresholds")}
 
 
 def unfitted(names: Sequence[str], why: str) -> Fitted:
@@ -77,14 +83,7 @@ def anew(folder: Path, about: About, data: Dataset, tell: Callable[[int, int], N
 
     `folder`: of the model; nothing is written. Raises `TrainerError`.
     """
-    if about.fingerprint != data.manifest.fingerprint:
-        raise WrongUse(
-            f"{data.place} is not the data set that the model was trained on, and its calibration is fitted on the "
-            "validation split of that; name that one with --data_dir"
-        )
-    settings = hparams.from_dict(about.settings)
-    if not settings.validation_split:
-        raise WrongUse("the run had no validation split, so there is nothing to fit a calibration on")
+    settings = own_settings(about, data)
     training = assembly.split(data, settings, settings.train_split)
     odds, shares = assembly.odds_of(settings, training), prevalence(training.labels)
     held = assembly.split(data, settings, settings.validation_split)
@@ -92,5 +91,17 @@ def anew(folder: Path, about: About, data: Dataset, tell: Callable[[int, int], N
     said = scoring.predict_split(score, about, held, settings.eval_batch_size, tell)
     found = fit(odds, said.ids, said.labels, said.logits, shares)
     facts = {**about.facts, "prevalence": dict(zip(odds.names, shares.tolist())), "foreseen": found.foreseen}
-    decided = {key: getattr(found, key) for key in ("calibration", "thresholds", "study_thresholds")}
-    return dataclasses.replace(about, odds=odds, facts=facts, **decided)
+    return dataclasses.replace(about, odds=odds, facts=facts, **found.decided)
+
+
+def own_settings(about: About, data: Dataset) -> HParams:
+    """The settings of a run whose validation split is one of `data`. Raises `WrongUse`."""
+    if about.fingerprint != data.manifest.fingerprint:
+        raise WrongUse(
+            f"{data.place} is not the data set that the model was trained on, and its calibration is fitted on the "
+            "validation split of that; name that one with --data_dir"
+        )
+    settings = hparams.of_run(about.settings)
+    if not settings.validation_split:
+        raise WrongUse("the run had no validation split, so there is nothing to fit a calibration on")
+    return settings

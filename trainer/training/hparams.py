@@ -180,7 +180,7 @@ def _check_series(hparams: HParams) -> None:
         _require(of_series, f"{name} belongs to --model {SERIES}, not to {hparams.model}; leave it out")
     if hparams.model != SERIES:
         return
-    _require(hparams.weights == "none", f"weights is {hparams.weights}; a series model begins with --slice_run")
+    _require(hparams.weights != "imagenet", "weights is imagenet; a series model begins with none, or a series run")
     turned = {"rotate_deg": hparams.rotate_deg, "shift": hparams.shift, "freeze_epochs": hparams.freeze_epochs}
     for name, value in turned.items():
         _require(

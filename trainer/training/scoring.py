@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -112,20 +113,38 @@ def _embed_split(forward: Embedder, slices: Slices, store: Store) -> None:
     there = store.present_slices
     store.begin()
     with progress_line.shown(store.folder.name, "slices", sys.stdout, first=there) as tell:
-        for number in store.missing:
-            store.put(number, _part(forward, slices, store, number, tell))
+        for number, batches in _missing(slices, store):
+            store.put(number, _part(forward, slices, store, number, batches, tell))
     print(
         f"{store.folder}: {counted(store.slices, 'vector')} of {store.dim:,} numbers, {there:,} of them already there"
     )
 
 
+def _missing(slices: Slices, store: Store) -> Iterator[tuple[int, Iterator[dict[str, Any]]]]:
+    """Each part that `store` lacks, with its batches, to be used up before the next.
+
+    Parts in a row are read in one go. Of streams each is read for itself: in which order their slices come, and so
+    the bytes of a part, follows from where reading begins and ends.
+    """
+    for run in store.missing_runs if slices.random_access else [[number] for number in store.missing]:
+        batches = _batches(slices, EMBEDDED, (store.span(run[0])[0], store.span(run[-1])[1]))
+        for number in run:
+            begin, end = store.span(number)
+            yield number, itertools.islice(batches, -(-(end - begin) // EMBEDDED))
+
+
 def _part(
-    forward: Embedder, slices: Slices, store: Store, number: int, tell: Callable[[int, int], None]
+    forward: Embedder,
+    slices: Slices,
+    store: Store,
+    number: int,
+    batches: Iterator[dict[str, Any]],
+    tell: Callable[[int, int], None],
 ) -> npt.NDArray[Any]:
-    """The rows of a part, `store.dtype` [slices of its span]."""
+    """The rows of a part, `store.dtype` [slices of its span], from its `batches`."""
     (begin, end), there = store.span(number), store.present_slices
     rows, filled = np.empty(end - begin, store.dtype), np.zeros(end - begin, bool)
-    for batch in _batches(slices, EMBEDDED, (begin, end)):
+    for batch in batches:
         kept = batch["weight"] > 0
         at = batch["row"][kept] - begin  # those of streams come out of order
         rows["vector"][at], rows["logits"][at] = (values[kept] for values in forward(batch["image"]))
@@ -138,10 +157,12 @@ def _part(
 
 
 def _batches(slices: Slices, batch_size: int, span: tuple[int, int] | None = None) -> Iterator[dict[str, Any]]:
+    """What `evaluation_batches` gives, as arrays; `image` as a tensor, which the model takes without a copy."""
     import tensorflow as tf
 
     try:
-        yield from input_pipeline.evaluation_batches(slices, batch_size, Share.whole(), span).as_numpy_iterator()
+        for batch in input_pipeline.evaluation_batches(slices, batch_size, Share.whole(), span):
+            yield {name: value if name == "image" else value.numpy() for name, value in batch.items()}
     except tf.errors.OpError as error:
         problem = input_pipeline.problem(slices, error)
         if problem is None:
@@ -158,5 +179,5 @@ def images(slices: Slices, rows: Sequence[int]) -> dict[int, npt.NDArray[np.uint
         return dict(zip(rows, np.array(found)))
     wanted, kept = set(rows), dict[int, npt.NDArray[np.uint8]]()
     for batch in _batches(slices, STREAMED):
-        kept |= {row: image for row, image in zip(batch["row"].tolist(), batch["image"]) if row in wanted}
+        kept |= {row: image for row, image in zip(batch["row"].tolist(), batch["image"].numpy()) if row in wanted}
     return kept

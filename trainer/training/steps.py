@@ -37,6 +37,10 @@ class Objective:
         """What the model takes of a batch."""
         return batch["image"]
 
+    def part(self, batch: Mapping[str, Any], begin: Any, size: Any) -> dict[str, Any]:
+        """The `size` samples of a batch from `begin` on."""
+        return {name: values[begin : begin + size] for name, values in batch.items()}
+
     def logits(self, outputs: Any) -> Any:
         """[n, L], a row a slice, of the outputs of the model."""
         return outputs
@@ -135,7 +139,7 @@ def _replica_step(model: Any, update: Update, variables: Sequence[Any], objectiv
     def step(batch: dict[str, Any], number: Any, votes: Any) -> tuple[Any, Any]:
         context = tf.distribute.get_replica_context()
         before, parts = statistics.read(), objective.accumulate * context.num_replicas_in_sync
-        gradients, sums = _over_parts(part, batch, objective.accumulate)
+        gradients, sums = _over_parts(part, batch, objective)
         *gradients, sums, votes = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, sums, tf.identity(votes)])
         sums, moved = sums[: len(SUMS)], sums[len(SUMS) :] / parts
         mean = tf.math.divide_no_nan(typical, sums[1])
@@ -149,18 +153,14 @@ def _replica_step(model: Any, update: Update, variables: Sequence[Any], objectiv
     return step
 
 
-def _over_parts(part: Callable[..., Any], batch: Mapping[str, Any], parts: int) -> tuple[list[Any], Any]:
-    """Sums of `part` over `parts` equal pieces of a batch (its size is a multiple of them)."""
-    if parts == 1:
+def _over_parts(part: Callable[..., Any], batch: Mapping[str, Any], objective: Objective) -> tuple[list[Any], Any]:
+    """Sums of `part` over the equal parts of a batch (its size is a multiple of them)."""
+    if objective.accumulate == 1:
         return part(batch)
-    size = tf.shape(batch["labels"])[0] // parts
-
-    def piece(number: int) -> dict[str, Any]:
-        return {name: values[number * size : (number + 1) * size] for name, values in batch.items()}
-
-    gradients, sums = part(piece(0))
-    for number in range(1, parts):
-        more, more_sums = part(piece(number))
+    size = tf.shape(batch["labels"])[0] // objective.accumulate
+    gradients, sums = part(objective.part(batch, 0, size))
+    for number in range(1, objective.accumulate):
+        more, more_sums = part(objective.part(batch, number * size, size))
         gradients = [one + other for one, other in zip(gradients, more)]
         sums += more_sums
     return gradients, sums
@@ -204,9 +204,6 @@ def distribute(devices: Devices, dataset: tf.data.Dataset) -> Any:
     """Iterator of a data set of replica batches, over the replicas of this worker."""
     # a data set that never ends spares TensorFlow an exchange before each step about who has data left
     endless = dataset.concatenate(dataset.take(1).repeat())
-    options = tf.data.Options()
-    options.autotune.enabled = False  # nothing is left to it, and closing its iterator waits up to two seconds
-    endless = endless.with_options(options)
     if devices.kind == "default":
         return iter(endless)
     return iter(devices.strategy.distribute_datasets_from_function(lambda _: endless))

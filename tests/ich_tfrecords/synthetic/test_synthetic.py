@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from ich_tfrecords.dicom.writer import SliceFields, dicom_bytes
 from ich_tfrecords.synthetic import command, defects, phantom, plan, rsna_layout
+from ich_tfrecords.synthetic import textures as noise
 from ich_tfrecords.synthetic.plan import SyntheticError
 from ich_tfrecords.synthetic.rsna_layout import RSNA_LABELS, Summary, generate
 
@@ -252,14 +253,14 @@ def test_12_bit_scanners_clip_and_both_intercepts_are_dealt() -> None:
 
 
 @pytest.fixture(scope="module")
-def textures() -> phantom.Textures:
-    return phantom.draw_textures(np.random.default_rng(0))
+def textures() -> noise.Textures:
+    return noise.draw_textures(np.random.default_rng(0))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("label", RSNA_LABELS[:5])
 @pytest.mark.parametrize("slices", [1, 2, 5, 32])
-def test_the_slice_a_bleed_is_centred_on_is_positive(label: str, slices: int, textures: phantom.Textures) -> None:
+def test_the_slice_a_bleed_is_centred_on_is_positive(label: str, slices: int, textures: noise.Textures) -> None:
     for number in range(6):
         study = plan.plan_studies(1, 0, slices, number, 0, False)[0]
         pose = plan.Pose(dataclasses.replace(study, slices=slices, labels=(label,)), number)
@@ -269,7 +270,7 @@ def test_the_slice_a_bleed_is_centred_on_is_positive(label: str, slices: int, te
         assert found == {label}, f"seed {number}"
 
 
-def test_a_bleed_is_bright_where_it_is_and_nothing_changes_elsewhere(textures: phantom.Textures) -> None:
+def test_a_bleed_is_bright_where_it_is_and_nothing_changes_elsewhere(textures: noise.Textures) -> None:
     head = phantom.draw_head(np.random.default_rng(3))
     body = phantom.Phantom(head, textures)
     clot = phantom.Bleed("intraparenchymal", (30, 10, 60), 15, 0, 12, 15, 70)
@@ -284,7 +285,7 @@ def test_a_bleed_is_bright_where_it_is_and_nothing_changes_elsewhere(textures: p
     assert with_clot.shape == (512, 512)
 
 
-def test_a_mid_brain_slice_has_the_densities_of_a_head(textures: phantom.Textures) -> None:
+def test_a_mid_brain_slice_has_the_densities_of_a_head(textures: noise.Textures) -> None:
     hu, _ = phantom.Phantom(phantom.draw_head(np.random.default_rng(1)), textures).render(
         50, (), np.random.default_rng(1)
     )
@@ -297,7 +298,7 @@ def test_a_mid_brain_slice_has_the_densities_of_a_head(textures: phantom.Texture
 
 
 @pytest.mark.parametrize("z_mm", [-60.0, -25.0, 125.0, 160.0])
-def test_slices_beyond_the_brain_draw_without_labels(z_mm: float, textures: phantom.Textures) -> None:
+def test_slices_beyond_the_brain_draw_without_labels(z_mm: float, textures: noise.Textures) -> None:
     body = phantom.Phantom(phantom.draw_head(np.random.default_rng(2)), textures)
     hu, found = body.render(z_mm, (), np.random.default_rng(0))
     assert np.isfinite(hu).all()
@@ -490,6 +491,7 @@ def test_command_writes_and_lists_the_defects(tmp_path: Path, capsys: pytest.Cap
         ("--positive_fraction 1.5", "positive_fraction is 1.5"),
         ("--positive_fraction nan", "positive_fraction is nan"),
         ("--positive_fraction 0 --every_label", "every_label needs studies that bleed"),
+        ("--slices_per_study 15 --context", "context needs slices_per_study 16 or more"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(
@@ -512,7 +514,7 @@ def test_a_directory_with_files_is_refused(tmp_path: Path, capsys: pytest.Captur
 def test_ctrl_c_is_one_line_and_exit_130(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(rng: np.random.Generator) -> phantom.Textures:
+    def interrupted(rng: np.random.Generator) -> noise.Textures:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(rsna_layout, "draw_textures", interrupted)

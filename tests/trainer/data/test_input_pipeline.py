@@ -186,6 +186,16 @@ def test_evaluation_has_every_slice_once(both, parsed, stream, count):
         assert stream or seen == sorted(seen)
 
 
+@READERS
+def test_closing_a_reader_waits_for_no_autotuning(both, stream):
+    """Its thread sleeps for up to a minute, and is not woken each time its iterator goes."""
+    slices = both[stream]
+    batches = evaluation_batches(slices, 8, Share.whole()), train_batches(slices, plan_of(slices), Share.whole())
+    for made in batches:
+        for ends in (made, made.concatenate(made.take(1).repeat())):  # as it comes, and as `steps.distribute` has it
+            assert ends.options().autotune.enabled is False
+
+
 def first_rows(slices: Slices, count: int) -> Slices:
     """The first slices of a split."""
     names = ("shard", "record", "offset", "length", "stratum", "labels")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import tempfile
 import types
 from pathlib import Path
 
@@ -71,6 +72,18 @@ def test_a_store_knows_what_it_lacks(tmp_path, monkeypatch):
     assert (again.missing, again.present_slices, again.notes()) == ([1], 6, [])
     for other in (store(tmp_path, 11), store(tmp_path, 10, weights="cd" * 32), store(tmp_path, 10, dataset="0" * 64)):
         assert other.present_slices == 0
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12))
+def test_runs_of_missing_parts_are_those_without_a_gap(present):
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectors, "PART_SLICES", 1)
+        one = store(Path(name), len(present))
+        one.begin()
+        for number in np.flatnonzero(present).tolist():
+            one.put(number, made(1))
+        runs = "".join(" " if there else chr(65 + number) for number, there in enumerate(present)).split()
+        assert one.missing_runs == [[ord(letter) - 65 for letter in run] for run in runs]
 
 
 def test_what_is_no_part_any_more_goes_and_nothing_else(tmp_path, monkeypatch):

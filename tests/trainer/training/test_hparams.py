@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trainer.models import networks
+from trainer.models import context, networks
 from trainer.shell.problems import WrongUse
 from trainer.training import hparams
 
@@ -116,14 +116,23 @@ def test_what_may_change_on_resume():
 
 def test_every_config_fits_its_model_and_says_its_command():
     names = hparams.config_names()
-    assert names == ["cnn", "densenet121", "modern_densenet121", "modern_xception", "series", "xception"]
+    assert names == [
+        "cnn",
+        "densenet121",
+        "modern_densenet121",
+        "modern_xception",
+        "series",
+        "series_end_to_end",
+        "xception",
+    ]
     for name in names:
         settings = hparams.resolve(None, name, {})
-        builder = inspect.signature(networks.BUILDERS[settings.model])
-        assert settings.architecture.keys() <= builder.parameters.keys(), name
+        kind = context.KINDS.get(settings.architecture.get("kind"))
+        builder = inspect.signature(kind or networks.BUILDERS[settings.model])
+        assert settings.architecture.keys() - {"kind"} <= builder.parameters.keys(), name
         text = hparams.config_path(name).read_text()
-        command = f"--config {name}" if name.startswith("modern") else f"--model {name}"
-        assert command in text.partition("model:")[0], name
+        command = f"--config {name}" if name.startswith("modern") or name.endswith("end_to_end") else f"--model {name}"
+        assert command in text.partition("\nmodel:")[0], name
 
 
 def test_the_thesis_settings():
