@@ -1,6 +1,6 @@
 """Which files are slices of which series, from the head of each: a first look, before any pixels are decoded.
 
-Memory: 12 bytes a file, and the UIDs of each series once.
+Memory: 12 bytes a file, and the UIDs of each series once; beside a listing of several inputs a copy of it.
 """
 
 from __future__ import annotations
