@@ -16,12 +16,12 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
 from ich_tfrecords import NOT_A_DEVICE, __version__
 from ich_tfrecords.plural import counted
@@ -31,17 +31,24 @@ from ich_tfrecords.views import progress_line
 from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
 from trainer.models.model_file import About
-from trainer.prediction import picture_files, slice_stream, triage
+from trainer.prediction import networks, picture_files, series_stream, slice_stream, triage
 from trainer.prediction.folder import PredictFolder, csv_file
+from trainer.prediction.heads import Heads
+from trainer.prediction.networks import Networks, Score
+from trainer.prediction.series_stream import NO_NUMBER, NO_ORDER, NOT_FINITE
 from trainer.prediction.slice_stream import Reject
-from trainer.prediction.triage import Triage
+from trainer.prediction.triage import Outcome, Triage
 from trainer.shell import command, quiet
 from trainer.shell.display import count
 from trainer.shell.problems import WorkFailed, WrongUse
 
 SHOWN_STUDIES, SHOWN_REASONS = 10, 4
+# what ranks studies, by whether the model sees series
+_RANKS = {
+    False: "greatest probability of any hemorrhage in one slice",
+    True: "own probability of any hemorrhage, of the series head and the greatest slice together",
+}
 MOST_PICTURES, MOST_AT_ONCE = 1000, 4096
-NOT_FINITE = "no_probability"
 EPILOG = """\
 Written to --output: predictions.csv (one row a slice), triage.csv (one row a study,
 most urgent first; "partial" says of which a slice is missing; below them, without a
@@ -49,6 +56,13 @@ rank, studies of which no file gave a probability), rejects.csv (files without a
 prediction, and why), run.json, and pictures of the most urgent slices. Files that are no
 CT slice do not stop the work. "file" is the name below the folder or archive, and
 "input" says below which: 1, 2, ... in order of their paths.
+
+Studies are ranked by their greatest probability of any hemorrhage in one slice. A series
+model ("--model series" in training) first groups the files by study and series, from
+their heads, and each slice is judged beside its neighbours; it ranks studies by their own
+probability, of the series head and the greatest slice together. A slice that is missing
+leaves a gap; slices of a series that all lie at one position have no order, and are
+rejects (no_order).
 
 PatientID is never written. Names of files and folders below the input are, and they may
 be names of people.
@@ -59,7 +73,6 @@ glob, or repeat --input.
 example:
     python -m trainer.predict --model runs/densenet121 --input scans.zip --output predicted"""
 
-Score = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 GOES_ON = 'results count only where run.json says "finished": true; the same command makes them anew'
 
 
@@ -129,13 +142,12 @@ def _predict(args: argparse.Namespace) -> int:
     listing = _listing(args)
     quiet.import_tensorflow()
     _quiet_pydicom()
-    model = model_file.load_model(folder, about)
-    score = model_file.scorer(model, args.flip)
-    score(np.zeros((1, *about.spec.image.shape), np.uint8))  # compiles, before time is taken
+    loaded = networks.load(folder, about)
+    stages = _stages(args, loaded, listing.table)  # compiled here, before time is taken
     with output.claimed():
-        found, seconds = _score_files(args, about, listing, score, output)
-        pictured = picture_files.draw(output, found.to_picture(), found.partial(), about, model, args.map)
-        facts = _run_facts(args, folder, about, listing, found)
+        found, seconds = _score_files(args, about, stages, output)
+        pictured = picture_files.draw(output, found.to_picture(), found.partial(), loaded, args.map)
+        facts = _run_facts(args, folder, loaded, listing, found)
         output.finish({**facts, "pictures": [path.name for path in pictured], "seconds": round(seconds, 3)})
     _tell(args, about, listing, found, seconds, output, pictured)
     return _exit_code(found, output)
@@ -154,25 +166,53 @@ def _quiet_pydicom() -> None:
     logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 
+class Stage(NamedTuple):
+    """A part of the work: what it is called, how many files it deals with, and what becomes of them."""
+
+    name: str
+    files: int
+    outcomes: Generator[Outcome, None, None]
+
+
+def _stages(args: argparse.Namespace, loaded: Networks, listing: pa.Table) -> Iterator[Stage]:
+    """What is to be done, one after the other: a series model has to know first which files are one series."""
+    if loaded.context is None:
+        by_slice = _by_slice(args, loaded.about, loaded.scorer(args.flip), listing)
+        return iter([Stage("predict", listing.num_rows, by_slice)])
+    return _by_series(args, loaded.about, loaded.in_series(args.flip), listing)
+
+
+def _by_slice(
+    args: argparse.Namespace, about: About, score: Score, listing: pa.Table
+) -> Generator[Outcome, None, None]:
+    with contextlib.closing(slice_stream.batches(listing, about.spec.image, args.batch_size)) as batches:
+        for batch in batches:
+            yield _scored(batch, about, score)
+
+
+def _by_series(args: argparse.Namespace, about: About, asked: networks.InSeries, listing: pa.Table) -> Iterator[Stage]:
+    heads = Heads(listing)
+    yield Stage("group", listing.num_rows, heads.read())
+    outcomes = series_stream.outcomes(heads, about, asked, args.batch_size, looks=bool(args.pictures))
+    yield Stage("predict", len(heads), outcomes)
+
+
 def _score_files(
-    args: argparse.Namespace, about: About, listing: sources.Listing, score: Score, output: PredictFolder
+    args: argparse.Namespace, about: About, stages: Iterator[Stage], output: PredictFolder
 ) -> tuple[Triage, float]:
     """What was found, and seconds; the CSV files are written on the way."""
-    labels, files = about.spec.labels, listing.table.num_rows
+    labels = about.spec.labels
     found, begin = Triage(labels, args.pictures), time.perf_counter()
     with (
         csv_file(output.predictions, triage.slice_head(labels)) as write_slices,
         csv_file(output.rejects, Reject._fields) as write_rejects,
-        contextlib.closing(slice_stream.batches(listing.table, about.spec.image, args.batch_size)) as batches,
-        progress_line.shown("predict", "files", sys.stdout) as tell,
     ):
-        for batch in batches:
-            slices, probabilities, rejects = _scored(batch, about, score)
-            found.add(slices, probabilities)
-            found.reject(rejects)
-            write_slices(map(triage.slice_row, slices, probabilities))
-            write_rejects(rejects)
-            tell(found.slices + found.rejects.total(), files)
+        for stage in stages:
+            with contextlib.closing(_told(stage)) as outcomes:
+                for outcome in outcomes:
+                    found.take(outcome)
+                    write_slices(map(triage.slice_row, outcome.slices, outcome.probabilities))
+                    write_rejects(outcome.rejects)
         output.begin()
     seconds = time.perf_counter() - begin
     text = csv_text(triage.study_head(labels), triage.study_rows(found, labels))
@@ -180,44 +220,50 @@ def _score_files(
     return found, seconds
 
 
-def _scored(
-    batch: slice_stream.Batch, about: About, score: Score
-) -> tuple[list[slice_stream.FoundSlice], npt.NDArray[np.float64], list[Reject]]:
-    """The slices of a batch that get probabilities, those, float64 [k, L], and the rejects."""
+def _told(stage: Stage) -> Generator[Outcome, None, None]:
+    """The outcomes of a stage; how far it is stands on the screen."""
+    done = 0
+    with (
+        contextlib.closing(stage.outcomes) as outcomes,
+        progress_line.shown(stage.name, "files", sys.stdout) as tell,
+    ):
+        for outcome in outcomes:
+            yield outcome
+            done += outcome.files
+            if outcome.files:
+                tell(done, stage.files)
+
+
+def _scored(batch: slice_stream.Batch, about: About, score: Score) -> Outcome:
+    """What a slice model says of a batch."""
+    files = len(batch.slices) + len(batch.rejects)
     if not batch.slices:
-        return [], np.empty((0, len(about.spec.labels.names))), batch.rejects
-    logits = _logits(score, batch.images)
+        return triage.without_slices(batch.rejects, files)
+    logits = score(batch.images)
     good = np.isfinite(logits).all(axis=1)
     bad = [batch.slices[row] for row in np.flatnonzero(~good)]
-    detail = "the model gives a number that is not finite"
-    rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, detail) for found in bad)]
+    rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in bad)]
     slices = [batch.slices[row] for row in np.flatnonzero(good)]
-    return slices, about.probabilities(logits[good]), rejects
-
-
-def _logits(score: Score, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    import tensorflow as tf
-
-    try:
-        return score(images)
-    except tf.errors.ResourceExhaustedError as error:
-        raise WorkFailed(f"{len(images)} slices at once need more memory than there is; lower --batch_size") from error
+    return Outcome(slices, about.probabilities(logits[good]), rejects, files)
 
 
 def _run_facts(
-    args: argparse.Namespace, folder: Path, about: About, listing: sources.Listing, found: Triage
+    args: argparse.Namespace, folder: Path, loaded: Networks, listing: sources.Listing, found: Triage
 ) -> dict[str, Any]:
     """What made the results. No path and no glob of the input, which may hold the names of people."""
     import keras
     import tensorflow as tf
 
-    data_spec = about.spec
-    model = {
+    about = loaded.about
+    model: dict[str, Any] = {
         "kind": about.settings["model"],
         "sha256": model_file.digest(folder),
-        "dataset": data_spec.name,
+        "dataset": about.spec.name,
         "trained_on": about.fingerprint,
     }
+    if loaded.context is not None:
+        beside = folder / model_file.SLICE
+        model["slice_model"] = {"kind": about.facts["slice_model"], "sha256": model_file.digest(beside)}
     places = len(slice_stream.input_numbers(listing.table))
     files = {"inputs": places, "files": listing.table.num_rows, "ignored": dict(sorted(listing.ignored.items()))}
     given = {name: getattr(args, name) for name in ("flip", "pictures", "map", "batch_size")}
@@ -229,6 +275,7 @@ def _run_facts(
         "slices": found.slices,
         "studies": len(found.studies()),
         "studies_partial": len(found.partial()),
+        "study_probability": _RANKS[about.blend is not None],
         "studies_without_slices": len(found.without_slices()),
         "rejects": dict(sorted(found.rejects.items())),
         "versions": {**versions, "tensorflow": tf.__version__, "keras": keras.__version__},
@@ -281,8 +328,9 @@ def _tell_studies(about: About, found: Triage) -> None:
         if studies[0].partial:
             print(f"PARTIAL: this is {studies[0].partial}")
     elif studies:
-        print("studies, most urgent first, by their greatest probability of any hemorrhage in one slice")
-        print(*triage.table(studies, labels, SHOWN_STUDIES, about.calibration.refused), sep="\n")
+        print(f"studies, most urgent first, by their {_RANKS[about.blend is not None]}")
+        of_studies = about.calibration if about.blend is None else about.blend.study_calibration
+        print(*triage.table(studies, labels, SHOWN_STUDIES, of_studies.refused), sep="\n")
 
 
 def _reasons(rejects: Counter[str]) -> str:
@@ -295,6 +343,9 @@ def _exit_code(found: Triage, output: PredictFolder) -> int:
     if found.rejects[NOT_FINITE]:
         slices = counted(found.rejects[NOT_FINITE], "slice")
         raise WorkFailed(f"the model gives no finite number for {slices}; {names}; train or export the model again")
+    if not found.slices and found.rejects[NO_ORDER]:
+        why = f"no slice has a place among others ({_reasons(found.rejects)})"
+        raise WrongUse(f"{why}; {names}; a model of single slices reads them")
     if not found.slices:
         raise WorkFailed(f"no file gave a prediction ({_reasons(found.rejects)}); {names}")
     return 0

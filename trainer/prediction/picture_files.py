@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from ich_tfrecords.views.montage import png_bytes, shortened
 from trainer.models.model_file import About
 from trainer.prediction import slice_stream, triage
 from trainer.prediction.folder import PredictFolder
+from trainer.prediction.networks import Networks
 from trainer.prediction.triage import ScoredSlice
 
 METHODS = {"hirescam": "HiResCAM", "gradcam": "Grad-CAM"}  # of `explain`, which takes TensorFlow to import
@@ -29,23 +29,23 @@ def draw(
     output: PredictFolder,
     chosen: Sequence[ScoredSlice],
     partial: Mapping[str, str],
-    about: About,
-    model: Any,
+    networks: Networks,
     method: str,
 ) -> list[Path]:
     """Paths of the pictures of `chosen` slices, which are read again; one that changed meanwhile is told.
 
-    `partial`: `Triage.partial`.
+    `partial`: `Triage.partial`. The map is of the slice model; what a series model looks at stands below it.
     """
     from trainer.models import explain
 
+    about = networks.about
     paths: list[Path] = []
     if not chosen:
         return paths
     names = [f"{number:03d}_{safe_stem(scored.found.sop_uid)}.png" for number, scored in enumerate(chosen, 1)]
     output.plan_pictures(names)
     output.pictures.mkdir(exist_ok=True)
-    maps = explain.explainer(model, method)
+    maps = explain.explainer(networks.slice_model, method)
     with sources.SliceReader() as reader:
         for name, scored in zip(names, chosen, strict=True):
             try:
@@ -63,7 +63,7 @@ def _picture(
     image: npt.NDArray[np.uint8], scored: ScoredSlice, partial: str, about: About, maps: Maps, method: str
 ) -> bytes:
     """PNG of a slice, its probabilities, and where the model finds what speaks for the leading label."""
-    from trainer.prediction import slice_picture
+    from trainer.prediction import attention_strip, slice_picture
 
     names, refused = about.spec.labels.names, about.calibration.refused
     leading = triage.leading_label(scored.probabilities, about.spec.labels, refused)
@@ -72,4 +72,8 @@ def _picture(
     title = f"slice {shortened(scored.found.sop_uid, 30)}, study {shortened(scored.found.study_uid, 30)}"
     warning = f"PARTIAL: the study was judged by {partial}" if partial else ""
     shown = (names, scored.probabilities, explanation, refused, warning)
-    return png_bytes(slice_picture.picture(image, about.spec, title, *shown))
+    drawn = slice_picture.picture(image, about.spec, title, *shown)
+    if scored.attention is not None and about.blend is not None:
+        label = scored.attention.label
+        drawn = attention_strip.below(drawn, scored.attention, names[label], float(about.blend.studies.part[label]))
+    return png_bytes(drawn)

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageFilter
 
 from ich_tfrecords.spec import DatasetSpec
 from ich_tfrecords.views import montage
 from ich_tfrecords.views.charts import COLORS
 from ich_tfrecords.views.montage import ACCENT, BACKGROUND, BRIGHT, DIM, GAP_PX, MARGIN_PX
+from trainer.prediction.pen import HEAD_PX, SMALL_PX, TEXT_PX, TITLE_PX, WARNING_PX, Pen
 from trainer.prediction.triage import probability_text
 
 Uint8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
-Color = tuple[int, int, int] | str
 
 PANEL_PX, LARGE_PANEL_PX = 288, 440
 LEAST_WIDTH_PX = 2 * LARGE_PANEL_PX + GAP_PX
 LEAST_BARS_PX, MOST_BARS_PX = 560, 1200
-ROW_PX, BAR_PX, SCALE_PX, SCALE_BLOCK_PX, WARNING_PX = 32, 18, 14, 104, 34
-TITLE_PX, HEAD_PX, TEXT_PX, SMALL_PX = 32, 19, 19, 15
+ROW_PX, SCALE_PX, SCALE_BLOCK_PX = 32, 14, 104
 VALUE_PX, NOTE_PX = 84, 108  # columns of numbers and of notes
-TRACK, MID_GREY = (38, 43, 51), 110
+MID_GREY = 110
 BAR = COLORS[4]
 
 COLORMAP = "inferno"  # brighter is more, for every kind of color vision
@@ -73,7 +71,7 @@ def picture(
         bars_top += SCALE_BLOCK_PX
     height = max(bars_top + (len(names) + 1) * ROW_PX, under + SCALE_BLOCK_PX) + MARGIN_PX - 8
     canvas = Image.new("RGB", (width + 2 * MARGIN_PX, height), BACKGROUND)
-    pen = _Pen(canvas)
+    pen = Pen(canvas)
     pen.title((MARGIN_PX, MARGIN_PX + TITLE_PX // 2), title, width)
     if warning:
         pen.warning((MARGIN_PX, MARGIN_PX + TITLE_PX + 14), warning, width)
@@ -121,7 +119,7 @@ def _blended(grey: Uint8, strength: Float32) -> Uint8:
     return np.rint((1 - alpha) * DIMMED * grey + alpha * colors).astype(np.uint8)
 
 
-def _draw_scale(pen: _Pen, at: tuple[int, int], width: int, explanation: Explanation) -> None:
+def _draw_scale(pen: Pen, at: tuple[int, int], width: int, explanation: Explanation) -> None:
     (left, top), label = at, explanation.label
     if not explanation.cam.any():
         pen.write((left, top + ROW_PX // 2), f"nothing speaks for {label}", TEXT_PX, BRIGHT, width)
@@ -137,7 +135,7 @@ def _draw_scale(pen: _Pen, at: tuple[int, int], width: int, explanation: Explana
 
 
 def _draw_bars(
-    pen: _Pen,
+    pen: Pen,
     top: int,
     width: int,
     probabilities: Mapping[str, float],
@@ -160,46 +158,3 @@ def _draw_bars(
         pen.write((bar_left + bar_px + 10, middle), probability_text(float(probability)), TEXT_PX, color, VALUE_PX)
         if name in uncalibrated:
             pen.write((bar_left + bar_px + VALUE_PX, middle), "not calibrated", SMALL_PX, DIM, NOTE_PX)
-
-
-class _Pen:
-    """Draws on a canvas; places are the left (or right) end and the middle of the height of what is drawn."""
-
-    def __init__(self, canvas: Image.Image) -> None:
-        self.canvas = canvas
-        self._draw = ImageDraw.Draw(canvas)
-
-    def length(self, text: str, size_px: int) -> float:
-        return ImageFont.load_default(size=size_px).getlength(text)
-
-    def write(
-        self, at: tuple[float, float], text: str, size_px: int, color: Color, width_px: float, anchor: str = "lm"
-    ) -> None:
-        """Text that ends in dots where it is too wide."""
-        font = ImageFont.load_default(size=size_px)
-        self._draw.text(at, montage.fitted(text, width_px, font.getlength), fill=color, font=font, anchor=anchor)
-
-    def title(self, at: tuple[float, float], text: str, width_px: float) -> None:
-        """A line whose middle gives way where it is too wide: an id stands at its start and a number at its end."""
-        lengths = range(8, max(8, len(text)) + 1)
-        # by halving, for a damaged file may have made the text as long as it likes
-        fitting = bisect.bisect_right(
-            lengths, width_px, key=lambda most: self.length(montage.shortened(text, most), TITLE_PX)
-        )
-        self.write(at, montage.shortened(text, lengths[max(0, fitting - 1)]), TITLE_PX, BRIGHT, width_px)
-
-    def warning(self, at: tuple[int, int], text: str, width_px: int) -> None:
-        """Dark words on a bright bar; `at` is its upper left corner."""
-        left, top = at
-        self._draw.rectangle((left, top, left + width_px - 1, top + WARNING_PX - 1), fill=ACCENT)
-        self.write((left + 10, top + WARNING_PX // 2), text, TEXT_PX, BACKGROUND, width_px - 20)
-
-    def bar(self, at: tuple[float, float], width_px: float, part: float, color: Color) -> None:
-        left, middle = at
-        top, bottom = middle - BAR_PX // 2, middle + BAR_PX // 2
-        self._draw.rectangle((left, top, left + width_px, bottom), fill=TRACK)
-        if part > 0:
-            self._draw.rectangle((left, top, left + max(2, round(width_px * part)), bottom), fill=color)
-        for tick in (0.25, 0.5, 0.75):
-            x = left + round(width_px * tick)
-            self._draw.line((x, top, x, bottom), fill=BACKGROUND)

@@ -7,6 +7,7 @@ that tell a SOP UID that comes again, and whether with the same slice.
 from __future__ import annotations
 
 import array
+import contextlib
 import hashlib
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -73,7 +74,7 @@ class Batch(NamedTuple):
 class SeenSlices:
     """Tells whether a UID came before, and with which slice, for at most `most` UIDs, in at most 64 bytes each.
 
-    64-bit hashes in an open table: two UIDs of a million are taken for one with a probability below 1e-7.
+    An open table of `uid_hash`.
     """
 
     def __init__(self, most: int) -> None:
@@ -82,7 +83,7 @@ class SeenSlices:
 
     def earlier(self, uid: str, content: int) -> int | None:
         """The content that `uid` came with first; None where that is now, and then it is remembered."""
-        key = _hash64(uid.encode(errors="surrogatepass")) or 1  # 0 marks a free slot
+        key = uid_hash(uid) or 1  # 0 marks a free slot
         at = key & self._mask
         while self._slots[at]:
             if self._slots[at] == key:
@@ -105,6 +106,11 @@ def content(ct: ct_slice.CtSlice, image: Uint8) -> int:
     return _hash64(repr(facts).encode())
 
 
+def uid_hash(uid: str) -> int:
+    """64 bits that stand for a UID: two of a million are taken for one with a probability below 1e-7."""
+    return _hash64(uid.encode(errors="surrogatepass"))
+
+
 def _hash64(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
@@ -120,21 +126,27 @@ def input_numbers(listing: pa.Table) -> dict[str, int]:
     return {path: number for number, path in enumerate(sorted(listing["container"].unique().to_pylist()), 1)}
 
 
-def batches(listing: pa.Table, image: ImageSpec, batch_size: int) -> Generator[Batch, None, None]:
+def batches(
+    listing: pa.Table, image: ImageSpec, batch_size: int, numbers: Mapping[str, int] | None = None
+) -> Generator[Batch, None, None]:
     """One batch for every `batch_size` files of a listing (`sources.LISTING_SCHEMA`), in its order.
 
     A batch has fewer slices where files are rejected, perhaps none. Of files with one SOP UID the first counts; the
     others are rejects, as copies or, where they are other slices, as in conflict with it. An unforeseen failure of
-    the thread is raised here. Close the iterator (`contextlib.closing`) to end the thread early.
+    the thread is raised here. Close the iterator (`contextlib.closing`) to end the thread early. `numbers`:
+    `input_numbers` of the whole where `listing` is a part of it.
     """
-    seen, numbers = SeenSlices(listing.num_rows), input_numbers(listing)
-    refs = sources.refs(listing)
+    seen, numbers = SeenSlices(listing.num_rows), numbers or input_numbers(listing)
+    with contextlib.closing(decoded(sources.refs(listing), image, batch_size, numbers)) as found:
+        for batch in found:
+            yield _without_repeats(batch, seen)
+
+
+def decoded(
+    refs: Iterator[sources.SliceRef], image: ImageSpec, batch_size: int, numbers: Mapping[str, int]
+) -> Generator[Batch, None, None]:
+    """`batches` of files in any order, whatever SOP UIDs they bear; `numbers`: `input_numbers`."""
     parts = iter(lambda: list(islice(refs, batch_size)), [])
-    for batch in _decoded(parts, image, numbers):
-        yield _without_repeats(batch, seen)
-
-
-def _decoded(parts: Iterator[list[sources.SliceRef]], image: ImageSpec, numbers: Mapping[str, int]) -> Iterator[Batch]:
     waiting: deque[Future[Batch]] = deque()
     with sources.SliceReader() as reader, ThreadPoolExecutor(1, "decode") as pool:  # the reader is for one thread
         try:
@@ -161,12 +173,17 @@ def _decode(
         try:
             ct, images[len(slices)] = read_image(ref, reader, image)
         except Problem as problem:
-            rejects.append(Reject(number, ref.name, _study_uid(ref), problem.reason, problem.detail))
+            rejects.append(unread(ref, number, problem))
             continue
         contents.append(content(ct, images[len(slices)]))
         ids = (ct.header.sop_uid, ct.header.study_uid, ct.header.series_uid)
         slices.append(FoundSlice(ref, number, *ids, ct.header.position_mm))
     return Batch(slices, images[: len(slices)], rejects, contents)
+
+
+def unread(ref: sources.SliceRef, number: int, problem: Problem) -> Reject:
+    """The reject of a file of the input `number` that gives no slice."""
+    return Reject(number, ref.name, _study_uid(ref), problem.reason, problem.detail)
 
 
 def _study_uid(ref: sources.SliceRef) -> str:

@@ -1,7 +1,8 @@
 """Which study should be read first: one row a study, the slice that drives it, and the words for people.
 
-A study is as urgent as its slice with the greatest probability of the label "any" (`LabelSpec.any`). One that was
-judged by a part of its slices says so wherever it is shown: what was not seen may be worse.
+A study is as urgent as its slice with the greatest probability of the label "any" (`LabelSpec.any`), or, by a series
+model, as its own probability of that. One that was judged by a part of its slices says so wherever it is shown: what
+was not seen may be worse.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -27,16 +29,50 @@ CLEAR = 0.5  # of the probability of "any": a kind with less does not explain wh
 Probabilities = npt.NDArray[np.float64]
 
 
+class Attention(NamedTuple):
+    """How much a series head looks at each of the n slices of a series, for the label number `label`.
+
+    `position_mm` float32 [n], ascending; `weights` float32 [n], which sum to 1; `at`: which of them is shown.
+    """
+
+    label: int
+    position_mm: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32]
+    at: int
+
+
 class ScoredSlice(NamedTuple):
-    """A slice and the probability of each label, float64 [L], in label order."""
+    """A slice and the probability of each label, float64 [L], in label order; `attention` of a series model's."""
 
     found: FoundSlice
     probabilities: Probabilities
+    attention: Attention | None = None
+
+
+class Outcome(NamedTuple):
+    """What became of some files: slices with `probabilities` float64 [k, L], and rejects.
+
+    `files`: of how many it is the end. `attention`: of each slice, or of none. `studies`: the probabilities float64 [L]
+    of studies that are whole by now, where a series model gives them.
+    """
+
+    slices: list[FoundSlice]
+    probabilities: Probabilities
+    rejects: list[Reject]
+    files: int
+    attention: Sequence[Attention | None] = ()
+    studies: Mapping[str, Probabilities] = MappingProxyType({})
+
+
+def without_slices(rejects: Sequence[Reject], files: int) -> Outcome:
+    """The `Outcome` of some files of which none gives a slice by now."""
+    return Outcome([], np.empty((0, 0)), list(rejects), files)
 
 
 class Study(NamedTuple):
-    """A study: its number of slices, each label's greatest probability over them, and the slice that drives it.
+    """A study: its number of slices, the probability of each label, and the slice that drives it.
 
+    `probabilities` float64 [L]: of a slice model the greatest over the slices, of a series model the study's own.
     `driver`: the slice with the greatest probability of "any", the first of equal ones. `rejected`: how many of its
     files gave no probability. `partial`: which of its slices are among those, in words; "" where none is.
     """
@@ -66,10 +102,19 @@ class Triage:
         self.rejects: Counter[str] = Counter()
         self.never: Counter[str] = Counter()
 
-    def add(self, slices: Sequence[FoundSlice], probabilities: Probabilities) -> None:
-        """Count `slices` with their `probabilities` float64 [k, L]."""
-        for found, values in zip(slices, probabilities, strict=True):
-            scored = ScoredSlice(found, values.copy())
+    def take(self, outcome: Outcome) -> None:
+        """Count everything that `outcome` holds."""
+        self.add(outcome.slices, outcome.probabilities, outcome.attention)
+        self.reject(outcome.rejects)
+        for uid, probabilities in outcome.studies.items():
+            self._studies[uid] = self._studies[uid]._replace(probabilities=probabilities)
+
+    def add(
+        self, slices: Sequence[FoundSlice], probabilities: Probabilities, attention: Sequence[Attention | None] = ()
+    ) -> None:
+        """Count `slices` with their `probabilities` float64 [k, L], and perhaps their `attention`."""
+        for found, values, looked in zip(slices, probabilities, attention or [None] * len(slices), strict=True):
+            scored = ScoredSlice(found, values.copy(), looked)
             self._add_to_study(scored)
             # the number keeps the first of equals, and ends the comparison before arrays
             heapq.heappush(self._top, (float(values[self._any]), -self.slices, scored))

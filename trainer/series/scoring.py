@@ -91,8 +91,11 @@ def require_finite(logits: Float32, heads: Float32, feed: SeriesFeed) -> None:
             )
 
 
-def scorer(model: keras.Model) -> Callable[[dict[str, Any]], tuple[Float32, Float32]]:
-    """A function from `INPUTS` of a batch to logits of slices float32 [b, T, L] and of series [b, L]; compiled once."""
+def scorer(model: keras.Model) -> Callable[[dict[str, Any]], tuple[Float32, ...]]:
+    """A function from `INPUTS` of a batch to what `model` gives, float32; compiled once.
+
+    A series model gives logits of slices [b, T, L] and of series [b, L].
+    """
     import tensorflow as tf
 
     shapes = {one.name: tf.TensorSpec(one.shape, one.dtype) for one in model.inputs}
@@ -101,8 +104,8 @@ def scorer(model: keras.Model) -> Callable[[dict[str, Any]], tuple[Float32, Floa
     def score(inputs: dict[str, Any]) -> Any:
         return [tf.cast(one, tf.float32) for one in model(inputs, training=False)]
 
-    def scored(inputs: dict[str, Any]) -> tuple[Float32, Float32]:
-        slices, series = score({name: tf.convert_to_tensor(value) for name, value in inputs.items()})
-        return slices.numpy(), series.numpy()
+    def scored(inputs: dict[str, Any]) -> tuple[Float32, ...]:
+        found = score({name: tf.convert_to_tensor(value) for name, value in inputs.items()})
+        return tuple(one.numpy() for one in found)
 
     return scored

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ich_tfrecords import spec
 from ich_tfrecords.views import montage
-from trainer.prediction import slice_picture
+from trainer.prediction import pen, slice_picture
 from trainer.prediction.slice_picture import Explanation
 
 pytestmark = pytest.mark.slow  # draws
@@ -61,7 +61,7 @@ BAR_COLOR = tuple(int(slice_picture.BAR[at : at + 2], 16) for at in (1, 3, 5))
 def bar_widths(canvas: np.ndarray) -> list[int]:
     """The colored part of each bar in thousandths, from the pixels."""
     colored = same_color(canvas, BAR_COLOR) | same_color(canvas, montage.ACCENT)
-    track = same_color(canvas, slice_picture.TRACK)
+    track = same_color(canvas, pen.TRACK)
     rows = np.flatnonzero((track | colored).sum(1) > 200)
     middles = [block[len(block) // 2] for block in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)]
     empty = np.flatnonzero(track[middles[1]])  # the second probability is 0
@@ -101,12 +101,12 @@ WARNING = "PARTIAL: the study was judged by 1 of 6 slices (missing: 5 uid_confli
 def test_a_warning_stands_on_a_bar_and_moves_the_rest_down(words):
     plain, warned = drawn(cam=blob()), drawn(cam=blob(), warning=words)
     added = len(warned) - len(plain)
-    top = montage.MARGIN_PX + slice_picture.TITLE_PX
+    top = montage.MARGIN_PX + pen.TITLE_PX
     np.testing.assert_array_equal(warned[top + added :], plain[top:])
     np.testing.assert_array_equal(warned[:top], plain[:top])
     bar = same_color(warned[top : top + added], montage.ACCENT)
     rows, columns = np.nonzero(bar)
-    assert np.ptp(rows) + 1 == slice_picture.WARNING_PX < added
+    assert np.ptp(rows) + 1 == pen.WARNING_PX < added
     assert np.ptp(columns) + 1 == plain.shape[1] - 2 * montage.MARGIN_PX
     assert 0.5 < bar[bar.any(1)].mean() < 0.99  # with words on it
 
@@ -200,16 +200,16 @@ def test_labels_without_calibration_are_marked_in_their_rows():
         one = drawn(uncalibrated=[name])
         changed = np.nonzero((one != both).any(-1))
         marked = range(row * slice_picture.ROW_PX, (row + 1) * slice_picture.ROW_PX)
-        bars = np.flatnonzero(same_color(one, slice_picture.TRACK).sum(1) > 200)
-        top = bars.min() - (slice_picture.ROW_PX - slice_picture.BAR_PX) // 2
+        bars = np.flatnonzero(same_color(one, pen.TRACK).sum(1) > 200)
+        top = bars.min() - (slice_picture.ROW_PX - pen.BAR_PX) // 2
         assert {down - top for down in changed[0]} <= set(marked)
-        assert changed[1].min() > np.flatnonzero(same_color(one, slice_picture.TRACK).any(0)).max()
+        assert changed[1].min() > np.flatnonzero(same_color(one, pen.TRACK).any(0)).max()
 
 
 def test_the_method_stands_above_the_map(monkeypatch):
     written = []
-    write = slice_picture._Pen.write
-    monkeypatch.setattr(slice_picture._Pen, "write", lambda pen, *args: (written.append(args[1]), write(pen, *args))[1])
+    write = pen.Pen.write
+    monkeypatch.setattr(pen.Pen, "write", lambda own, *args: (written.append(args[1]), write(own, *args))[1])
     drawn(cam=blob())
     assert f"HiResCAM on {spec_of(3).image.windows[0].name}" in written
     assert "not calibrated" not in written
@@ -224,7 +224,7 @@ def test_any_title_is_drawn_on_one_line(windows, title):
     plain, canvas = drawn(windows, ""), drawn(windows, title)
     assert canvas.shape == plain.shape
     rows = np.flatnonzero((canvas != plain).any((1, 2)))
-    assert rows.size == 0 or (rows.min() >= 20 and rows.max() < montage.MARGIN_PX + slice_picture.TITLE_PX + 12)
+    assert rows.size == 0 or (rows.min() >= 20 and rows.max() < montage.MARGIN_PX + pen.TITLE_PX + 12)
     assert bool(title) == bool(rows.size)
 
 

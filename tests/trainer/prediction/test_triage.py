@@ -12,7 +12,7 @@ from ich_tfrecords.spec import LabelSpec
 from ich_tfrecords.storage.slice_reader import SliceRef
 from trainer.prediction import triage
 from trainer.prediction.slice_stream import FoundSlice, Reject
-from trainer.prediction.triage import ScoredSlice, Triage
+from trainer.prediction.triage import Attention, Outcome, ScoredSlice, Triage
 
 LABELS = LabelSpec("any", ("any", "epidural", "subdural"), ("epidural", "subdural"))
 ONLY_ANY = LabelSpec("any", ("any",), ())
@@ -74,6 +74,29 @@ def test_triage_is_what_plain_loops_find(drawn, part, pictured):
     drivers = [driver for *_, driver in sorted(expected)]
     others = [sop for sop, _, values in sorted(rows, key=lambda row: (-row[2][0], row[0])) if sop not in drivers]
     assert [scored.found.sop_uid for scored in made.to_picture()] == [*drivers, *others][:pictured]
+
+
+def test_a_study_with_a_probability_of_its_own_is_ranked_by_that():
+    made = Triage(LABELS, 2)
+    rows = [("a", "S", (0.9, 0.1, 0.7)), ("b", "S", (0.8, 0.3, 0.0)), ("c", "T", (0.5, 0.1, 0.1))]
+    for sop, study, values in rows:
+        ended = {"S": np.array([0.2, 0.1, 0.15])} if study == "T" else {}
+        made.take(Outcome([found(sop, study)], np.array([values]), [reject(study)], 2, studies=ended))
+    made.take(triage.without_slices([], 0)._replace(studies={"T": np.array([0.6, 0.2, 0.3])}))
+    first, second = made.studies()
+    assert (first.study_uid, first.probabilities.tolist()) == ("T", [0.6, 0.2, 0.3])
+    assert (second.probabilities.tolist(), second.slices, second.rejected) == ([0.2, 0.1, 0.15], 2, 2)
+    assert second.driver.found.sop_uid == "a"  # still the slice with the greatest probability of any
+    assert [scored.found.sop_uid for scored in made.to_picture()] == ["c", "a"]
+    assert made.rejects == {"truncated": 3}
+
+
+def test_attention_goes_with_its_slice():
+    made = Triage(LABELS, 2)
+    looked = [Attention(1, np.zeros(2, np.float32), np.array([0.25, 0.75], np.float32), at) for at in range(2)]
+    values = np.array([[0.5, 0, 0], [0.75, 0, 0]])
+    made.take(Outcome([found("a", "S"), found("b", "S")], values, [], 2, looked))
+    assert [scored.attention for scored in made.to_picture()] == [looked[1], looked[0]]
 
 
 def test_what_was_handed_over_may_be_overwritten():

@@ -1,0 +1,109 @@
+"""The networks that predict asks: the slice model, and of a series model the context as well."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ich_tfrecords.plural import counted
+from trainer.models import model_file
+from trainer.models.model_file import About
+from trainer.shell.problems import WorkFailed
+
+if TYPE_CHECKING:
+    import keras
+
+Uint8 = npt.NDArray[np.uint8]
+Float16 = npt.NDArray[np.float16]
+Float32 = npt.NDArray[np.float32]
+Score = Callable[[Uint8], Float32]
+Embed = Callable[[Uint8], tuple[Float16, Float32]]
+Inputs = dict[str, npt.NDArray[Any]]
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InSeries:
+    """How a series model is asked, compiled. Both raise `WorkFailed` where the memory does not suffice.
+
+    `views`: from images uint8 [b, size, size, windows] to vectors float16 [b, dim] and logits float32 [b, L] of the
+    slice model, of the slices and perhaps of their mirror images. `context`: from the context's inputs to logits of
+    slices [b, T, L] and of series [b, L], and attention [b, T, L], float32.
+    """
+
+    views: list[Embed]
+    context: Callable[[Inputs], tuple[Float32, ...]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Networks:
+    """The models of a folder, `model_file.find`'s. `context`: None where the model sees a slice alone."""
+
+    about: About
+    slice_model: keras.Model
+    context: keras.Model | None
+
+    def scorer(self, flip: bool) -> Score:
+        """From images uint8 [b, size, size, windows] to logits float32 [b, L] of the slice model, compiled.
+
+        It raises `WorkFailed` where the memory does not suffice.
+        """
+        score = model_file.scorer(self.slice_model, flip)
+        score(self._no_image())
+        return _guarded(score, _images_told)
+
+    def in_series(self, flip: bool) -> InSeries:
+        """How a series model is asked; `flip`: about the mirror images as well."""
+        import keras
+
+        from trainer.models import context
+        from trainer.series import scoring
+
+        assert self.context is not None
+        looking = self.context.get_layer(context.ATTENTION).output
+        score = scoring.scorer(keras.Model(self.context.input, [*self.context.outputs, looking]))
+        embedders = [model_file.embedder(self.slice_model, mirrored) for mirrored in (False, True)[: 1 + flip]]
+        for embed in embedders:
+            vectors, _ = embed(self._no_image())
+        place, mask = np.zeros((1, 1, 3), np.float32), np.ones((1, 1), bool)
+        score({"vectors": vectors[None], "place": place, "mask": mask})
+        return InSeries([_guarded(embed, _images_told) for embed in embedders], _guarded(score, _inputs_told))
+
+    def _no_image(self) -> Uint8:
+        return np.zeros((1, *self.about.spec.image.shape), np.uint8)
+
+
+def load(folder: Path, about: About) -> Networks:
+    """The networks of a folder. Raises `WrongUse` where one is damaged, or they are of two models."""
+    if about.blend is None:
+        return Networks(about, model_file.load_model(folder, about), None)
+    slice_model, _ = model_file.load_slice_model(folder, about)
+    return Networks(about, slice_model, model_file.load_model(folder, about))
+
+
+def _guarded(ask: Callable[[Given], Found], told: Callable[[Given], str]) -> Callable[[Given], Found]:
+    """`ask`, but where the memory does not suffice it raises `WorkFailed` in the words of `told`."""
+    import tensorflow as tf
+
+    def asked(given: Given) -> Found:
+        try:
+            return ask(given)
+        except tf.errors.ResourceExhaustedError as error:
+            raise WorkFailed(told(given)) from error
+
+    return asked
+
+
+def _images_told(images: Uint8) -> str:
+    return f"{counted(len(images), 'slice')} at once need more memory than there is; lower --batch_size"
+
+
+def _inputs_told(inputs: Inputs) -> str:
+    slices = counted(inputs["mask"].shape[1], "slice")
+    return f"a series of {slices} needs more memory than there is; a model of single slices takes less"

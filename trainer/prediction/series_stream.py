@@ -1,0 +1,201 @@
+"""Files to what a series model says of them: series after series, pixels gone once the slice model has seen them.
+
+Batches go through the slice model across the borders of series, so it works at its own rate however short they are.
+The vectors of a series wait until it is whole, and those of a few short ones for each other: the context takes about
+`TOGETHER` slices at a time. So memory does not depend on how many series there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data import series
+from trainer.models.model_file import About
+from trainer.prediction import slice_stream, triage
+from trainer.prediction.heads import Heads
+from trainer.prediction.networks import Float16, Float32, InSeries
+from trainer.prediction.slice_stream import Batch, FoundSlice, Reject
+from trainer.prediction.triage import Attention, Outcome, Probabilities
+
+TOGETHER = 256  # padded slices that the context takes at once; a longer series goes alone
+NO_ORDER = "no_order"
+NOT_FINITE = "no_probability"
+NO_NUMBER = "the model gives a number that is not finite"
+
+
+class Embedded(NamedTuple):
+    """Slices of one series, and what the slice model makes of v views of each.
+
+    `vectors` float16 [v, n, dim]; `logits` float32 [n, L], the mean over the views.
+    """
+
+    slices: list[FoundSlice]
+    vectors: Float16
+    logits: Float32
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Embedded:
+        """The slices of these numbers, in their order."""
+        return Embedded([self.slices[row] for row in rows], self.vectors[:, rows], self.logits[rows])
+
+
+class Spoken(NamedTuple):
+    """What the context says of a series: logits float32 [n, L] and [L], and attention float32 [n, L] that sums to 1."""
+
+    slices: Float32
+    series: Float32
+    attention: Float32
+
+
+def outcomes(
+    heads: Heads, about: About, networks: InSeries, batch_size: int, looks: bool
+) -> Generator[Outcome, None, None]:
+    """What a series model says of the files that `heads` has read; `looks`: with the attention of each slice.
+
+    Slices come by study, series and position. Close the iterator (`contextlib.closing`) to end its thread early.
+    """
+    image, study = about.spec.image, _Study(about)
+    for rejects in heads.settle(image, batch_size):
+        yield triage.without_slices(rejects, len(rejects))
+    lost: list[Reject] = []  # on the way, until the next outcome
+    with contextlib.closing(slice_stream.decoded(heads.refs(), image, batch_size, heads.inputs)) as batches:
+        ordered = _in_order(_whole(_embedded(batches, networks, lost)), lost)
+        for some in _together(ordered):
+            for one, spoken in zip(some, _spoken(some, networks)):
+                if all(np.isfinite(part).all() for part in spoken):
+                    yield _outcome(one, spoken, about, study, lost, looks)
+                    lost.clear()
+                else:
+                    lost += [slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in one.slices]
+    yield triage.without_slices(lost, len(lost))._replace(studies=study.end())
+
+
+def _embedded(batches: Iterable[Batch], networks: InSeries, lost: list[Reject]) -> Iterator[Embedded]:
+    """The slices of each batch by series, as they come; `lost` grows by what gives no finite number."""
+    for batch in batches:
+        lost += batch.rejects
+        if not batch.slices:
+            continue
+        views = [view(batch.images) for view in networks.views]
+        vectors = np.stack([vectors for vectors, _ in views])
+        logits = _mean([logits for _, logits in views])
+        whole = Embedded(batch.slices, vectors, logits)
+        good = np.isfinite(vectors).all(axis=(0, 2)) & np.isfinite(logits).all(axis=1)
+        lost += [slice_stream.refused(batch.slices[row], NOT_FINITE, NO_NUMBER) for row in np.flatnonzero(~good)]
+        kept = whole.take(np.flatnonzero(good))
+        for _, some in groupby(enumerate(kept.slices), lambda pair: _key(pair[1])):
+            yield kept.take(np.array([at for at, _ in some]))
+
+
+def _whole(parts: Iterable[Embedded]) -> Iterator[Embedded]:
+    """Each series in one piece."""
+    for _, some in groupby(parts, lambda part: _key(part.slices[0])):
+        pieces = list(some)
+        slices = [found for piece in pieces for found in piece.slices]
+        vectors, logits = (np.concatenate([piece.vectors for piece in pieces], 1), [piece.logits for piece in pieces])
+        yield Embedded(slices, vectors, np.concatenate(logits))
+
+
+def _mean(views: Sequence[Float32]) -> Float32:
+    return np.asarray(np.mean(views, axis=0, dtype=np.float32))
+
+
+def _key(found: FoundSlice) -> tuple[str, str]:
+    return found.study_uid, found.series_uid
+
+
+def _in_order(whole: Iterable[Embedded], lost: list[Reject]) -> Iterator[Embedded]:
+    """Each series from feet to head; `lost` grows by those of which nobody can tell the order."""
+    for one in whole:
+        places = [(found.position_mm, found.sop_uid) for found in one.slices]
+        rows = np.array(sorted(range(len(places)), key=places.__getitem__))
+        ordered, count = one.take(rows), len(rows)
+        if count > 1 and ordered.slices[0].position_mm == ordered.slices[-1].position_mm:
+            uid = ordered.slices[0].series_uid
+            detail = f"series {uid} has {count:,} slices at one position, so they have no order"
+            lost += [slice_stream.refused(found, NO_ORDER, detail) for found in ordered.slices]
+        else:
+            yield ordered
+
+
+def _together(ordered: Iterable[Embedded]) -> Iterator[list[Embedded]]:
+    """As many series as have `TOGETHER` slices once they are padded to the longest, and one at least."""
+    some: list[Embedded] = []
+    longest = 0
+    for one in ordered:
+        if some and (len(some) + 1) * max(longest, len(one.slices)) > TOGETHER:
+            yield some
+            some, longest = [], 0
+        some.append(one)
+        longest = max(longest, len(one.slices))
+    if some:
+        yield some
+
+
+def _spoken(some: Sequence[Embedded], networks: InSeries) -> list[Spoken]:
+    """What the context says of each series, the mean over the views."""
+    longest = max(len(one.slices) for one in some)
+    views, _, dim = some[0].vectors.shape
+    place, mask = np.zeros((len(some), longest, 3), np.float32), np.zeros((len(some), longest), bool)
+    vectors = np.zeros((views, len(some), longest, dim), np.float16)
+    for at, one in enumerate(some):
+        filled = slice(len(one.slices))
+        place[at, filled] = series.place(np.array([found.position_mm for found in one.slices]))
+        mask[at, filled], vectors[:, at, filled] = True, one.vectors
+    found = [networks.context({"vectors": view, "place": place, "mask": mask}) for view in vectors]
+    slices, heads, attention = map(_mean, zip(*found, strict=True))
+    counts = [len(one.slices) for one in some]
+    return [Spoken(slices[at, :count], heads[at], attention[at, :count]) for at, count in enumerate(counts)]
+
+
+def _outcome(
+    one: Embedded, spoken: Spoken, about: About, study: _Study, lost: Sequence[Reject], looks: bool
+) -> Outcome:
+    assert about.blend is not None
+    log_odds = about.blend.slice_log_odds(one.logits, spoken.slices)
+    probabilities = about.probabilities(log_odds)
+    studies = study.add(one.slices[0].study_uid, log_odds.max(axis=0), spoken.series)
+    attention = _attention(one, spoken, probabilities, about) if looks and len(one.slices) > 1 else ()
+    return Outcome(one.slices, probabilities, list(lost), len(one.slices) + len(lost), attention, studies)
+
+
+def _attention(one: Embedded, spoken: Spoken, probabilities: Probabilities, about: About) -> list[Attention]:
+    """Where the series head looks for the leading label of each slice."""
+    labels, refused = about.spec.labels, about.calibration.refused
+    position_mm = np.array([found.position_mm for found in one.slices], np.float32)
+    leading = [triage.leading_label(values, labels, refused) for values in probabilities]
+    weights = {label: spoken.attention[:, label].copy() for label in set(leading)}
+    return [Attention(label, position_mm, weights[label], at) for at, label in enumerate(leading)]
+
+
+class _Study:
+    """Gathers the series of the study that is under way; each call gives the probabilities of one that has ended."""
+
+    def __init__(self, about: About) -> None:
+        assert about.blend is not None
+        self._blend = about.blend
+        self._uid = ""
+        self._greatest: list[Probabilities] = []  # log odds of slices, of each series
+        self._heads: list[Float32] = []
+
+    def add(self, study_uid: str, greatest: Probabilities, head: Float32) -> dict[str, Probabilities]:
+        """One more series: its greatest log odds float64 [L], and the logits float32 [L] of its head."""
+        ended = {} if study_uid == self._uid else self.end()
+        self._uid = study_uid
+        self._greatest.append(greatest)
+        self._heads.append(head)
+        return ended
+
+    def end(self) -> dict[str, Probabilities]:
+        """The last study."""
+        if not self._heads:
+            return {}
+        greatest, heads = (np.max(parts, axis=0, keepdims=True) for parts in (self._greatest, self._heads))
+        (probabilities,) = self._blend.study_probabilities(self._blend.study_log_odds(greatest, heads))
+        self._greatest, self._heads = [], []
+        return {self._uid: probabilities}
