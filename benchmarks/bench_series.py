@@ -28,12 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.bench_odds_runs import interval
 from benchmarks.made_dataset import ROOT
 from trainer.results import evaluated, predictions
 from trainer.results.predictions import Predictions
 from trainer.results.probability import ANY_WEIGHT, log_losses
 
-RESAMPLES = 2000
 SLICES = "--epochs 12 --set flip=true --set rotate_deg=5 --set shift=0.05 --set schedule=cosine"
 SERIES = (
     "--epochs 40 --batch_size 16 --learning_rate 0.002 --set architecture.width=128 --set architecture.units=64 "
@@ -79,14 +79,6 @@ def losses(said: Predictions) -> npt.NDArray[np.float64]:
     """float64 [n, L], the competition's log loss of each label of each slice, times its weight."""
     weights = [ANY_WEIGHT if name == said.any else 1.0 for name in said.names]
     return log_losses(said.labels == 1, said.probabilities) * weights / np.sum(weights)
-
-
-def interval(difference: npt.NDArray[np.float64], patients: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """95% interval of the mean of `difference` [n], by resampling whole patients."""
-    totals, slices = np.bincount(patients, difference), np.bincount(patients)
-    drawn = np.random.default_rng(0).integers(0, len(totals), (RESAMPLES, len(totals)))
-    low, high = np.quantile(totals[drawn].sum(1) / slices[drawn].sum(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def compared(slices: Path, series: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from trainer.models import context
 from trainer.results.vectors import Part, Vectors
 from trainer.series import settings as series_settings
 from trainer.series.objective import SeriesObjective
-from trainer.training import assembly, hparams, losses, steps, strategy
+from trainer.training import assembly, hparams, steps, strategy
 
 SERIES, DIM = 21_744, 1024
 PREVALENCE = (0.144, 0.004, 0.048, 0.035, 0.047, 0.063)
@@ -80,8 +80,8 @@ def epoch(feed: SeriesFeed, part: float) -> tuple[float, int]:
     model = context.build(DIM, len(labels.names), settings.architecture)
     update = assembly.update_of(settings, model, devices, plan.steps)
     of_series = series_settings.read(settings.series)
-    weights = losses.label_weights(labels.names, labels.any, settings.any_weight)
-    objective = SeriesObjective(weights, 0.0, 0.0, 1, settings.batch_size, of_series.head_weight, of_series.mil_weight)
+    of_all = assembly.objective_of(settings, labels)
+    objective = SeriesObjective(*of_all, of_series.head_weight, of_series.mil_weight)
     run = steps.train_steps(model, update, model.trainable_variables, objective, devices, False)
     wanted, done = max(1, round(part * plan.steps)), 0
     begin = time.perf_counter()

@@ -106,7 +106,7 @@ def _recalibrated(folder: Path, about: About, data: Dataset) -> About:
         raise WrongUse(f"{folder} is an export, whose graph keeps its calibration; give the folder of its run")
     with progress_line.shown("validation", "slices", sys.stdout) as tell:
         found = (fitting.anew if about.blend is None else judging.anew)(folder, about, data, tell)
-    atomic.write_bytes(folder / model_file.ABOUT, model_file.to_json(found).encode())
+    model_file.write_about(folder, found)
     print(f"{folder / model_file.ABOUT}: odds, calibration and thresholds fitted anew; export and predict again")
     return found
 
@@ -143,9 +143,14 @@ def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, 
     from trainer.pages import evaluation_page
     from trainer.results import measures
     from trainer.results.probability import sigmoid
+    from trainer.series import judging
 
+    judge = judging.judge_of(folder, about, data, args.flip)
+    batch_size = hparams.of_run(about.settings).eval_batch_size
     began = time.monotonic()
-    found, ways = _scored(args, about, folder, data, slices)
+    with progress_line.shown(f"split {slices.split}", "slices", sys.stdout) as tell:
+        judged = judge(slices, batch_size, tell)
+    found = judged.slices
     rate = len(found) / (time.monotonic() - began)
     for name in (METRICS, PAGE):  # those of an earlier evaluation must not stand beside new predictions
         (output / name).unlink(missing_ok=True)
@@ -153,7 +158,7 @@ def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, 
     print(f"{args.resamples:,} resamples of the patients ...", flush=True)
     before, chosen = sigmoid(found.logits), (about.thresholds, about.study_thresholds)
     expected = _prevalence(about, data)
-    measured = measures.measure(found, before, *chosen, expected, args.resamples, args.seed, ways)
+    measured = measures.measure(found, before, *chosen, expected, args.resamples, args.seed, judged.ways)
     run = RunDir(model_file.run_folder(folder))
     history = run.read_history()
     what = {**_what(args, about, folder, data, rate), "train": _training(run.metrics, len(history))}
@@ -165,21 +170,6 @@ def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, 
     atomic.write_bytes(output / PAGE, page.encode())
     for line in _lines(measured, about, output):
         print(line)
-
-
-def _scored(args: argparse.Namespace, about: About, folder: Path, data: Dataset, slices: Slices) -> tuple[Any, Any]:
-    """The `Predictions` of the slices, and how a series model judges studies besides (`measures.Ways`)."""
-    from trainer.series import judging
-    from trainer.training import scoring
-
-    batch_size = hparams.of_run(about.settings).eval_batch_size
-    if about.blend is not None:
-        with progress_line.shown(f"split {slices.split}", "slices", sys.stdout) as tell:
-            judged = judging.judge(folder, about, data, slices, args.flip, batch_size, tell)
-        return judged.slices, judged.ways
-    score = model_file.scorer(model_file.load_model(folder, about), args.flip)
-    with progress_line.shown(f"split {slices.split}", "slices", sys.stdout) as tell:
-        return scoring.predict_split(score, about, slices, batch_size, tell), {}
 
 
 def _prevalence(about: About, data: Dataset) -> Mapping[str, float]:

@@ -140,7 +140,7 @@ def _fill(folder: Path, source: Path, about: About, card: str) -> None:
 def _put(folder: Path, source: Path, about: About) -> None:
     """The Keras model of `source`, and what is known of it."""
     shutil.copyfile(source / model_file.MODEL, folder / model_file.MODEL)
-    atomic.write_bytes(folder / model_file.ABOUT, model_file.to_json(about).encode())
+    model_file.write_about(folder, about)
 
 
 @contextlib.contextmanager

@@ -90,16 +90,12 @@ def _check_output(path: Path) -> None:
 def _text(folder: Path, about: About, data: Dataset, splits: Sequence[Slices], flip: bool) -> str:
     """The submission, its slices in the order of their ids."""
     from trainer.series import judging
-    from trainer.training import scoring
 
+    judge = judging.judge_of(folder, about, data, flip)
     parts = []
-    score = None if about.blend else model_file.scorer(model_file.load_model(folder, about), flip)
     for slices in splits:
         with progress_line.shown(f"split {slices.split}", "slices", sys.stdout) as tell:
-            if score is None:
-                parts.append(judging.judge(folder, about, data, slices, flip, BATCH_SIZE, tell).slices)
-            else:
-                parts.append(scoring.predict_split(score, about, slices, BATCH_SIZE, tell))
+            parts.append(judge(slices, BATCH_SIZE, tell).slices)
     sop_uids = [uid for part in parts for uid in part.ids["sop_uid"].to_pylist()]
     rows = sorted(range(len(sop_uids)), key=sop_uids.__getitem__)
     labels = about.spec.labels

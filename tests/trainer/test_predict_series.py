@@ -131,7 +131,7 @@ def test_slices_and_studies_have_the_probabilities_of_evaluation(run, series_run
     assert code == 0
     data, about = open_dataset(str(runs_of_blobs)), model_file.read_about(series_run / "export")
     part = data.split("test")
-    judged = judging.judge(series_run / "export", about, data, part, flip, 8, lambda done, total: None)
+    judged = judging.judge_of(series_run / "export", about, data, flip)(part, 8, lambda done, total: None)
     wanted = dict(zip(part.table["sop_uid"].to_pylist(), judged.slices.probabilities, strict=True))
     assert_same({key: values(out)[key] for key in wanted}, wanted)
     studies, _ = judged.ways[judging.BLEND]

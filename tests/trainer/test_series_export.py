@@ -125,7 +125,7 @@ def test_dicom_files_get_what_the_evaluation_says_of_their_records(series_run, r
     assert "| any | series head |" in card
     data = open_dataset(str(runs_of_blobs))
     about = model_file.read_about(run / "export")
-    judged = judging.judge(run / "export", about, data, data.split("test"), False, 16, lambda done, total: None)
+    judged = judging.judge_of(run / "export", about, data, False)(data.split("test"), 16, lambda done, total: None)
     loaded = tf.saved_model.load(str(tmp_path / "out")).signatures["series"]
     ids = judged.slices.ids.to_pandas()
     studies = judged.ways[judging.BLEND][0]

@@ -24,7 +24,7 @@ from ich_tfrecords.dataset import manifest as manifests
 from ich_tfrecords.dataset import splits
 from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, Manifest
 from ich_tfrecords.spec import UNLABELLED
-from trainer.data import cache
+from trainer.data import cache, sampling
 from trainer.data.shard_reader import FRAME_BYTES, Located, ShardReader, advice
 from trainer.shell.problems import WrongUse
 
@@ -61,9 +61,7 @@ class Slices(Located):
     @property
     def stratum_counts(self) -> dict[str, int]:
         """Slices of each stratum, `unlabelled` left out, in stratum order."""
-        names = self.spec.labels.strata
-        counts = np.bincount(self.stratum, minlength=len(names))
-        return {name: int(count) for name, count in zip(names, counts, strict=True) if name != UNLABELLED}
+        return sampling.counted(self.stratum, self.spec.labels.strata)
 
 
 _COLUMNS = ("shard", "record", "offset", "length", "stratum", "labels")

@@ -56,6 +56,12 @@ def proportions(policy: str, counts: Mapping[str, int], explicit: Mapping[str, f
     return {name: weight / total for name, weight in weights.items()}
 
 
+def counted(strata: npt.NDArray[np.int8], names: Sequence[str]) -> dict[str, int]:
+    """How many of each stratum there are but `unlabelled`, in the order of `names`; `strata`: index into those."""
+    counts = np.bincount(strata, minlength=len(names))
+    return {name: int(count) for name, count in zip(names, counts, strict=True) if name != UNLABELLED}
+
+
 def stratum_counts(shares: Mapping[str, float], size: int) -> dict[str, int]:
     """Slices of each stratum in an epoch of `size`, whole numbers that sum to it (method of largest remainders).
 

@@ -88,9 +88,7 @@ class SeriesFeed:
 
     @property
     def stratum_counts(self) -> Mapping[str, int]:
-        names = self.slices.spec.labels.strata
-        counts = np.bincount(self.strata, minlength=len(names))
-        return {name: int(count) for name, count in zip(names, counts, strict=True) if name != UNLABELLED}
+        return sampling.counted(self.strata, self.slices.spec.labels.strata)
 
     def epoch_size(self, share: Share) -> int:
         return sum(self.stratum_counts.values())

@@ -45,19 +45,19 @@ def build(dim: int, labels: int, architecture: Mapping[str, Any], vectors: str =
     # a series is beside would move the last bit
     exact = keras.ops.cast(given, "float32")
     normal = keras.layers.LayerNormalization(name="normal", dtype="float32")(exact)
-    seen = KINDS[kind](normal, place, mask, **settings)
+    near = keras.layers.Rescaling([1 / GAP_MM, 1 / GAP_MM, 1.0], name="near", dtype="float32")(place)
+    seen = KINDS[kind](normal, near, mask, **settings)
     outputs = [keras.layers.Dense(labels, name=SLICE_LOGITS, dtype="float32")(seen), _series_logits(seen, mask, labels)]
     return keras.Model({"vectors": given, "place": place, "mask": mask}, outputs, name="series")
 
 
 def gru(
-    normal: Any, place: Any, mask: Any, *, width: int = 384, units: int = 256, layers: int = 2, dropout: float = 0.0
+    normal: Any, near: Any, mask: Any, *, width: int = 384, units: int = 256, layers: int = 2, dropout: float = 0.0
 ) -> Any:
     """Bidirectional GRUs one over the other (Cho et al. 2014), beside what they were given.
 
     -> [n, slices, width + 2 * units].
     """
-    near = keras.layers.Rescaling([1 / GAP_MM, 1 / GAP_MM, 1.0], name="near", dtype="float32")(place)
     x = first = _projected([normal, near], width)
     # of a series that is all padding one slice is read: cuDNN stops at a sequence without any
     begun = keras.ops.concatenate([keras.ops.ones_like(mask[:, :1]), mask[:, 1:]], 1)
@@ -69,14 +69,13 @@ def gru(
 
 
 def transformer(
-    normal: Any, place: Any, mask: Any, *, width: int = 256, units: int = 512, layers: int = 2, dropout: float = 0.0
+    normal: Any, near: Any, mask: Any, *, width: int = 256, units: int = 512, layers: int = 2, dropout: float = 0.0
 ) -> Any:
     """Self-attention over the slices (Vaswani et al. 2017), norms first, the height in the series as waves.
 
     `units`: of the dense layer behind each attention. -> [n, slices, width].
     """
-    near = keras.layers.Rescaling([1 / GAP_MM, 1 / GAP_MM, 1.0], name="near", dtype="float32")(place)
-    angle = keras.ops.concatenate([place[..., 2:] * (math.pi * 2**power) for power in range(WAVES)], -1)
+    angle = keras.ops.concatenate([near[..., 2:] * (math.pi * 2**power) for power in range(WAVES)], -1)
     x = _projected([normal, near, keras.ops.sin(angle), keras.ops.cos(angle)], width)
     pairs = keras.ops.expand_dims(mask, 1)  # whoever asks, what lies behind the mask does not answer
     for number in range(1, layers + 1):

@@ -312,7 +312,7 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     try:
         temporary.mkdir(parents=True)
         model.save(temporary / MODEL)
-        atomic.write_bytes(temporary / ABOUT, to_json(about).encode())
+        write_about(temporary, about)
         if slice_folder is not None:
             _put_into(temporary / SLICE, slice_folder)
             shutil.rmtree(folder / SLICE, ignore_errors=True)
@@ -327,6 +327,11 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / MODEL
+
+
+def write_about(folder: Path, about: About) -> None:
+    """Put `about.json` into a folder, whole or not at all. Raises `OSError`."""
+    atomic.write_bytes(folder / ABOUT, to_json(about).encode())
 
 
 def _put_into(target: Path, source: Path) -> None:

@@ -61,8 +61,8 @@ class Predictions:
 
     @functools.cached_property
     def studies(self) -> npt.NDArray[np.int64]:
-        """int64 [n], a number for each study, in the order of the sorted UIDs."""
-        return _codes(self.ids["study_uid"])
+        """int64 [n], a number for each study, see `studies_of`."""
+        return studies_of(self.ids)
 
     def take(self, rows: npt.NDArray[Any]) -> Predictions:
         """These rows alone, in that order; a mask or numbers."""
@@ -107,5 +107,7 @@ def _matrix(table: pa.Table, what: str, names: tuple[str, ...]) -> npt.NDArray[A
     return np.stack([table[f"{what}_{name}"].to_numpy() for name in names], axis=1)
 
 
-def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return np.unique(np.asarray(column.to_pylist(), object).astype(str), return_inverse=True)[1].astype(np.int64)
+def studies_of(ids: pa.Table) -> npt.NDArray[np.int64]:
+    """int64 [n], a number for each study, in the order of the sorted UIDs; `ids` has the column study_uid."""
+    uids = np.asarray(ids["study_uid"].to_pylist(), object).astype(str)
+    return np.unique(uids, return_inverse=True)[1].astype(np.int64)

@@ -19,9 +19,14 @@ def studies(
     positive. The codes of the patients are those of `predictions.patients`.
     """
     whose = predictions.studies
-    most, least = greatest(predictions.labels, whose), -greatest(-predictions.labels, whose)
-    patients = greatest(predictions.patients, whose)
-    return np.where(most == 1, most, least), greatest(predictions.probabilities, whose), patients
+    shown, patients = (greatest(values, whose) for values in (predictions.probabilities, predictions.patients))
+    return labels(predictions.labels, whose), shown, patients
+
+
+def labels(known: npt.NDArray[Any], whose: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """[m, L], those of studies as in `studies`; `known` integers [n, L] of slices, `whose` int64 [n] as below."""
+    most, least = greatest(known, whose), -greatest(-known, whose)
+    return np.where(most == 1, most, least)
 
 
 def greatest(values: npt.NDArray[Any], whose: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -60,8 +60,7 @@ class OfSeries:
         blur: Blur,
         workers: int,
     ) -> Mapping[str, SeriesFeed]:
-        flips = (False, True)[: 1 + settings.flip]
-        sources = [scoring.source(settings.slice_run, self.slice_about, data, flip) for flip in flips]
+        sources = scoring.sources(settings.slice_run, self.slice_about, data, settings.flip)
         views = _views(sources, data, slices, may_make=workers <= 1)
         return {name: SeriesFeed(part, plans[name], views[name], blur) for name, part in slices.items()}
 
@@ -85,7 +84,7 @@ class OfSeries:
         dim = next(iter(self.feeds.values())).views[0].dim
         of_series = series_settings.read(settings.series)
         weights = (of_series.head_weight, of_series.mil_weight)
-        objective = SeriesObjective(*assembly.objective_of(settings, data), *weights)
+        objective = SeriesObjective(*assembly.objective_of(settings, data.manifest.spec.labels), *weights)
         return begun(settings, data, dim), objective
 
     def finish(self, loop: Loop, data: Dataset, test: Slices | None, state: State, note: Callable[[str], None]) -> None:
@@ -167,8 +166,13 @@ def _read(sources: list[Source], data: Dataset, slices: Mapping[str, Slices]) ->
     return {name: [vectors.read(source, data, part) for source in sources] for name, part in slices.items()}
 
 
+def wants_shapes(settings: HParams, devices: Devices) -> bool:
+    """Whether a compiler wants all shapes to be known."""
+    return devices.kind == "tpu" or settings.jit_compile
+
+
 def _padded(feed: SeriesFeed, settings: HParams, devices: Devices) -> SeriesFeed:
-    """The feed with batches of one length, where a compiler wants shapes that are known."""
-    if devices.kind != "tpu" and not settings.jit_compile:
+    """The feed with batches of one length, where shapes must be known."""
+    if not wants_shapes(settings, devices):
         return feed
     return dataclasses.replace(feed, length=int(feed.series.lengths.max()))

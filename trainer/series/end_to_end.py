@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from trainer.data.series_feed import Blur, blurred
+from trainer.models import model_file
 from trainer.series.objective import SeriesObjective
 
 
@@ -28,7 +29,7 @@ class EndToEnd(keras.Model):
     def __init__(self, encoder: keras.Model, context: keras.Model, blur: Blur, recompute: bool, whole: bool) -> None:
         super().__init__(name="end_to_end")
         self.encoder, self.context = encoder, context
-        self._both = keras.Model(encoder.input, [encoder.layers[-1].input, encoder.output])
+        self._both = model_file.with_vectors(encoder)
         self._blur, self._recompute, self._whole = blur, recompute, whole
         self.built = True
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.series_feed import SeriesFeed
@@ -17,7 +16,7 @@ from trainer.models import model_file
 from trainer.results import blend, calibration, joint, study_level
 from trainer.results.blend import Blend
 from trainer.results.joint import Odds
-from trainer.results.predictions import IDS, Predictions
+from trainer.results.predictions import IDS, patients_of, studies_of
 from trainer.results.probability import prevalence
 from trainer.series import scoring
 from trainer.series.scoring import Said
@@ -85,31 +84,20 @@ def fit(said: Said, held: Slices, trained: Slices, slice_odds: Odds, odds: Odds)
 
     `trained`: the split that was trained on. `slice_odds`, `odds`: of the slice model and of the context.
     """
-    names, any_name, labels = odds.names, odds.any, held.labels
-    ids, expected = held.table.select(list(IDS)), prevalence(trained.labels)
-    rows = Predictions(names, any_name, ids, labels.astype(np.int8), said.slice_logits, np.zeros(labels.shape))
+    names, labels, ids = odds.names, held.labels, held.table.select(list(IDS))
+    patients, whose = patients_of(ids), studies_of(ids)
     plain, context = slice_odds.log_odds(said.slice_logits), odds.log_odds(said.context_logits)
-    slices = blend.fit(names, labels, plain, context, rows.patients, expected)
+    slices = blend.fit(names, labels, plain, context, patients, prevalence(trained.labels))
     whole = slices.log_odds(plain, context)
-    fitted = fitting.fit(joint.unchanged(names, any_name), ids, labels, whole, expected)
-    of_studies, _, patients = study_level.studies(rows)
-    levels = (study_level.greatest(whole, rows.studies), odds.log_odds(said.study_heads(rows.studies)))
-    expected = prevalence(_study_labels(trained))
+    fitted = fitting.fit(joint.unchanged(names, odds.any), ids, labels, whole, prevalence(trained.labels))
+    of_studies, patients = study_level.labels(labels, whose), study_level.greatest(patients, whose)
+    levels = (study_level.greatest(whole, whose), odds.log_odds(said.study_heads(whose)))
+    expected = prevalence(study_level.labels(trained.labels, studies_of(trained.table)))
     studies = blend.fit(names, of_studies, *levels, patients, expected)
     mixed = studies.log_odds(*levels)
     straight = calibration.fit(names, of_studies, mixed, np.zeros(len(names)), patients, expected)
     shown = joint.coherent(straight.probabilities(mixed), odds.any_index)
-    chosen = fitting.chosen(names, of_studies, shown)
-    return fitted, Blend(slice_odds, odds, slices, studies, straight, chosen)
-
-
-def _study_labels(slices: Slices) -> npt.NDArray[np.int8]:
-    ids, shape = slices.table.select(list(IDS)), slices.labels.shape
-    names = slices.spec.labels
-    rows = Predictions(
-        names.names, names.any, ids, slices.labels.astype(np.int8), np.zeros(shape, np.float32), np.zeros(shape)
-    )
-    return study_level.studies(rows)[0]
+    return fitted, Blend(slice_odds, odds, slices, studies, straight, fitting.chosen(names, of_studies, shown))
 
 
 def _unfitted(slice_odds: Odds, odds: Odds) -> tuple[Fitted, Blend]:

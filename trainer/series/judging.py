@@ -41,39 +41,19 @@ class Judged:
     ways: Mapping[str, tuple[npt.NDArray[np.float64], Any]]
 
 
-def judge(
-    folder: Path,
-    about: About,
-    data: Dataset,
-    slices: Slices,
-    flip: bool,
-    batch_size: int,
-    tell: Callable[[int, int], None],
-) -> Judged:
-    """`Judged` of a split of `data`, after the vectors that lack are made.
+Judge = Callable[[Slices, int, Callable[[int, int], None]], Judged]
 
-    `folder`: of the series model, `about`: what is known of it. `batch_size`: series at a time. Raises `TrainerError`.
+
+def judge_of(folder: Path, about: About, data: Dataset, flip: bool) -> Judge:
+    """A function (slices of a split of `data`, batch size, tell) -> `Judged`, of a model of any kind, loaded once.
+
+    `folder`: of the model, `about`: what is known of it. Batches are of slices, or of series where the model sees
+    those; then vectors that lack are made first. Both raise `TrainerError`.
     """
-    mix = about.blend
-    assert mix is not None  # it is a series model
-    said = _said(folder, about, data, slices, flip, batch_size, tell)
-    whole = mix.slice_log_odds(said.slice_logits, said.context_logits)
-    labels, ids = about.spec.labels, slices.table.select(list(IDS))
-    found = Predictions(
-        labels.names,
-        labels.any,
-        ids,
-        slices.labels.astype(np.int8),
-        whole.astype(np.float32),
-        about.probabilities(whole),
-    )
-    heads = said.study_heads(found.studies)
-    mixed = mix.study_log_odds(study_level.greatest(whole, found.studies), heads)
-    ways = {
-        HEAD: (sigmoid(mix.odds.log_odds(heads)), thresholds.unchosen(labels.names)),
-        BLEND: (mix.study_probabilities(mixed), mix.study_thresholds),
-    }
-    return Judged(found, ways)
+    if about.blend is not None:
+        return _SeriesModel(folder, about, data, flip).judge
+    score = model_file.scorer(model_file.load_model(folder, about), flip)
+    return lambda slices, batch_size, tell: Judged(scoring.predict_split(score, about, slices, batch_size, tell), {})
 
 
 def anew(folder: Path, about: About, data: Dataset, tell: Callable[[int, int], None]) -> About:
@@ -83,39 +63,53 @@ def anew(folder: Path, about: About, data: Dataset, tell: Callable[[int, int], N
     """
     settings = fitting.own_settings(about, data)
     trained, held = (assembly.split(data, settings, name) for name in (settings.train_split, settings.validation_split))
-    mix = about.blend
-    assert mix is not None  # it is a series model
-    said = _said(folder, about, data, held, False, settings.eval_batch_size, tell)
-    found, mix = ending.fit(said, held, trained, mix.slice_odds, mix.odds)
+    model = _SeriesModel(folder, about, data, False)
+    said = model.say(held, settings.eval_batch_size, tell)
+    found, mix = ending.fit(said, held, trained, model.mix.slice_odds, model.mix.odds)
     facts = {**about.facts, "foreseen": found.foreseen}
     return dataclasses.replace(about, facts=facts, blend=mix, **found.decided)
 
 
-def _said(
-    folder: Path,
-    about: About,
-    data: Dataset,
-    slices: Slices,
-    flip: bool,
-    batch_size: int,
-    tell: Callable[[int, int], None],
-) -> Said:
-    plan = series.plan(slices.table)
-    series.require_order(plan, slices.table)
-    views = _views(folder, about, data, slices, flip)
-    logits = [view.logits(np.arange(len(slices))) for view in views]
-    feed = SeriesFeed(slices, plan, views, AS_IT_IS)
-    return series_scoring.say(model_file.load_model(folder, about), feed, logits, batch_size, tell)
+class _SeriesModel:
+    """A series model at work on the splits of a data set; `flip`: the mean over each slice and its mirror image."""
 
+    def __init__(self, folder: Path, about: About, data: Dataset, flip: bool) -> None:
+        assert about.blend is not None  # it is a series model
+        self.mix = about.blend
+        self._about, self._data, self._flip = about, data, flip
+        self._context = model_file.load_model(folder, about)
+        self._place = _slice_model(folder, about)
 
-def _views(folder: Path, about: About, data: Dataset, slices: Slices, flip: bool) -> list[vectors.Vectors]:
-    """Vectors of the split, and of its mirror images; those that lack are made."""
-    place = _slice_model(folder, about)
-    slice_about = model_file.read_about(model_file.find(place))
-    names = sorted(slices.table["split"].unique().to_pylist())
-    scoring.embed(place, slice_about, data, data.named(names), flip)
-    sources = [scoring.source(place, slice_about, data, mirrored) for mirrored in (False, True)[: 1 + flip]]
-    return [vectors.read(source, data, slices) for source in sources]
+    def judge(self, slices: Slices, batch_size: int, tell: Callable[[int, int], None]) -> Judged:
+        """`Judged` of a split; `batch_size`: series at a time."""
+        said, labels = self.say(slices, batch_size, tell), self._about.spec.labels
+        whole = self.mix.slice_log_odds(said.slice_logits, said.context_logits)
+        ids, known = slices.table.select(list(IDS)), slices.labels.astype(np.int8)
+        shown = self._about.probabilities(whole)
+        found = Predictions(labels.names, labels.any, ids, known, whole.astype(np.float32), shown)
+        heads = said.study_heads(found.studies)
+        mixed = self.mix.study_log_odds(study_level.greatest(whole, found.studies), heads)
+        ways = {
+            HEAD: (sigmoid(self.mix.odds.log_odds(heads)), thresholds.unchosen(labels.names)),
+            BLEND: (self.mix.study_probabilities(mixed), self.mix.study_thresholds),
+        }
+        return Judged(found, ways)
+
+    def say(self, slices: Slices, batch_size: int, tell: Callable[[int, int], None]) -> Said:
+        """What both networks say of a split, after the vectors that lack are made."""
+        plan = series.plan(slices.table)
+        series.require_order(plan, slices.table)
+        views = self._views(slices)
+        logits = [view.logits(np.arange(len(slices))) for view in views]
+        return series_scoring.say(self._context, SeriesFeed(slices, plan, views, AS_IT_IS), logits, batch_size, tell)
+
+    def _views(self, slices: Slices) -> list[vectors.Vectors]:
+        """Vectors of the split, and of its mirror images."""
+        about = model_file.read_about(model_file.find(self._place))
+        names = sorted(slices.table["split"].unique().to_pylist())
+        scoring.embed(self._place, about, self._data, self._data.named(names), self._flip)
+        sources = scoring.sources(self._place, about, self._data, self._flip)
+        return [vectors.read(source, self._data, slices) for source in sources]
 
 
 def _slice_model(folder: Path, about: About) -> str:

@@ -19,7 +19,7 @@ from trainer.results.predictions import IDS
 from trainer.results.probability import prevalence
 from trainer.series import ending
 from trainer.series import settings as series_settings
-from trainer.series.assembly import OfSeries, begun, context_of
+from trainer.series.assembly import OfSeries, begun, context_of, wants_shapes
 from trainer.series.end_to_end import BothObjective, EndToEnd
 from trainer.series.judging import SLICE_MODEL
 from trainer.series.objective import SeriesObjective
@@ -63,10 +63,11 @@ class OfBoth(OfSeries):
         for variable, value in zip(encoder.weights, trained.weights, strict=True):
             variable.assign(value.value.numpy())
         network = begun(settings, data, model_file.vector_dim(encoder), "float32")
-        whole = devices.kind == "tpu" or settings.jit_compile
         weights = (of_series.head_weight, of_series.mil_weight, of_series.slice_weight)
-        objective = BothObjective(*assembly.objective_of(settings, data), *weights)
-        return EndToEnd(encoder, network, of_series.blur, of_series.recompute, whole), objective
+        objective = BothObjective(*assembly.objective_of(settings, data.manifest.spec.labels), *weights)
+        return EndToEnd(
+            encoder, network, of_series.blur, of_series.recompute, wants_shapes(settings, devices)
+        ), objective
 
     def _encoder(self, data: Dataset) -> keras.Model:
         return assembly.build_model(hparams.of_run(self.slice_about.settings), data, weights="none")
@@ -90,15 +91,16 @@ class OfBoth(OfSeries):
             for name, feed in held.items()
         }
         if settings.validation_split:
-            self._calibrate(folder, loop, encoder, feeds[settings.validation_split])
+            self._calibrate(folder, loop, feeds[settings.validation_split])
         dim = model_file.vector_dim(encoder)
         copy = model_file.float32_copy(model.context, lambda: context_of(settings, data, dim))
         return ending.Ended(copy, folder, feeds)
 
-    def _calibrate(self, folder: Path, loop: Loop, encoder: keras.Model, held: SeriesFeed) -> None:
+    def _calibrate(self, folder: Path, loop: Loop, held: SeriesFeed) -> None:
+        """Say in the slice model's `about.json` what the validation split says; its weights stay, so vectors do too."""
         logits = held.views[0].logits(np.arange(len(held.slices)))
         ids, trained = held.slices.table.select(list(IDS)), loop.data.train.slices.labels
         found = fitting.fit(loop.data.odds, ids, held.slices.labels, logits, prevalence(trained))
         facts = {**self.slice_about.facts, "foreseen": found.foreseen}
         about = dataclasses.replace(self.slice_about, odds=loop.data.odds, facts=facts, **found.decided)
-        model_file.write(folder, encoder, about)
+        model_file.write_about(folder, about)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ich_tfrecords.labels.table import stratum_indices
+from ich_tfrecords.spec import LabelSpec
 from trainer.data import sampling
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Dataset, Slices
@@ -173,7 +174,7 @@ def network(settings: HParams, data: Dataset, devices: Devices, steps_per_epoch:
         raise WrongUse(
             f"freeze_epochs is {settings.freeze_epochs}, but {settings.model} has no pretrained part; set it to 0"
         )
-    return Network(model, backbone, update, Objective(*objective_of(settings, data)))
+    return Network(model, backbone, update, Objective(*objective_of(settings, data.manifest.spec.labels)))
 
 
 def update_of(settings: HParams, model: keras.Model, devices: Devices, steps_per_epoch: int) -> Update:
@@ -184,9 +185,8 @@ def update_of(settings: HParams, model: keras.Model, devices: Devices, steps_per
     return Update(optimizer, optimizers.schedule(settings, steps_per_epoch), averages)
 
 
-def objective_of(settings: HParams, data: Dataset) -> tuple[npt.NDArray[np.float32], float, float, int, int]:
+def objective_of(settings: HParams, labels: LabelSpec) -> tuple[npt.NDArray[np.float32], float, float, int, int]:
     """The fields of an `Objective`."""
-    labels = data.manifest.spec.labels
     weights = losses.label_weights(labels.names, labels.any, settings.any_weight)
     return weights, settings.label_smoothing, settings.focal_gamma, settings.accumulate, settings.batch_size
 

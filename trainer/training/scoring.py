@@ -79,10 +79,8 @@ def embed(job_dir: str, about: About, data: Dataset, splits: Sequence[Slices], f
         model = model_file.load_model(folder, about)
         dim, labels = model_file.vector_dim(model), about.spec.labels.names
         stores: dict[bool, list[Store]] = {}
-        plain = source(job_dir, about, data, False)
-        for mirrored in (False, True)[: 1 + flip]:
-            view = dataclasses.replace(plain, mirrored=mirrored)
-            stores[mirrored] = [Store(view, slices.split, len(slices), dim, labels) for slices in splits]
+        for view in sources(job_dir, about, data, flip):
+            stores[view.mirrored] = [Store(view, slices.split, len(slices), dim, labels) for slices in splits]
         vectors.require_room([store for of_view in stores.values() for store in of_view])
         for mirrored, of_view in stores.items():
             forward = model_file.embedder(model, mirrored)
@@ -97,6 +95,12 @@ def source(job_dir: str, about: About, data: Dataset, mirrored: bool) -> Source:
     return Source(
         model_file.run_folder(folder), job_dir, data.place, model_file.digest(folder), *fingerprints, mirrored
     )
+
+
+def sources(job_dir: str, about: About, data: Dataset, flip: bool) -> list[Source]:
+    """`source` of the slices, and with `flip` of their mirror images."""
+    plain = source(job_dir, about, data, False)
+    return [plain, *[dataclasses.replace(plain, mirrored=True)] * flip]
 
 
 def _lock(folder: Path) -> FileLock:

@@ -55,6 +55,9 @@ def test_it_learns_resumes_to_the_bit_and_leaves_a_whole_model(series_run, runs_
     about = model_file.read_about(whole / "export" / model_file.SLICE)
     assert not len(about.odds.drawn)  # series are weighed back to nature
     assert not (whole / "export" / model_file.SLICE / "vectors").exists()
+    for split in ("validation", "test"):  # made once, and still those of the weights that went out
+        index = json.loads((whole / "slice_model" / "vectors" / split / "index.json").read_text())
+        assert index["weights"] == model_file.digest(whole / "export" / model_file.SLICE)
 
 
 @pytest.mark.parametrize(
