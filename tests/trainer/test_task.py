@@ -51,7 +51,11 @@ def test_help_names_every_flag_default_and_exit_code(help_text):
     ):
         assert f"  {flag} " in help_text
     plain = " ".join(help_text.split())
-    for words in ("(default: 32)", "cnn 0.001, densenet121 0.0001, xception 0.0005", "$ICH_DATA_DIR or data/rsna_ich"):
+    for words in (
+        "(default: cnn 32, densenet121 32, xception 32, series 256)",
+        "cnn 0.001, densenet121 0.0001, xception 0.0005",
+        "$ICH_DATA_DIR or data/rsna_ich",
+    ):
         assert words in plain
     for code in (0, 1, 2, 130, 143):
         assert any(line.split()[:1] == [str(code)] for line in help_text.splitlines())
@@ -80,7 +84,7 @@ def test_without_a_data_set_one_line_says_how_to_make_one(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("", "name a model: --model {cnn,densenet121,xception}"),
+        ("", "name a model: --model {cnn,densenet121,xception,series}"),
         ("--model cnnn", "model is 'cnnn'; did you mean 'cnn'?"),
         ("--model cnn --epochs many", "epochs is 'many'; it must be a whole number"),
         ("--model cnn --epochs 0", "epochs is 0; use 1"),
@@ -124,7 +128,7 @@ def asked(monkeypatch):
     """Settings and places of runs that are not made."""
     made: list[tuple] = []
 
-    def run(settings, data, job_dir, environ, signals, note):
+    def run(settings, data, job_dir, environ, signals, note, kind):
         made.append((settings, (*data, job_dir)))
 
     monkeypatch.setattr(session, "run", run)
@@ -147,10 +151,12 @@ def test_every_flag_reaches_its_setting(asked):
         "epochs": 7, "steps_per_epoch": 9, "batch_size": 6, "sampling": "sqrt", "weights": "w.keras",
         "learning_rate": 0.5, "folds": 5, "fold": 3, "seed": 11, "precision": "mixed_bfloat16", "strategy": "mirrored",
     }  # fmt: skip
-    assert set(values) == set(task.FLAGS)
-    assert main(["--model", "xception", *(f"--{key}={value}" for key, value in values.items())]) == 0
-    [(settings, _)] = asked
-    assert {key: getattr(settings, key) for key in values} == values
+    of_series = {**values, "batch_size": 8, "slice_run": "runs/slices"}
+    assert set(of_series) == set(task.FLAGS)
+    for model, given in (("xception", values), ("series", of_series)):
+        assert main(["--model", model, *(f"--{key}={value}" for key, value in given.items())]) == 0
+        settings, _ = asked.pop()
+        assert {key: getattr(settings, key) for key in given} == given
 
 
 def test_places(asked, monkeypatch):

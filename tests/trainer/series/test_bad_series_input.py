@@ -184,7 +184,7 @@ def test_a_run_does_not_go_on_with_the_vectors_of_other_weights(refused, slice_r
     weights(slice_run)
     settings = model_file.read_about(run / "export").settings
     same = {f"architecture__{key}": value for key, value in settings["architecture"].items()}
-    same |= {key: settings[key] for key in ("epochs", "batch_size", "learning_rate", "steps_per_epoch")}
+    same |= {key: settings[key] for key in ("epochs", "batch_size", "learning_rate", "steps_per_epoch", "accumulate")}
     line = refused("--slice_run", slice_run, job_dir=run, **same)
     old, new = (model_file.digest(place / "export")[:16] for place in (series_run.parent / "slice_run", slice_run))
     assert f"{run} holds another run (slice model: {old}, now {new}); give the same settings to go on" in line
@@ -228,7 +228,7 @@ def test_a_series_without_an_order(refused, slice_run, runs_of_blobs, tmp_path):
         ("series", {"rotate_deg": 5}, "rotate_deg is 5, and a series model sees vectors, not pixels; leave it at 0"),
         ("series", {"shift": 0.1}, "shift is 0.1, and a series model sees vectors, not pixels; leave it at 0"),
         ("series", {"freeze_epochs": 1}, "freeze_epochs is 1, and a series model sees vectors, not pixels"),
-        ("series", {"weights": "imagenet"}, "weights is imagenet; a series model begins with --slice_run"),
+        ("series", {"weights": "imagenet"}, "weights is imagenet; a series model begins with none, or a series run"),
         ("series", {"series": 3}, "series is 3; it must be a mapping"),
         ("series", {"jit_compile": True}, "jit_compile has no deterministic gradient"),
     ],

@@ -71,7 +71,7 @@ def test_ended_once_more_it_gives_the_same(series_run, runs_of_blobs, slice_run,
     (copied / "result.json").unlink()
     settings = model_file.read_about(copied / "export").settings
     same = {f"architecture__{key}": value for key, value in settings["architecture"].items()}
-    same |= {key: settings[key] for key in ("epochs", "batch_size", "learning_rate", "steps_per_call")}
+    same |= {key: settings[key] for key in ("epochs", "batch_size", "learning_rate", "steps_per_call", "accumulate")}
     short(runs_of_blobs, copied, slice_run, **{**same, "warmup_epochs": settings["warmup_epochs"]})
     assert "all 40 epochs are done; the best is scored again" in capsys.readouterr().out
     assert result_of(copied) == result_of(series_run)

@@ -20,7 +20,16 @@ def test_the_packaged_settings():
     assert (found.head_weight, found.mil_weight) == (PACKAGED["head_weight"], PACKAGED["mil_weight"])
 
 
-@pytest.mark.parametrize("name", sorted(PACKAGED))
+@pytest.mark.parametrize("value", [0, 1, 1.0, None, "true", [True]])
+def test_recompute_is_yes_or_no(value):
+    for good in (True, False):
+        assert settings.read({**PACKAGED, "recompute": good}).recompute is good
+    with pytest.raises(WrongUse) as told:
+        settings.read({**PACKAGED, "recompute": value})
+    assert str(told.value) == f"series.recompute is {value!r}; use true or false"
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGED.keys() - {"recompute"}))
 def test_ends_of_the_ranges(name):
     most = settings._MOST[name]
     for value in (0, 0.0, most):

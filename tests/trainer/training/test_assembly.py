@@ -101,7 +101,7 @@ def test_the_plan_is_the_settings(parts):
 def test_odds_of_a_balanced_draw_are_those_of_the_counts(parts):
     """Each stratum is a sixth of the draw; the 32 slices that stand beside those counted move it a little."""
     found = assembly.data_of(settings(), parts, devices())
-    odds, train = found.odds, found.train
+    odds, train = found.odds, found.train.slices
     every = joint.combinations(odds.names, odds.any)
     strata = stratum_indices(every, train.spec.labels)
     counted = np.array([(train.labels == one).all(1).sum() for one in every])
