@@ -16,7 +16,7 @@ from series_splits import NONE as NO_LABEL
 from trainer.data import series
 from trainer.data.input_pipeline import Share
 from trainer.data.series_feed import INPUTS
-from trainer.models import context
+from trainer.models import context, model_file
 from trainer.series import scoring
 from trainer.shell.problems import WrongUse
 from trainer.training import losses
@@ -44,17 +44,17 @@ def scored(kind: str) -> Callable[[dict[str, np.ndarray]], tuple[np.ndarray, np.
     return scoring.scorer(built(kind))
 
 
-def made(lengths: list[int], seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Vectors float16 [n, DIM] and positions in mm [n], from feet to head, of series of these lengths."""
+def made(lengths: list[int], seed: int = 0, dim: int = DIM) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Vectors float16 [n, dim] and positions in mm [n], from feet to head, of series of these lengths."""
     rng = np.random.default_rng(seed)
-    return [(rng.normal(size=(n, DIM)).astype(np.float16), np.cumsum(1 + 9 * rng.random(n))) for n in lengths]
+    return [(rng.normal(size=(n, dim)).astype(np.float16), np.cumsum(1 + 9 * rng.random(n))) for n in lengths]
 
 
 def batch_of(some: list[tuple[np.ndarray, np.ndarray]], length: int = 0, empty: int = 0) -> dict[str, np.ndarray]:
     """`INPUTS` of series, padded to `length` or the longest, and `empty` more of no slices."""
     count, longest = len(some) + empty, max(length, *(len(vectors) for vectors, _ in some))
     found = {
-        "vectors": np.zeros((count, longest, DIM), np.float16),
+        "vectors": np.zeros((count, longest, some[0][0].shape[1]), np.float16),
         "place": np.zeros((count, longest, 3), np.float32),
         "mask": np.zeros((count, longest), bool),
     }
@@ -71,10 +71,10 @@ def said(score: Callable, some: list[tuple[np.ndarray, np.ndarray]], **changes: 
     return [(slices[at, : len(vectors)], whole[at]) for at, (vectors, _) in enumerate(some)]
 
 
-def assert_same(found: list[tuple], wanted: list[tuple]) -> None:
+def assert_same(found: list[tuple], wanted: list[tuple], rtol: float = 0) -> None:
     for one, other in zip(found, wanted, strict=True):
         for a, b in zip(one, other, strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6)
 
 
 @KINDS
@@ -85,6 +85,18 @@ def test_padding_and_company_change_nothing(kind):
     assert_same(said(model, some, length=40), alone)
     assert_same(said(model, some[::-1]), alone[::-1])
     assert_same(said(model, some, empty=2), alone)
+
+
+def test_padding_and_company_change_nothing_of_a_trained_run(series_run):
+    """To 1e-6, of a logit above 1 relative to it: float32 holds no more."""
+    model = model_file.load_model(series_run / "export", model_file.read_about(series_run / "export"))
+    dim = model.input["vectors"].shape[-1]
+    score, some = scoring.scorer(model), made([20, 1, 33, 7, 12, 60], dim=dim)
+    alone = [said(score, [one])[0] for one in some]
+    assert max(np.abs(part).max() for one in alone for part in one) > 2
+    assert_same(said(score, some), alone, rtol=1e-6)
+    assert_same(said(score, some, length=300), alone, rtol=1e-6)
+    assert_same(said(score, some[::-1], empty=250)[::-1], alone, rtol=1e-6)
 
 
 @KINDS

@@ -1,12 +1,13 @@
-"""The second stage as a command: it learns, resumes to the bit, and leaves a whole model."""
+"""The second stage as a command, on made-up slices of 32 px: it learns, resumes to the bit, leaves a whole model."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import flags, main, one_line
+from small_runs import flags, main, one_line, train
 
 from trainer.models import model_file
 from trainer.training.run_dir import RunDir
@@ -22,9 +23,23 @@ SMALL = {
     "learning_rate": 0.001,
     "schedule": "steps",
     "warmup_epochs": 0,
-    "steps_per_epoch": 3,
+    "steps_per_epoch": 2,
     "rotate_deg": 5,
 }
+
+
+@pytest.fixture(scope="module")
+def stages(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a slice run and of a series run on top of it, a few steps each."""
+    folder = tmp_path_factory.mktemp("stages")
+    slices, context = folder / "slice_run", {"width": 64, "units": 32, "layers": 1}
+    small = {"steps_per_epoch": 0, "steps_per_call": 0}
+    convolutions = {"architecture__filters": [8, 16], "architecture__dense": [32]}
+    assert train(tiny_dataset, slices, epochs=3, **convolutions, **small) == 0
+    of_series = {f"architecture__{name}": value for name, value in context.items()}
+    given = {"epochs": 3, "batch_size": 8, "learning_rate": 0.005, **of_series, **small}
+    assert train(tiny_dataset, folder / "series_run", "--slice_run", str(slices), model="series", **given) == 0
+    return folder
 
 
 def run(data_dir, job_dir, slice_run, **settings):
@@ -37,12 +52,12 @@ def weights(folder):
     return [variable.value.numpy() for variable in model_file.load_model(folder, about).weights]
 
 
-def test_it_learns_resumes_to_the_bit_and_leaves_a_whole_model(series_run, runs_of_blobs, tmp_path):
-    slice_run = series_run.parent / "slice_run"
+def test_it_learns_resumes_to_the_bit_and_leaves_a_whole_model(stages, tiny_dataset, tmp_path):
+    slice_run, series_run = stages / "slice_run", stages / "series_run"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(runs_of_blobs, whole, slice_run, epochs=3, weights=str(series_run)) == 0
+    assert run(tiny_dataset, whole, slice_run, epochs=3, weights=str(series_run)) == 0
     for epochs in (1, 3):
-        assert run(runs_of_blobs, parts, slice_run, epochs=epochs, weights=str(series_run)) == 0
+        assert run(tiny_dataset, parts, slice_run, epochs=epochs, weights=str(series_run)) == 0
     history = RunDir(whole).read_history()
     assert RunDir(parts).read_history() == history
     assert history[-1]["loss"] < history[0]["loss"]
@@ -68,8 +83,8 @@ def test_it_learns_resumes_to_the_bit_and_leaves_a_whole_model(series_run, runs_
         ({"architecture.units": 8, "weights": "series_run"}, "no series run with this architecture"),
     ],
 )
-def test_what_it_refuses(settings, words, series_run, runs_of_blobs, tmp_path, capsys):
+def test_what_it_refuses(settings, words, stages, tiny_dataset, tmp_path, capsys):
     if settings.get("weights") == "series_run":
-        settings = {**settings, "weights": str(series_run)}
-    assert run(runs_of_blobs, tmp_path / "run", series_run.parent / "slice_run", epochs=1, **settings) == 2
+        settings = {**settings, "weights": str(stages / "series_run")}
+    assert run(tiny_dataset, tmp_path / "run", stages / "slice_run", epochs=1, **settings) == 2
     assert words in one_line(capsys)
