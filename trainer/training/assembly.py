@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ich_tfrecords.labels.table import stratum_indices
 from ich_tfrecords.spec import LabelSpec
@@ -48,7 +50,30 @@ def splits(data: Dataset, settings: HParams) -> dict[str, Slices]:
 
 
 def split(data: Dataset, settings: HParams, name: str) -> Slices:
-    """The slices of a split as the run sees it: with folds, the two that it trains and validates on are drawn anew."""
+    """The slices of a split as the run sees it.
+
+    With folds, the two that it trains and validates on are drawn anew. Training leaves out its `twins`.
+    """
+    found = _drawn(data, settings, name)
+    if name != settings.train_split:
+        return found
+    left_out = twins(data, settings)
+    return found.take(~left_out, found.split) if left_out.any() else found
+
+
+def twins(data: Dataset, settings: HParams) -> npt.NDArray[np.bool_]:
+    """bool [n], slices of the training split with the pixels of a slice that is held out for validation or test.
+
+    RSNA's data hold such slices under the ids of several patients; learnt by heart, they would flatter.
+    """
+    train = _drawn(data, settings, settings.train_split)
+    held = {settings.validation_split, settings.test_split} - {""}
+    digests = [_drawn(data, settings, name).table["pixel_digest"] for name in sorted(held)]
+    known = pa.chunked_array([chunk for column in digests for chunk in column.chunks], pa.string())
+    return pc.is_in(train.table["pixel_digest"], value_set=known.combine_chunks()).to_numpy()
+
+
+def _drawn(data: Dataset, settings: HParams, name: str) -> Slices:
     pair = (settings.train_split, settings.validation_split)
     if not settings.folds or name not in pair:
         return data.split(name)

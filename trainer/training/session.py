@@ -11,6 +11,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
+from ich_tfrecords.plural import counted
 from trainer.data import input_pipeline
 from trainer.data.dataset import Dataset, Slices
 from trainer.shell import vertex, waiting
@@ -138,10 +139,13 @@ def _train(
     fed = kind.data_of(settings, slices, devices)
     network = kind.network(settings, data, devices, fed.plan.steps)
     note(f"{settings.model}: {network.model.count_params():,} parameters; {fed.plan.steps:,} steps an epoch")
-    _note_left_out(fed, settings, note)
+    twins = int(assembly.twins(data, settings).sum())
+    _note_left_out(fed, settings, twins, note)
     identity = {
         "settings": dataclasses.asdict(settings), "fingerprint": data.manifest.fingerprint, **kind.identity()
     }  # fmt: skip
+    if twins:  # checkpoints of before had trained on them
+        identity["slices left out"] = f"{twins:,}"
     saver = Saver(
         folder.checkpoints, network.model.variables, network.update.state, identity, settings.keep, devices.chief
     )
@@ -157,8 +161,11 @@ def _train(
         kind.finish(loop, data, slices.get(settings.test_split), state, note)
 
 
-def _note_left_out(fed: Data, settings: HParams, note: Callable[[str], None]) -> None:
+def _note_left_out(fed: Data, settings: HParams, twins: int, note: Callable[[str], None]) -> None:
     """Say which slices of the split an epoch leaves out, and why."""
+    if twins:
+        slices = counted(twins, "slice", "slices")
+        note(f"{slices} of split {settings.train_split} not trained on: their pixels stand in a held-out split too")
     unlabelled = int((~fed.train.slices.labelled).sum())
     if unlabelled:
         note(f"{unlabelled:,} slices of split {settings.train_split} have no label and are not trained on")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -54,6 +55,43 @@ def test_folds_take_the_place_of_the_splits_they_are_drawn_from(data):
     }  # fmt: skip
     assert len(found["train"]) + len(found["validation"]) == len(data.split("train")) + len(data.split("validation"))
     assert assembly.split(data, with_folds, "test").split == "test"
+
+
+def with_digests(data, digests: dict[str, str]):
+    """The data set with other pixel digests, by SOP UID."""
+    uids, own = (data.slices[name].to_pylist() for name in ("sop_uid", "pixel_digest"))
+    column = pa.array([digests.get(uid, digest) for uid, digest in zip(uids, own)])
+    at = data.slices.schema.get_field_index("pixel_digest")
+    return dataclasses.replace(data, slices=data.slices.set_column(at, "pixel_digest", column))
+
+
+def test_pixels_that_are_held_out_are_not_trained_on(data, parts):
+    uids = {name: part.table["sop_uid"].to_pylist() for name, part in parts.items()}
+    alike = {uids["train"][3]: "a", uids["train"][7]: "a", uids["validation"][0]: "a"}
+    alike |= {uids["train"][5]: "b", uids["test"][2]: "b"}
+    alike |= {uids["train"][8]: "c", uids["train"][9]: "c"}  # both are trained on
+    alike |= {uids["validation"][4]: "d", uids["test"][4]: "d"}
+    again = with_digests(data, alike)
+    assert np.flatnonzero(assembly.twins(again, settings())).tolist() == [3, 5, 7]
+    found = assembly.splits(again, settings())
+    left = [uid for at, uid in enumerate(uids["train"]) if at not in (3, 5, 7)]
+    assert found["train"].table["sop_uid"].to_pylist() == left
+    assert found["train"].labels.tolist() == np.delete(parts["train"].labels, [3, 5, 7], axis=0).tolist()
+    assert {name: found[name].table["sop_uid"].to_pylist() for name in ("validation", "test")} == {
+        name: uids[name] for name in ("validation", "test")
+    }
+    assert np.flatnonzero(assembly.twins(again, settings(test_split=""))).tolist() == [3, 7]
+    assert not assembly.twins(again, settings(validation_split="", test_split="")).any()
+
+
+def test_pixels_of_the_fold_that_is_held_out_are_not_trained_on(data):
+    with_folds = settings(folds=3, fold=1)
+    train, held = (
+        assembly.split(data, with_folds, name).table["sop_uid"].to_pylist() for name in ("train", "validation")
+    )
+    again = with_digests(data, {train[0]: "a", held[0]: "a"})
+    assert assembly.split(again, with_folds, "train").table["sop_uid"].to_pylist() == train[1:]
+    assert assembly.split(again, settings(folds=3, fold=2), "validation").split == "fold 2 of 3"
 
 
 @pytest.mark.parametrize(
@@ -150,9 +188,10 @@ def test_a_label_that_no_slice_has(data, monkeypatch):
     without = real.labels.copy()
     without[:, 1] = 0
     monkeypatch.setattr(type(data), "split", lambda self, name: dataclasses.replace(real, labels=without))
+    alone = {"validation_split": "", "test_split": ""}
     with pytest.raises(WrongUse, match="no slice of split train is positive for epidural, so no model can learn it"):
-        assembly.splits(data, settings())
-    assert assembly.splits(data, settings(absent_labels=True))
+        assembly.splits(data, settings(**alone))
+    assert assembly.splits(data, settings(**alone, absent_labels=True))
 
 
 def test_a_batch_larger_than_the_split(parts):
