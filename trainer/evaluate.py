@@ -6,29 +6,40 @@ python -m trainer.evaluate --job_dir runs/cnn
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import json
+import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.views import progress_line
-from trainer.data.dataset import Dataset, Slices, open_dataset
+from ich_tfrecords.views.montage import shortened
+from trainer.data import subgroup_columns
+from trainer.data.dataset import EVERY, Dataset, Slices, open_dataset
 from trainer.models import model_file
 from trainer.models.model_file import About
-from trainer.results import evaluated
+from trainer.results import cohort, evaluated
 from trainer.results.evaluated import FORMAT, METRICS, PAGE, PREDICTIONS
+from trainer.results.predictions import Predictions
 from trainer.shell import command, quiet
 from trainer.shell.problems import WrongUse
 from trainer.training import hparams
 from trainer.training.run_dir import RunDir, json_text
 
+if TYPE_CHECKING:
+    from trainer.series.judging import Judged
+
 WORST = 24  # slices shown
+OWN = 0.0  # --recalibrate without a share: on the run's own validation split
 EPILOG = f"""\
 Written to RUN/evaluation/SPLIT:
   {PREDICTIONS}  a row a slice: ids, labels, logits, calibrated probabilities
@@ -38,8 +49,13 @@ Written to RUN/evaluation/SPLIT:
 Intervals come from resampling whole patients. Thresholds are those that the
 run chose on its validation split.
 
-example:
-  python -m trainer.evaluate --job_dir runs/cnn --split test"""
+A test on another hospital: give its data set with --data_dir and --split all. The page
+then says how it differs from training. Studies count where slices have no labels.
+
+examples:
+  python -m trainer.evaluate --job_dir runs/cnn --split test
+  python -m trainer.evaluate --job_dir runs/cnn --data_dir data/cq500 --split all \\
+      --by manufacturer --by ages.csv:age_decade --prevalence 0.1 --recalibrate 0.3"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,14 +71,24 @@ def _parser() -> command.Parser:
     )
     parser.add_argument("--job_dir", required=True, metavar="RUN", help="folder of the run")
     command.add_data_dir(parser, "the one that the run was trained on")
-    parser.add_argument("--split", default="test", metavar="NAME", help="split to evaluate (default: test)")
+    parser.add_argument("--split", default="test", metavar="NAME", help="split to evaluate, or all (default: test)")
     parser.add_argument(
         "--output", type=Path, metavar="DIR",
         help="folder for the files (default: RUN/evaluation/SPLIT, with -flip and -<data set> where those differ)",
     )  # fmt: skip
     parser.add_argument(
-        "--recalibrate", action="store_true",
-        help="first fit odds, calibration and thresholds anew on the run's validation split, and keep them in the run",
+        "--recalibrate", nargs="?", type=_share, const=OWN, metavar="SHARE",
+        help="first fit odds, calibration and thresholds anew on the run's validation split, and keep them in the run; "
+        "with a SHARE such as 0.3: fit a calibration on that share of these patients, and test it beside the run's own "
+        "on the rest; nothing is kept",
+    )  # fmt: skip
+    parser.add_argument(
+        "--by", action="append", default=[], metavar="COLUMN",
+        help=f"also measure each group: {', '.join(cohort.FACTS)}, or FILE.csv:COLUMN; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prevalence", type=_share, metavar="P",
+        help="also say what a flag would mean where this share of the studies has a hemorrhage",
     )  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="average over each slice and its left-right mirror image")
     parser.add_argument(
@@ -70,6 +96,16 @@ def _parser() -> command.Parser:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the resampling (default: 0)")
     return parser
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no number above 0 and below 1")
+    return value
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -90,11 +126,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(f"{args.job_dir}: {len(slices):,} slices of split {slices.split} in {place}", flush=True)
     if about.fingerprint != data.manifest.fingerprint:
         print(f"the model was {evaluated.DOUBTS['elsewhere']}")
-    if args.recalibrate:
+    groups = {asked: subgroup_columns.values(slices.table, asked, cohort.FACTS) for asked in args.by}
+    if args.recalibrate == OWN:
         about = _recalibrated(folder, about, data)
     for line in about.notes(args.job_dir):
         print(line, flush=True)
-    _write(args, about, folder, data, slices, output)
+    _write(args, about, folder, data, slices, groups, output)
 
 
 def _recalibrated(folder: Path, about: About, data: Dataset) -> About:
@@ -115,12 +152,20 @@ def _slices(about: About, data: Dataset, name: str) -> Slices:
     """The split, or the fold that stands for it in the run. Raises `WrongUse` where nothing is known of it."""
     from trainer.training import assembly
 
-    own = about.fingerprint == data.manifest.fingerprint
-    slices = assembly.split(data, hparams.of_run(about.settings), name) if own else data.split(name)
-    if not slices.labelled.any():
+    own, every = about.fingerprint == data.manifest.fingerprint, name == EVERY and name not in data.manifest.splits
+    if own and every:
         raise WrongUse(
-            f"no slice of split {name} in {data.place} has a known label, so there is nothing to compare with; "
-            "for probabilities alone use python -m trainer.predict, or trainer.submit"
+            f"--split {EVERY} of {data.place} holds the slices that the model was trained on; name one split of it, or "
+            "another data set with --data_dir"
+        )
+    if own:
+        slices = assembly.split(data, hparams.of_run(about.settings), name)
+    else:
+        slices = data.every() if every else data.split(name)
+    if not slices.known:
+        raise WrongUse(
+            f"no slice or study of split {name} in {data.place} has a known label, so there is nothing to compare "
+            "with; for probabilities alone use python -m trainer.predict, or trainer.submit"
         )
     return slices
 
@@ -128,7 +173,8 @@ def _slices(about: About, data: Dataset, name: str) -> Slices:
 def _name(about: About, data: Dataset, args: argparse.Namespace) -> str:
     """Name of the folder; only what was trained on, seen once, is called by the name of the split alone."""
     own = about.fingerprint == data.manifest.fingerprint
-    return evaluated.name_of(args.split, args.flip, "" if own else data.manifest.fingerprint)
+    split = f"{args.split}-recalibrated" if args.recalibrate else args.split  # on a part of the patients
+    return evaluated.name_of(split, args.flip, "" if own else data.manifest.fingerprint)
 
 
 def _make(output: Path) -> None:
@@ -138,9 +184,17 @@ def _make(output: Path) -> None:
         raise WrongUse(f"cannot make the folder {output}: {error.strerror}; choose another --output") from error
 
 
-def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, slices: Slices, output: Path) -> None:
+def _write(
+    args: argparse.Namespace,
+    about: About,
+    folder: Path,
+    data: Dataset,
+    slices: Slices,
+    groups: Mapping[str, Sequence[Any]],
+    output: Path,
+) -> None:
     """Score, measure, and write the three files; each stays if a later one fails."""
-    from trainer.pages import evaluation_page
+    from trainer.pages import evaluation_lines, evaluation_page
     from trainer.results import measures
     from trainer.results.probability import sigmoid
     from trainer.series import judging
@@ -150,26 +204,85 @@ def _write(args: argparse.Namespace, about: About, folder: Path, data: Dataset, 
     began = time.monotonic()
     with progress_line.shown(f"split {slices.split}", "slices", sys.stdout) as tell:
         judged = judge(slices, batch_size, tell)
+    rate = len(judged.slices) / (time.monotonic() - began)
+    judged, kept, recalibrated = _parted(args, about, judged)
     found = judged.slices
-    rate = len(found) / (time.monotonic() - began)
     for name in (METRICS, PAGE):  # those of an earlier evaluation must not stand beside new predictions
         (output / name).unlink(missing_ok=True)
     found.write(output / PREDICTIONS)
     print(f"{args.resamples:,} resamples of the patients ...", flush=True)
     before, chosen = sigmoid(found.logits), (about.thresholds, about.study_thresholds)
     expected = _prevalence(about, data)
-    measured = measures.measure(found, before, *chosen, expected, args.resamples, args.seed, judged.ways)
+    drawn = (args.resamples, args.seed)
+    measured = measures.measure(found, before, *chosen, expected, *drawn, judged.ways, args.prevalence)
     run = RunDir(model_file.run_folder(folder))
     history = run.read_history()
     what = {**_what(args, about, folder, data, rate), "train": _training(run.metrics, len(history))}
     result = {"format": FORMAT, "what": what, "calibration": about.calibration.to_dict(), "measures": measured}
+    result |= {"recalibrated": recalibrated} if recalibrated else {}
+    alike = {asked: [values[row] for row in kept] for asked, values in groups.items()}
+    result |= _elsewhere(args, about, data, slices, found, alike)
     text = json_text(result, indent=1)
     atomic.write_bytes(output / METRICS, (text + "\n").encode())
-    worst = _worst(found, slices)
+    worst = _worst(found, slices, kept)
     page = evaluation_page.page(json.loads(text), found, history, worst)
     atomic.write_bytes(output / PAGE, page.encode())
-    for line in _lines(measured, about, output):
+    labels = about.spec.labels
+    told = (evaluation_lines.of_measures(measured, labels.names, labels.any), evaluation_lines.elsewhere(result))
+    for line in itertools.chain(*told):
         print(line)
+    for name in (PREDICTIONS, METRICS, PAGE):
+        print(output / name)
+
+
+def _parted(
+    args: argparse.Namespace, about: About, judged: Judged
+) -> tuple[Judged, npt.NDArray[np.int64], dict[str, Any]]:
+    """What is tested, the rows of it, and where a share of the patients was to fit a calibration, what came of it."""
+    from trainer.results import recalibration
+
+    found, share = judged.slices, args.recalibrate
+    rows = np.arange(len(found))
+    if not share:
+        return judged, rows, {}
+    part = recalibration.drawn(found, share)
+    if part.all() or not part.any():
+        raise WrongUse(f"--recalibrate {share:g} takes {'all' if part.any() else 'none'} of the patients; change it")
+    log_odds, rest = about.log_odds(found.logits), found.take(~part)
+    level, fitted_on = recalibration.said(found.take(part), log_odds[part])
+    _, tested_on = recalibration.said(rest, log_odds[~part])
+    told = recalibration.compared(fitted_on, tested_on, args.resamples, args.seed)
+    left = np.unique(found.studies[~part])  # no study is of both parts
+    ways = {way: (shown[left], chosen) for way, (shown, chosen) in judged.ways.items()}
+    return dataclasses.replace(judged, slices=rest, ways=ways), rows[~part], {"share": share, "level": level, **told}
+
+
+def _elsewhere(
+    args: argparse.Namespace,
+    about: About,
+    data: Dataset,
+    slices: Slices,
+    found: Predictions,
+    groups: Mapping[str, Sequence[Any]],
+) -> dict[str, Any]:
+    """What only a test elsewhere has: how it differs from training, groups, and how far its readers agree."""
+    from trainer.results import agreement, subgroups
+    from trainer.training import ending
+
+    result: dict[str, Any] = {}
+    if about.fingerprint != data.manifest.fingerprint:
+        result["cohort"] = {"training": about.facts.get("cohort"), "here": ending.cohort_of(slices)}
+    if groups:
+        chosen = about.study_thresholds
+        tables = {}
+        for asked, values in groups.items():
+            names, group = subgroups.codes(values)
+            every = subgroups.measured(found, names, group, chosen, args.resamples, args.seed)
+            tables[asked] = {"groups": every, "worst": subgroups.worst(every)}
+        result["subgroups"] = tables
+    if readers := agreement.of_studies(data.studies, found.ids["study_uid"], found.names):
+        result["readers"] = readers
+    return result
 
 
 def _prevalence(about: About, data: Dataset) -> Mapping[str, float]:
@@ -228,57 +341,23 @@ def _training(log: Path, epochs: int) -> dict[str, Any]:
     }
 
 
-def _worst(found: Any, slices: Slices) -> list[Any]:
+def _worst(found: Any, slices: Slices, kept: npt.NDArray[np.int64]) -> list[Any]:
     """The slices whose probability is furthest from the truth, with their images."""
     from trainer.pages import evaluation_page
     from trainer.training import scoring
 
     pairs = evaluation_page.worst_rows(found, WORST)
-    images = scoring.images(slices, [row for row, _ in pairs])
+    images = scoring.images(slices, [int(kept[row]) for row, _ in pairs])
     return [
         evaluation_page.Worst(
             found.ids.slice(row, 1).to_pylist()[0],
             found.names[label],
             int(found.labels[row, label]),
             float(found.probabilities[row, label]),
-            images[row],
+            images[int(kept[row])],
         )
         for row, label in pairs
     ]
-
-
-def _lines(measured: Mapping[str, Any], about: About, output: Path) -> Iterator[str]:
-    from trainer.results.measures import unskilled
-
-    if words := unskilled(measured):
-        yield words
-    skill = measured["skill"]["overall"]
-    yield (
-        f"{measured['slices']:,} slices of {measured['patients']:,} patients: log loss {_told(measured['log_loss'])}, "
-        f"{_plain(measured['log_loss_before'])} before calibration, {_plain(skill['log_loss_of_prevalence'])} of the "
-        f"prevalence alone; skill {_told(skill['skill'])}"
-    )
-    for name in about.spec.labels.names:
-        found = measured["labels"][name]
-        yield (
-            f"  {name:<18} {found['positives']:>7,} positive, AUC {_told(found['auc'])}, "
-            f"sensitivity {_told(found['sensitivity'])}, specificity {_told(found['specificity'])}"
-        )
-        if found["note"]:
-            yield f"  {'':<18} {found['note']}"
-    for name in (PREDICTIONS, METRICS, PAGE):
-        yield f"{output / name}"
-
-
-def _told(value: Mapping[str, float | None]) -> str:
-    """`0.912 (0.880 to 0.941)`, or a dash."""
-    if value["value"] is None or value["low"] is None or value["high"] is None:
-        return _plain(value)
-    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
-
-
-def _plain(value: Mapping[str, float | None]) -> str:
-    return "-" if value["value"] is None else f"{value['value']:.3f}"
 
 
 if __name__ == "__main__":

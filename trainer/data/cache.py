@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 
-from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, Manifest
+from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, STUDIES, Manifest
 from ich_tfrecords.storage import atomic, buckets
 from ich_tfrecords.storage.bucket_path import BucketPath, any_path
 from trainer.shell.problems import WrongUse
@@ -69,7 +69,7 @@ def copy(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    for name in (SLICES, MANIFEST):
+    for name in (name for name in (SLICES, STUDIES, MANIFEST) if name in metadata):
         atomic.write_bytes(directory / name, metadata[name])
     atomic.sync_folder(directory)
     note(f"copied {len(manifest.shards) - kept:,} shards, kept {kept:,} that were there")

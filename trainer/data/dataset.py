@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from ich_tfrecords import environment
 from ich_tfrecords.dataset import manifest as manifests
 from ich_tfrecords.dataset import splits
-from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, Manifest
+from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, STUDIES, Manifest
 from ich_tfrecords.spec import UNLABELLED
 from trainer.data import cache, sampling
 from trainer.data.shard_reader import FRAME_BYTES, Located, ShardReader, advice
@@ -34,13 +34,15 @@ class Slices(Located):
     """One split, a row for each slice.
 
     `random_access`: its records are read one by one in any order (`shard_reader`), else as streams of shards
-    (`shard_stream`). `stratum` int8 [n]: index into `spec.labels.strata`. `table`: ids, place in the series and the
-    rest of `slices.parquet`.
+    (`shard_stream`). `stratum` int8 [n]: index into `spec.labels.strata`. `study_labels` int8 [n, L]: what is known of
+    the study of each slice as a whole, -1 where nothing is; None where the data set has no such labels. `table`: ids,
+    place in the series and the rest of `slices.parquet`.
     """
 
     split: str
     random_access: bool
     stratum: npt.NDArray[np.int8]
+    study_labels: npt.NDArray[np.int8] | None
     table: pa.Table
 
     @functools.cached_property
@@ -51,6 +53,8 @@ class Slices(Located):
     def take(self, rows: npt.NDArray[np.bool_], split: str) -> Slices:
         """The slices where `rows` bool [n] is True, in the same order, under the name `split`."""
         parts = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        if self.study_labels is not None:
+            parts["study_labels"] = self.study_labels[rows]
         return dataclasses.replace(self, split=split, table=self.table.filter(pa.array(rows)), **parts)
 
     @property
@@ -59,11 +63,18 @@ class Slices(Located):
         return self.stratum != self.spec.labels.strata.index(UNLABELLED)
 
     @property
+    def known(self) -> bool:
+        """Whether any label is known, of a slice or of a study."""
+        whole = self.study_labels is not None and bool((self.study_labels >= 0).any())
+        return whole or bool(self.labelled.any())
+
+    @property
     def stratum_counts(self) -> dict[str, int]:
         """Slices of each stratum, `unlabelled` left out, in stratum order."""
         return sampling.counted(self.stratum, self.spec.labels.strata)
 
 
+EVERY = "all"  # all splits as one
 _COLUMNS = ("shard", "record", "offset", "length", "stratum", "labels")
 
 
@@ -71,13 +82,15 @@ _COLUMNS = ("shard", "record", "offset", "length", "stratum", "labels")
 class Dataset:
     """A data set at `place`: its manifest, all its slices, and whether its shards are local files.
 
-    `sizes`: bytes of each file that lies there, by name.
+    `studies`: the labels of whole studies (`studies.parquet`: `study_uid`, a column a label, and more), None where
+    there are none. `sizes`: bytes of each file that lies there, by name.
     """
 
     place: str
     manifest: Manifest
     local: bool
     slices: pa.Table
+    studies: pa.Table | None
     sizes: dict[str, int]
 
     def split(self, name: str, stream: bool = False) -> Slices:
@@ -93,6 +106,13 @@ class Dataset:
         if not filled:
             raise WrongUse(f"{self.place} holds no slices; convert some first")
         return [self.split(name) for name in dict.fromkeys(names or filled)]
+
+    def every(self) -> Slices:
+        """The slices of all splits as one. Raises `WrongUse`."""
+        filled = [name for name, entry in self.manifest.splits.items() if entry["slices"]]
+        if not filled:
+            raise WrongUse(f"{self.place} holds no slices; convert some first")
+        return self._joined(filled, EVERY, self.local)
 
     def fold(self, names: Sequence[str], fold: int, folds: int) -> tuple[Slices, Slices]:
         """The slices of these splits to train on, and those of the patients of `fold`, 0 to `folds` - 1, held out.
@@ -159,8 +179,16 @@ class Dataset:
             length=ends - offset - FRAME_BYTES,
             stratum=_codes(table["stratum"], spec.labels.strata, f"{self.place}/{SLICES}: stratum").astype(np.int8),
             labels=np.stack([table[label].to_numpy() for label in spec.labels.names], axis=1),
+            study_labels=self._study_labels(table["study_uid"]),
             table=table,
         )
+
+    def _study_labels(self, uids: pa.ChunkedArray) -> npt.NDArray[np.int8] | None:
+        if self.studies is None:
+            return None
+        at = pc.index_in(uids, value_set=self.studies["study_uid"].combine_chunks())
+        found = [self.studies[name].take(at).fill_null(-1).to_numpy() for name in self.manifest.spec.labels.names]
+        return np.stack(found, axis=1).astype(np.int8)
 
 
 def _codes(column: pa.ChunkedArray, words: tuple[str, ...], where: str) -> npt.NDArray[np.int64]:
@@ -187,9 +215,11 @@ def open_dataset(place: str, cache_dir: Path | None = None, note: Callable[[str]
         metadata = {file: cache.fetch(place, file, _how_to_convert(place)) for file in (MANIFEST, SLICES)}
         (folder / MANIFEST).write_bytes(metadata[MANIFEST])
         done = _manifest(folder, place)
-        table = _table(metadata[SLICES], done, place)
+        if STUDIES in done.files:
+            metadata[STUDIES] = cache.fetch(place, STUDIES, _how_to_convert(place))
+        tables = _tables(metadata, done, place)
     if cache_dir is None:
-        return Dataset(place, done, False, table, cache.sizes(place))
+        return Dataset(place, done, False, *tables, cache.sizes(place))
     home = environment.expanded(cache_dir) / f"{done.spec.name}-{done.fingerprint[:16]}"
     cache.copy(place, home, done, metadata, note)
     return _local(home)
@@ -197,13 +227,13 @@ def open_dataset(place: str, cache_dir: Path | None = None, note: Callable[[str]
 
 def _local(folder: Path) -> Dataset:
     done = _manifest(folder, str(folder))
-    path = folder / SLICES
+    names = [SLICES, *[STUDIES] * (STUDIES in done.files)]
     try:
-        data = path.read_bytes()
+        contents = {name: (folder / name).read_bytes() for name in names}
         sizes = {entry.name: entry.stat().st_size for entry in folder.iterdir() if entry.is_file()}
     except OSError as error:
         raise WrongUse(f"{folder}: cannot read the data set: {error}; restore it or convert again") from error
-    return Dataset(str(folder), done, True, _table(data, done, str(folder)), sizes)
+    return Dataset(str(folder), done, True, *_tables(contents, done, str(folder)), sizes)
 
 
 def _manifest(folder: Path, place: str) -> Manifest:
@@ -222,8 +252,14 @@ def _how_to_convert(place: str) -> str:
     return f"make one, or end a conversion that was cut off, with: {command}"
 
 
-def _table(data: bytes, done: Manifest, place: str) -> pa.Table:
-    """The slice table, its sha256 checked against the manifest."""
-    if hashlib.sha256(data).hexdigest() != done.files.get(SLICES):
-        raise WrongUse(f"{place}: the sha256 of {SLICES} is not the one in {MANIFEST}; {advice(place)}")
+def _tables(contents: dict[str, bytes], done: Manifest, place: str) -> tuple[pa.Table, pa.Table | None]:
+    """The slices, and the studies where they have labels of their own."""
+    studies = _table(STUDIES, contents[STUDIES], done, place) if STUDIES in contents else None
+    return _table(SLICES, contents[SLICES], done, place), studies
+
+
+def _table(name: str, data: bytes, done: Manifest, place: str) -> pa.Table:
+    """A table, its sha256 checked against the manifest."""
+    if hashlib.sha256(data).hexdigest() != done.files.get(name):
+        raise WrongUse(f"{place}: the sha256 of {name} is not the one in {MANIFEST}; {advice(place)}")
     return pq.read_table(io.BytesIO(data))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ich_tfrecords.views import html_page, montage
 from ich_tfrecords.views.html_page import Table
-from trainer.pages import figures, sections
+from trainer.pages import elsewhere, figures, sections
 from trainer.results import evaluated
 from trainer.results.measures import unskilled
 from trainer.results.predictions import Predictions
@@ -78,6 +78,7 @@ def page(
         studies=sections.studies(measures, what["foreseen"]),
         both_ways=sections.both_ways(measures),
         worst=list(map(_picture, worst)),
+        elsewhere=elsewhere.sections(result),
         made_from=_made_from(what, measures),
         settings=[f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in what["settings"].items()],
     )

@@ -48,7 +48,7 @@ def _interval(value: Mapping[str, float | None]) -> str:
     return figures.with_interval(value["value"], value["low"], value["high"])
 
 
-def _cell(value: Mapping[str, float | None]) -> str:
+def cell(value: Mapping[str, float | None]) -> str:
     """Value and interval for a table; a narrow cell breaks before the bracket and nowhere else."""
     return _interval(value).replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
 
@@ -94,7 +94,7 @@ def skill(measures: Measures) -> Mapping[str, Table]:
     }
     return {
         title: Table(
-            heads, [[name, shares.get(name, ""), *(_cell(one[key]) for key in keys)] for name, one in every.items()]
+            heads, [[name, shares.get(name, ""), *(cell(one[key]) for key in keys)] for name, one in every.items()]
         )
         for title, keys in kinds.items()
     }
@@ -119,7 +119,7 @@ def _ways(greatest: Mapping[str, Measures], ways: Mapping[str, Mapping[str, Meas
         return None
     told = [(f"by {way}", f"{way} - greatest slice") for way in ways]
     rows = [
-        [name, _cell(label["auc"]), *(_cell(ways[way][name][key]) for way in ways for key in ("auc", "auc_gain"))]
+        [name, cell(label["auc"]), *(cell(ways[way][name][key]) for way in ways for key in ("auc", "auc_gain"))]
         for name, label in greatest.items()
     ]
     return Table(["label", "ROC AUC by greatest slice", *(head for heads in told for head in heads)], rows)
@@ -127,7 +127,7 @@ def _ways(greatest: Mapping[str, Measures], ways: Mapping[str, Mapping[str, Meas
 
 def _table(heads: Sequence[str], every: Mapping[str, Measures], keys: Sequence[str]) -> Table:
     rows = [
-        [name, f"{label['known']:,}", f"{label['positives']:,}", *(_cell(label[key]) for key in keys)]
+        [name, f"{label['known']:,}", f"{label['positives']:,}", *(cell(label[key]) for key in keys)]
         for name, label in every.items()
     ]
     return Table(heads, rows)
@@ -137,7 +137,7 @@ def _decisions(every: Mapping[str, Measures]) -> Table:
     """What comes of the thresholds; recall is sensitivity."""
     keys = ("sensitivity", "specificity", "accuracy", "precision", "f1")
     heads = ["label", "threshold", "sensitivity (recall)", "specificity", "accuracy", "precision", "F1"]
-    rows = [[name, f"{one['threshold']:.3g}", *(_cell(one[key]) for key in keys)] for name, one in every.items()]
+    rows = [[name, f"{one['threshold']:.3g}", *(cell(one[key]) for key in keys)] for name, one in every.items()]
     return Table(heads, rows)
 
 
@@ -229,7 +229,7 @@ def _calibration(every: Mapping[str, Measures], found: Measures) -> Table:
     heads = ["label", "log loss before", "log loss after", "shift", "slope", "intercept"]
     rows = []
     for at, name in enumerate(found["names"]):
-        losses = (_cell(every[name][key]) for key in ("log_loss_before", "log_loss"))
+        losses = (cell(every[name][key]) for key in ("log_loss_before", "log_loss"))
         rows.append([name, *losses, *(f"{found[key][at]:.3f}" for key in ("shift", "slope", "intercept"))])
     return Table(heads, rows)
 
@@ -256,7 +256,7 @@ def _foreseen(every: Measures) -> Table:
     heads = ["label", "rule", "positive on validation", "of patients", "sensitivity to expect", "specificity to expect"]
     rows = [
         [name if first else "", RULES[rule], f"{label['positives']:,}", f"{label['patients']:,}"]
-        + [_cell(value) for value in held.values()]
+        + [cell(value) for value in held.values()]
         for name, label in every.items()
         for first, (rule, held) in zip([True] + [False] * len(RULES), label["rules"].items())
     ]
@@ -271,8 +271,8 @@ def both_ways(measures: Measures) -> Shown:
             value,
             _threshold(way["threshold"], rule),
             f"{way[value]['slices']:,}",
-            _cell(way["accuracy"]),
-            *(_cell(way[value][key]) for key in ("precision", "recall", "f1")),
+            cell(way["accuracy"]),
+            *(cell(way[value][key]) for key in ("precision", "recall", "f1")),
         ]
         for rule, way in measures["both_ways"].items()
         for value in ("hemorrhage", "no hemorrhage")

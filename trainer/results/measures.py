@@ -47,6 +47,7 @@ def measure(
     resamples: int,
     seed: int,
     ways: Ways | None = None,
+    prevalence_there: float | None = None,
 ) -> dict[str, Any]:
     """Everything an evaluation reports, ready for JSON; a value that is not defined is None.
 
@@ -56,6 +57,7 @@ def measure(
     measure is a dict of `value`, `low` and `high`, the last two the 95% interval from `resamples` resamples of the
     patients, None where fewer than `bootstrap.FEWEST_PATIENTS` carry what it needs (`ratings.NEEDS`); the same patients
     and `seed` are resampled alike. `ways`: other ways to judge a study than by its greatest slice, by name.
+    `prevalence_there`: share of studies with hemorrhage where the model is to be used, for `at_prevalence`.
     Raises `WrongUse` where there is no slice.
     """
     if not len(predictions.labels):
@@ -89,7 +91,45 @@ def measure(
         **({"studies_by": _by_way(by_way, of_ways, of_studies, judged)} if by_way else {}),
         "both_ways": _both_ways(slices[predictions.any], of_slices[predictions.any], thresholds[predictions.any]),
         "reliability": _reliability(predictions, calibration_before),
+        **_at_prevalence(predictions.any, studies, of_studies, by_way, of_ways, prevalence_there),
     }
+
+
+def _at_prevalence(
+    name: str,
+    studies: Mapping[str, Rating],
+    drawn: Mapping[str, Drawn],
+    by_way: Mapping[str, Mapping[str, Rating]],
+    of_ways: Mapping[str, Mapping[str, Drawn]],
+    share: float | None,
+) -> dict[str, Any]:
+    """Way -> what a flag, and its absence, would mean for the label `name` of studies of which `share` have it."""
+    if share is None:
+        return {}
+    every = {GREATEST: (studies[name], drawn[name])}
+    every |= {way: (ratings[name], of_ways[way][name]) for way, ratings in by_way.items()}
+    found = {}
+    for way, (rating, one) in every.items():
+        values = predictive(decisions(one["confusion"]), share)
+        found[way] = _values(values, lambda _, rating=rating: rating.carriers("precision"))  # type: ignore[misc]
+    return {"at_prevalence": {"prevalence": share, "studies": found}}
+
+
+def predictive(found: Mapping[str, _Numbers], share: float) -> Drawn:
+    """`precision` and `npv`, float64 [c], by sensitivity and specificity where `share` is positive (Bayes)."""
+    hits, alarms = found["sensitivity"] * share, (1 - found["specificity"]) * (1 - share)
+    missed, left = (1 - found["sensitivity"]) * share, found["specificity"] * (1 - share)
+    return {"precision": ratio(hits, hits + alarms), "npv": ratio(left, left + missed)}
+
+
+def of_group(slices: Rating, of_slices: Drawn, studies: Rating, of_studies: Drawn) -> dict[str, Any]:
+    """What is told of one label in a group: of its slices the log loss, of its studies AUC and decisions."""
+    found = {"log_loss": _value("log_loss", _losses([of_slices], [1], "log_loss"), slices.carriers("log_loss"))}
+    found["study_auc"] = _value("auc", of_studies["auc"], studies.carriers("auc"))
+    called = decisions(of_studies["confusion"])
+    for name in ("sensitivity", "specificity"):
+        found[name] = _value(name, called[name], studies.carriers(name))
+    return found
 
 
 def _ratings(
@@ -206,12 +246,21 @@ def unskilled(measured: Mapping[str, Any]) -> str:
 def _label(rating: Rating, drawn: Drawn, chosen: Mapping[str, float]) -> dict[str, Any]:
     """Every measure of a label of slices."""
     confusion = drawn[f"confusion_{headline(chosen)[0]}"]
-    measures = {
-        **{f"log_loss{when}": _losses([drawn], [1], f"log_loss{when}") for when in _WHEN},
-        **{key: drawn[key] for key in _AREAS},
-        **{f"calibration_error{when}": calibration_errors(drawn, when) for when in _WHEN},
-    }
+    losses, errors = _calibrated(drawn)
+    measures = {**losses, **{key: drawn[key] for key in _AREAS}, **errors}
     return _told(rating, measures, confusion, chosen, "slice")
+
+
+def _calibrated(drawn: Drawn) -> tuple[Drawn, Drawn]:
+    """Log losses and calibration errors, after and before."""
+    losses = {f"log_loss{when}": _losses([drawn], [1], f"log_loss{when}") for when in _WHEN}
+    return losses, {f"calibration_error{when}": calibration_errors(drawn, when) for when in _WHEN}
+
+
+def of_calibration(rating: Rating, drawn: Drawn) -> dict[str, Any]:
+    """What is told of the probabilities of one label, those `_before` beside the others."""
+    losses, errors = _calibrated(drawn)
+    return _values({**losses, **errors}, rating.carriers)
 
 
 def _study_label(rating: Rating, drawn: Drawn, chosen: Mapping[str, float]) -> dict[str, Any]:

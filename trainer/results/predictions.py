@@ -27,7 +27,8 @@ class Predictions:
 
     `names`: the labels, `any` the one that stands for all. `ids`: the columns `IDS`. `labels` int8 [n, L]: 1, 0
     or -1 where unknown. `logits` float32 [n, L], as the model gives them; `probabilities` float64 [n, L],
-    calibrated. Raises `WorkFailed` that names the first slice with a value that is not finite.
+    calibrated. `study_labels` int8 [n, L]: what is known of the study of each slice as a whole, -1 where nothing is;
+    None where nothing is known of any. Raises `WorkFailed` that names the first slice with a value that is not finite.
     """
 
     names: tuple[str, ...]
@@ -36,6 +37,7 @@ class Predictions:
     labels: npt.NDArray[np.int8]
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float64]
+    study_labels: npt.NDArray[np.int8] | None = None
 
     def __post_init__(self) -> None:
         bad = ~(np.isfinite(self.logits) & np.isfinite(self.probabilities))
@@ -67,13 +69,18 @@ class Predictions:
     def take(self, rows: npt.NDArray[Any]) -> Predictions:
         """These rows alone, in that order; a mask or numbers."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
-        parts = (self.labels[rows], self.logits[rows], self.probabilities[rows])
+        of_study = None if self.study_labels is None else self.study_labels[rows]
+        parts = (self.labels[rows], self.logits[rows], self.probabilities[rows], of_study)
         return Predictions(self.names, self.any, self.ids.take(pa.array(rows)), *parts)
 
     def write(self, path: Path) -> None:
         """Put the table at `path`, whole or not at all. Raises `OSError`."""
         columns = {name: self.ids[name] for name in IDS}
-        for what, values in (("label", self.labels), ("logit", self.logits), ("probability", self.probabilities)):
+        told: dict[str, npt.NDArray[Any]] = {"label": self.labels, "logit": self.logits}
+        told["probability"] = self.probabilities
+        if self.study_labels is not None:
+            told["study_label"] = self.study_labels
+        for what, values in told.items():
             columns |= {f"{what}_{name}": values[:, at] for at, name in enumerate(self.names)}
         meta = {_META: json.dumps({"names": self.names, "any": self.any}).encode()}
         atomic.write_table(path, pa.table(columns).replace_schema_metadata(meta))
@@ -85,8 +92,9 @@ def read(path: Path) -> Predictions:
         table = pq.read_table(path, memory_map=False)
         meta = json.loads((table.schema.metadata or {})[_META])
         names = tuple(meta["names"])
-        parts = [_matrix(table, what, names) for what in ("label", "logit", "probability")]
-        return Predictions(names, meta["any"], table.select(list(IDS)), *parts)
+        labels, logits, shown = (_matrix(table, what, names) for what in ("label", "logit", "probability"))
+        of_study = _matrix(table, "study_label", names) if f"study_label_{names[0]}" in table.column_names else None
+        return Predictions(names, meta["any"], table.select(list(IDS)), labels, logits, shown, of_study)
     except FileNotFoundError as error:
         raise WrongUse(f"there is no {path}; make it with python -m trainer.evaluate") from error
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:

@@ -15,18 +15,28 @@ def studies(
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Labels int8 [m, L], probabilities float64 [m, L] and patients int64 [m] of the studies, by sorted UID.
 
-    Both are the maximum over the slices of the study. A label is -1 where some slices are unknown and none is
-    positive. The codes of the patients are those of `predictions.patients`.
+    The probability is the maximum over the slices of the study, the label that of `labels`. The codes of the patients
+    are those of `predictions.patients`.
     """
     whose = predictions.studies
     shown, patients = (greatest(values, whose) for values in (predictions.probabilities, predictions.patients))
-    return labels(predictions.labels, whose), shown, patients
+    return labels(predictions.labels, whose, predictions.study_labels), shown, patients
 
 
-def labels(known: npt.NDArray[Any], whose: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """[m, L], those of studies as in `studies`; `known` integers [n, L] of slices, `whose` int64 [n] as below."""
+def labels(
+    known: npt.NDArray[Any], whose: npt.NDArray[np.int64], study_labels: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
+    """[m, L], of each study: what is known of it as a whole, else what follows from its slices.
+
+    From slices follows 1 where one is positive, 0 where all are negative, else -1. `known` integers [n, L] of slices,
+    `study_labels` integers [n, L] of the study of each, -1 for unknown; `whose` int64 [n], 0 to m - 1.
+    """
     most, least = greatest(known, whose), -greatest(-known, whose)
-    return np.where(most == 1, most, least)
+    found = np.where(most == 1, most, least)
+    if study_labels is None:
+        return found
+    whole = greatest(study_labels, whose)
+    return np.where(whole >= 0, whole, found)
 
 
 def greatest(values: npt.NDArray[Any], whose: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -86,7 +86,8 @@ class _SeriesModel:
         whole = self.mix.slice_log_odds(said.slice_logits, said.context_logits)
         ids, known = slices.table.select(list(IDS)), slices.labels.astype(np.int8)
         shown = self._about.probabilities(whole)
-        found = Predictions(labels.names, labels.any, ids, known, whole.astype(np.float32), shown)
+        logits = whole.astype(np.float32)
+        found = Predictions(labels.names, labels.any, ids, known, logits, shown, slices.study_labels)
         heads = said.study_heads(found.studies)
         mixed = self.mix.study_log_odds(study_level.greatest(whole, found.studies), heads)
         ways = {

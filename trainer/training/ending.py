@@ -18,7 +18,8 @@ from trainer.data.dataset import Dataset, Slices
 from trainer.data.feed import SliceFeed
 from trainer.models import model_file
 from trainer.models.model_file import About
-from trainer.results.predictions import IDS
+from trainer.results import cohort, study_level
+from trainer.results.predictions import IDS, studies_of
 from trainer.results.probability import competition_weights, logit, prevalence
 from trainer.training import assembly, fitting, metrics, steps
 from trainer.training.fitting import Fitted
@@ -72,11 +73,18 @@ def about_of(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
         "step": state.step,
         "prevalence": dict(zip(loop.data.labels, prevalence(loop.data.train.slices.labels).tolist())),
         "foreseen": found.foreseen,
+        "cohort": cohort_of(loop.data.train.slices),
         "versions": versions(),
     }
     settings = dataclasses.asdict(loop.settings)
     spec, fingerprint = data.manifest.spec, data.manifest.fingerprint
     return About(spec, fingerprint, settings, facts=facts, odds=loop.data.odds, **found.decided)
+
+
+def cohort_of(slices: Slices) -> dict[str, Any]:
+    """What they are like, see `cohort.told`."""
+    of_studies = study_level.labels(slices.labels, studies_of(slices.table), slices.study_labels)
+    return cohort.told(slices.table, slices.spec.labels.names, slices.labels, of_studies)
 
 
 def versions() -> dict[str, str]:

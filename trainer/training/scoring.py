@@ -64,7 +64,8 @@ def predict_split(
     if len(rows) != len(slices):
         raise WorkFailed(f"{slices.place}: {len(rows):,} of the {len(slices):,} slices of {slices.split} were read")
     ids, names = slices.table.select(list(IDS)), about.spec.labels
-    return Predictions(names.names, names.any, ids, labels.astype(np.int8), logits, about.probabilities(logits))
+    found = (labels.astype(np.int8), logits, about.probabilities(logits), slices.study_labels)
+    return Predictions(names.names, names.any, ids, *found)
 
 
 def embed(job_dir: str, about: About, data: Dataset, splits: Sequence[Slices], flip: bool) -> None:
