@@ -67,6 +67,7 @@ def step(series: int, size_px: int, slices: int, parts: int, recompute: bool) ->
         "place": rng.random((series, slices, 3), np.float32),
         "mask": np.ones((series, slices), bool),
         "seed": np.stack([np.zeros(series, np.int64), np.arange(series)], 1),
+        "study": np.full((series, LABELS), -1),
         "share": np.ones(series, np.float32),
     }
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())

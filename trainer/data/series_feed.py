@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -72,18 +73,35 @@ class SeriesFeed:
 
     @functools.cached_property
     def labels(self) -> npt.NDArray[np.int8]:
-        """int8 [k, L]: 1 where a slice of the series is positive, 0 where all are negative, else -1."""
+        """int8 [k, L]: of the study as a whole, else 1 where a slice is positive, 0 where all are negative, else -1."""
         ordered, starts = self.slices.labels[self.series.rows], self.series.offsets[:-1]
         most, least = (extreme.reduceat(ordered, starts, axis=0) for extreme in (np.maximum, np.minimum))
-        return np.where(most == 1, most, least).astype(np.int8)
+        found = np.where(most == 1, most, least)
+        return np.where(self.study >= 0, self.study, found).astype(np.int8)
+
+    @functools.cached_property
+    def study(self) -> npt.NDArray[np.int8]:
+        """int8 [k, L]: what is known of the study as a whole; -1 too where a positive one has several series here.
+
+        Such a study may bleed in any of them: it is the same head, but a series need not show all of it.
+        """
+        if self.slices.study_labels is None:
+            return np.full((len(self.series), len(self.slices.spec.labels.names)), -1, np.int8)
+        first = self.series.rows[self.series.offsets[:-1]]
+        found = self.slices.study_labels[first]
+        uids = self.slices.table["study_uid"].take(pa.array(first)).to_pylist()
+        times = Counter(uids)
+        several = np.array([times[uid] > 1 for uid in uids], bool)
+        return np.where(several[:, None] & (found == 1), -1, found).astype(np.int8)
 
     @functools.cached_property
     def strata(self) -> npt.NDArray[np.int8]:
-        """int8 [k]: index into `spec.labels.strata`, by the rarest label of the series; `unlabelled` knows no slice."""
+        """int8 [k]: index into `spec.labels.strata`, by the rarest label of the series; `unlabelled` knows nothing."""
         labels = self.slices.spec.labels
         found = stratum_indices(np.maximum(self.labels, 0), labels)
         known = (self.slices.labels[self.series.rows] >= 0).any(axis=1)
-        lost = np.maximum.reduceat(known, self.series.offsets[:-1]) == 0
+        known = np.maximum.reduceat(known, self.series.offsets[:-1])
+        lost = ~(known | (self.labels >= 0).any(axis=1))
         return np.where(lost, labels.strata.index(UNLABELLED), found).astype(np.int8)
 
     @property
@@ -94,7 +112,8 @@ class SeriesFeed:
         return sum(self.stratum_counts.values())
 
     def train_batches(self, plan: EpochPlan, share: Share, skip_steps: int = 0) -> Any:
-        """Replica batches of an epoch: `INPUTS`, `labels` int64 [b, T, L], -1 behind the mask, `share` float32 [b].
+        """Replica batches of an epoch: `INPUTS`, `labels` int64 [b, T, L], -1 behind the mask, `study` int64 [b, L],
+        `share` float32 [b].
 
         `share`: what a series counts in the loss, the inverse of how often its stratum is drawn beside nature, so that
         log odds stay those of nature however series are drawn.
@@ -103,6 +122,7 @@ class SeriesFeed:
         chosen: dict[str, npt.NDArray[Any]] = {
             "series": numbers,
             "position": np.arange(len(numbers)),
+            "study": self.study[numbers].astype(np.int64),
             "share": self._shares(plan)[numbers],
         }
         # each batch by the lengths of its series, so that its parts are padded little
@@ -225,7 +245,7 @@ class SeriesFeed:
         """A batch for training: its vectors `blurred`."""
         vectors = tf.cast(batch["vectors"], tf.float32)
         vectors = tf.cast(blurred(vectors, seeds(plan, batch["position"]), self.blur), tf.float16)
-        kept = {name: batch[name] for name in ("place", "mask", "labels", "share")}
+        kept = {name: batch[name] for name in ("place", "mask", "labels", "study", "share")}
         return {"vectors": tf.ensure_shape(vectors, batch["vectors"].shape), **kept}
 
 

@@ -47,5 +47,5 @@ class ImageFeed(SeriesFeed):
             each = tf.repeat(batch["transforms"], shape[1], axis=0)
             turned = augment.apply(tf.reshape(images, (-1, *images.shape[2:])), each)
             images = tf.ensure_shape(tf.reshape(turned, shape), images.shape)
-        kept = {name: batch[name] for name in ("place", "mask", "labels", "share")}
+        kept = {name: batch[name] for name in ("place", "mask", "labels", "study", "share")}
         return {"images": images, "seed": seeds(plan, batch["position"]), **kept}

@@ -46,15 +46,19 @@ class SeriesObjective(Objective):
         return tf.reshape(values, tf.concat([[shape[0] * shape[1]], shape[2:]], 0))
 
     def loss_sums(self, batch: Mapping[str, Any], outputs: Any) -> tuple[Any, Any]:
-        """Each series counts as one, whatever its length: its slices by their mean, times its `share` of nature."""
+        """Each series counts as one, whatever its length: its slices by their mean, times its `share` of nature.
+
+        What is known of a series as its `study` int64 [b, L] (-1: nothing) comes before what follows from its slices.
+        So a study that is known to bleed teaches the head and the greatest slice, wherever it bleeds.
+        """
         labels, mask = batch["labels"], batch["mask"][..., None]
         slices, series = (tf.cast(one, tf.float32) for one in outputs)
-        whole = series_labels(labels, mask)
+        whole = tf.where(batch["study"] >= 0, batch["study"], series_labels(labels, mask))
         greatest = tf.reduce_max(tf.where(mask, slices, -FAR), 1)
         of_series = self.head_weight * self._each(whole, series) + self.mil_weight * self._each(whole, greatest)
         total = self.of_slices(batch, slices) + tf.where(whole >= 0, of_series, 0.0)
         weights = batch["share"][:, None] * tf.constant(self.label_weights)
-        known = tf.cast(tf.reduce_any(labels >= 0, 1), tf.float32)
+        known = tf.cast(tf.reduce_any(labels >= 0, 1) | (whole >= 0), tf.float32)
         return tf.reduce_sum(weights * total), tf.reduce_sum(weights * known)
 
     def of_slices(self, batch: Mapping[str, Any], logits: Any) -> Any:

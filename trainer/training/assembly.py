@@ -21,7 +21,7 @@ from trainer.models import networks, pretrained
 from trainer.results import joint
 from trainer.results.joint import Odds
 from trainer.shell.problems import WrongUse
-from trainer.training import losses, metrics, optimizers
+from trainer.training import hparams, losses, metrics, optimizers
 from trainer.training.averages import Averages
 from trainer.training.hparams import HParams
 from trainer.training.loop import Data, Network
@@ -94,8 +94,11 @@ def _ways_on(settings: HParams) -> dict[str, str]:
 def _check_labels(train: Slices, labels: tuple[str, ...], settings: HParams) -> None:
     if not train.labelled.any():
         raise WrongUse(f"no slice of split {settings.train_split} has labels, so there is nothing to learn")
+    known = train.labels
+    if settings.model == hparams.SERIES and train.study_labels is not None:
+        known = np.concatenate([known, train.study_labels])  # its head learns from those
     for value, word in ((1, "positive"), (0, "negative")):
-        absent = [name for i, name in enumerate(labels) if not (train.labels[:, i] == value).any()]
+        absent = [name for i, name in enumerate(labels) if not (known[:, i] == value).any()]
         if absent and not settings.absent_labels:
             raise WrongUse(
                 f"no slice of split {settings.train_split} is {word} for {', '.join(absent)}, so no model can learn "

@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -128,7 +129,7 @@ def test_a_natural_epoch_has_every_labelled_series_once_and_a_short_last_batch()
     feed = feed_of(MIXED)
     batches = trained(feed, plan_of(feed))
     assert [len(batch["mask"]) for batch in batches] == [4, 4, 2]
-    assert set(batches[0]) == {*INPUTS, "labels", "share"}
+    assert set(batches[0]) == {*INPUTS, "labels", "study", "share"}
     found = Counter(tuple(sorted(first for first, *_ in vectors)) for vectors, *_ in samples(batches))
     assert found == Counter(tuple(sorted((rows + 1).tolist())) for at, rows in enumerate(feed.series) if at != 5)
 
@@ -274,3 +275,23 @@ def test_training_does_not_see_the_logits_of_the_slice_model():
             assert one.keys() == changed.keys()
             for name in one:
                 np.testing.assert_array_equal(one[name], changed[name])
+
+
+def test_what_is_known_of_a_study_comes_before_its_slices():
+    """A study known to bleed counts as such; not where it has two series, either of which may be the one."""
+    feed = feed_of([[UNKNOWN] * 2, [NONE] * 2, [UNKNOWN] * 3, [UNKNOWN] * 2])
+    assert feed.study.tolist() == [[-1] * 6] * 4
+    place = {name: at for at, name in enumerate(sorted(set(feed.slices.table["study_uid"].to_pylist())))}
+    whole = np.array([EPIDURAL, NONE, SUBDURAL, UNKNOWN], np.int8)
+    given = whole[[place[name] for name in feed.slices.table["study_uid"].to_pylist()]]
+    known = dataclasses.replace(feed, slices=dataclasses.replace(feed.slices, study_labels=given))
+    assert known.study.tolist() == whole.tolist()
+    assert known.labels.tolist() == whole.tolist()
+    names = known.slices.spec.labels.strata
+    assert [names[at] for at in known.strata] == ["epidural", "none", "subdural", "unlabelled"]
+    assert [names[at] for at in feed.strata] == ["unlabelled", "none", "unlabelled", "unlabelled"]
+    uids = [{"0002": "0000"}.get(uid, uid) for uid in known.slices.table["study_uid"].to_pylist()]
+    at = known.slices.table.schema.get_field_index("study_uid")
+    table = known.slices.table.set_column(at, "study_uid", pa.array(uids))
+    several = dataclasses.replace(known, slices=dataclasses.replace(known.slices, table=table))
+    assert several.study.tolist() == [[-1, -1, 0, 0, 0, 0], [0] * 6, [-1, 0, 0, 0, 0, -1], [-1] * 6]

@@ -39,7 +39,10 @@ def batch(longest=4):
         place[at, :length] = rng.random((length, 3))
     seed = np.stack([np.full(3, 7), 2 * np.arange(3)], 1).astype(np.int64)
     found = {"images": images, "labels": labels, "place": place, "mask": mask, "seed": seed}
-    return {name: tf.constant(values) for name, values in {**found, "share": np.ones(3, np.float32)}.items()}
+    return {
+        name: tf.constant(values)
+        for name, values in {**found, "study": np.full((3, LABELS), -1), "share": np.ones(3, np.float32)}.items()
+    }
 
 
 def loss_and_gradients(networks, given, recompute=False, whole=False, blur=Blur(0.1, 0.2, 0.0)):  # noqa: B008

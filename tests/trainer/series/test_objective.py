@@ -21,13 +21,17 @@ def objective(smoothing: float = 0.0, gamma: float = 0.0, head: float = 0.25, mi
     return SeriesObjective(WEIGHTS, smoothing, gamma, 1, 4, head, mil)
 
 
-def batch_of(some: list[np.ndarray], share: list[float] | None = None, length: int = 0) -> dict[str, np.ndarray]:
-    """Labels of series, int [n, 2] each, padded to `length` or the longest."""
+def batch_of(
+    some: list[np.ndarray], share: list[float] | None = None, length: int = 0, study: Any = None
+) -> dict[str, np.ndarray]:
+    """Labels of series, int [n, 2] each, padded to `length` or the longest; `study` int [b, 2], or nothing known."""
     longest = max(length, 1, *map(len, some))
     labels, mask = np.full((len(some), longest, 2), -1, np.int64), np.zeros((len(some), longest), bool)
     for at, one in enumerate(some):
         labels[at, : len(one)], mask[at, : len(one)] = one, True
-    return {"labels": labels, "mask": mask, "share": np.array(share or [1] * len(some), np.float32)}
+    whole = np.full((len(some), 2), -1, np.int64) if study is None else np.array(study, np.int64)
+    shares = np.array(share or [1] * len(some), np.float32)
+    return {"labels": labels, "mask": mask, "study": whole, "share": shares}
 
 
 def each(label: int, logit: float, smoothing: float, gamma: float) -> float:
@@ -37,21 +41,23 @@ def each(label: int, logit: float, smoothing: float, gamma: float) -> float:
     return drawn * q**gamma * -math.log(p) + (1 - drawn) * p**gamma * -math.log(q)
 
 
-def plain(some, slices, heads, share, smoothing, gamma, head, mil) -> tuple[float, float]:
+def plain(some, slices, heads, share, study, smoothing, gamma, head, mil) -> tuple[float, float]:
     """Both sums, a loop over series and labels."""
     total = weight = 0.0
     for at, labels in enumerate(some):
         for name in range(2):
             counts = float(share[at]) * float(WEIGHTS[name])
             known = [row for row in range(len(labels)) if labels[row, name] >= 0]
-            if not known:
+            values = labels[:, name].tolist()
+            whole = int(1 in values) if 1 in values or -1 not in values else -1
+            whole = study[at][name] if study[at][name] >= 0 else whole
+            if not known and whole < 0:
                 continue
             weight += counts
             found = [each(labels[row, name], slices[at][row, name], smoothing, gamma) for row in known]
-            total += counts * sum(found) / len(found)
-            values = labels[:, name].tolist()
-            if 1 in values or -1 not in values:
-                whole, greatest = int(1 in values), max(slices[at][: len(labels), name])
+            total += counts * sum(found) / max(1, len(found))
+            if whole >= 0:
+                greatest = max(slices[at][: len(labels), name])
                 total += counts * head * each(whole, heads[at][name], smoothing, gamma)
                 total += counts * mil * each(whole, greatest, smoothing, gamma)
     return total, weight
@@ -72,10 +78,11 @@ def test_as_a_plain_loop_has_it(labels, length, seed, given_settings):
     some = [np.array(one) for one in labels]
     rng = np.random.default_rng(seed)
     share = (0.1 + rng.random(len(some))).astype(np.float32)
-    batch = batch_of(some, share.tolist(), length)
+    study = rng.integers(-1, 2, (len(some), 2))
+    batch = batch_of(some, share.tolist(), length, study)
     slices = rng.normal(0, 3, (*batch["mask"].shape, 2)).astype(np.float32)
     heads = rng.normal(0, 3, (len(some), 2)).astype(np.float32)
-    wanted = plain(some, slices.astype(float), heads.astype(float), share, *given_settings)
+    wanted = plain(some, slices.astype(float), heads.astype(float), share, study, *given_settings)
     np.testing.assert_allclose(sums(batch, slices, heads, *given_settings), wanted, rtol=2e-5, atol=1e-6)
 
 
