@@ -29,7 +29,7 @@ def index(*rows: dict) -> pa.Table:
 def labels(dropped: dict[str, str] | None = None, by_file_name: bool = False, **by_id: list[int]) -> LabelTable:
     ids = sorted(by_id)
     values = np.array([by_id[name] for name in ids], np.int8).reshape(-1, 6)
-    return LabelTable("l.csv", pa.array(ids, pa.string()), values, dropped or {}, {}, (), by_file_name)
+    return LabelTable("l.csv", pa.array(ids, pa.string()), values, dropped or {}, {}, (), "filename" if by_file_name else "sop_uid")
 
 
 NEGATIVE = [0, 0, 0, 0, 0, 0]
