@@ -16,14 +16,19 @@ from ich_tfrecords.labels.table import FOLDER, PATIENT, READS, LabelTable
 
 Int64 = npt.NDArray[np.int64]
 
-_COLUMNS = {"series_uid": "series_uid", "study_uid": "study_uid", PATIENT: "patient_key"}
+ID_OF = {
+    "sop_uid": "sop_uid",
+    "series_uid": "series_uid",
+    "study_uid": "study_uid",
+    PATIENT: "patient_key",
+}  # of a slice
 # what the slices of one id must have in common, or nobody knows whose labels these are
-_ONE = {
-    "series_uid": {"study_uid": "studies", "patient_key": "patients"},
-    "study_uid": {"patient_key": "patients"},
+_ONE: dict[str, dict[str, str]] = {
+    "series_uid": {"study_uid": "in {:,} studies", "patient_key": "under {:,} patients"},
+    "study_uid": {"patient_key": "under {:,} patients"},
     PATIENT: {},
-    FOLDER: {"container": "inputs"},
-    READS: {"container": "inputs"},
+    FOLDER: {"container": "in {:,} inputs"},
+    READS: {"container": "in {:,} inputs"},
 }
 _ELSE = {FOLDER: "write its path below the input", READS: "convert one of them alone"}
 
@@ -50,20 +55,19 @@ def cover(slices: pa.Table, table: LabelTable) -> Cover:
     `slices` has `series_uid`, `study_uid`, `patient_key`, `container` and `name`, the path below the input.
     """
     ids = names_of(table)
-    if table.id_column in _COLUMNS:
-        row = names.found(slices[_COLUMNS[table.id_column]], ids).astype(np.int64)
-        at, refused = np.flatnonzero(row >= 0), {}
-        pairs = at, row[at]
+    if table.id_column in ID_OF:
+        row = names.found(slices[ID_OF[table.id_column]], ids).astype(np.int64)
+        found = Cover(np.flatnonzero(row >= 0), row[row >= 0], {})
     else:
         number = {text: row for row, text in enumerate(ids.to_pylist())}
-        *pairs, refused = _below(slices["name"], _FOUND[table.id_column], number)
-        refused = {row: f"{what(table)} {why}; {_ELSE[table.id_column]}" for row, why in refused.items()}
+        found = _below(slices["name"], _FOUND[table.id_column], number)
+    refused = {at: f"{ids[at].as_py()} {why}" for at, why in found.refused.items()}
     for column, several in _ONE[table.id_column].items():
-        for row, count in _torn(slices[column], *pairs).items():
-            preposition = "under" if several == "patients" else "in"
-            stands = f"{what(table)} {ids[row].as_py()} stands {preposition} {count:,} {several}"
-            refused[row] = f"{stands}; {_ELSE.get(table.id_column, 'label its slices by sop_uid')}"
-    return Cover(*pairs, refused)
+        for at, count in _torn(slices[column], found).items():
+            refused[at] = f"{ids[at].as_py()} stands {several.format(count)}"
+    what_next = _ELSE.get(table.id_column, "label its slices by sop_uid")
+    told = {at: f"{what(table)} {why}; {what_next}" for at, why in refused.items()}
+    return found._replace(refused=told)
 
 
 def what(table: LabelTable) -> str:
@@ -71,9 +75,10 @@ def what(table: LabelTable) -> str:
     return {PATIENT: "patient key", READS: "CQ500 study"}.get(table.id_column, table.id_column)
 
 
-def _torn(column: pa.ChunkedArray, at: Int64, rows: Int64) -> dict[int, int]:
+def _torn(column: pa.ChunkedArray, pairs: Cover) -> dict[int, int]:
     """Rows whose slices have several values of a column, and how many."""
-    codes = column.dictionary_encode().combine_chunks().indices.to_numpy()[at]
+    rows = pairs.rows
+    codes = column.cast(pa.string()).dictionary_encode().combine_chunks().indices.to_numpy()[pairs.slices]
     least = np.full(rows.max(initial=-1) + 1, len(column), np.int64)
     np.minimum.at(least, rows, codes)
     several = np.unique(rows[codes != least[rows]])
@@ -82,8 +87,8 @@ def _torn(column: pa.ChunkedArray, at: Int64, rows: Int64) -> dict[int, int]:
 
 def _below(
     paths: pa.ChunkedArray, found: Callable[[str, Mapping[str, int]], dict[int, str]], number: Mapping[str, int]
-) -> tuple[Int64, Int64, dict[int, str]]:
-    """The pairs of slices and rows, and the rows that name several folders.
+) -> Cover:
+    """The slices below the folder of each row; rows that name several are refused.
 
     `found`: of the path of a folder the rows that speak of what is in it, each with the folder that it means; `number`:
     the row of each id.
@@ -97,19 +102,18 @@ def _below(
             places.setdefault(row, set()).add(place)
     ids = {row: text for text, row in number.items()}
     meant = {row: ids[row] for row, there in places.items() if ids[row] in there}  # the whole path, as it is written
-    rows = [[row for row, place in hit.items() if meant.get(row, place) == place] for hit in hits]
+    kept = [[row for row, place in hit.items() if meant.get(row, place) == place] for hit in hits]
     at, of = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     code = encoded.indices.to_numpy()
-    for depth in range(max(map(len, rows), default=0)):
-        row = np.array([found[depth] if depth < len(found) else -1 for found in rows], np.int64)[code]
+    for depth in range(max(map(len, kept), default=0)):
+        row = np.array([rows[depth] if depth < len(rows) else -1 for rows in kept], np.int64)[code]
         at.append(np.flatnonzero(row >= 0))
         of.append(row[at[-1]])
     several = {row: sorted(there) for row, there in places.items() if row not in meant and len(there) > 1}
     refused = {
-        row: f"{ids[row]} names {len(there):,} folders, such as {there[0]} and {there[1]}"
-        for row, there in several.items()
+        row: f"names {len(there):,} folders, such as {there[0]} and {there[1]}" for row, there in several.items()
     }
-    return np.concatenate(at), np.concatenate(of), refused
+    return Cover(np.concatenate(at), np.concatenate(of), refused)
 
 
 def _of_path(folder: str, number: Mapping[str, int]) -> dict[int, str]:

@@ -1,7 +1,7 @@
 """`reads.csv` of CQ500 as it is published: what three readers saw in each study -> its labels by majority.
 
-Its columns are `name,Category,R1:ICH,R1:IPH,...,R3:SAH` and others that are not read; a `name` is `CQ500-CT-12`, and the
-folder of that study bears the same number.
+Its columns are `name,Category,R1:ICH,R1:IPH,...,R3:SAH` and others that are not read; a `name` is `CQ500-CT-12`, and
+the folder of that study bears the same number.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def read(file: CsvFile, labels: LabelSpec, may_miss: bool) -> tuple[pa.Array, In
 
 
 def _kindless(codes: Int8, labels: LabelSpec) -> npt.NDArray[np.bool_]:
-    """bool [rows], where `any` is 1 and no other label is: these become unknown in `codes`, for one of them is wrong."""
+    """bool [rows], where `any` is 1 and no other label is; the others become unknown in `codes`."""
     others = [labels.names.index(name) for name in labels.rarest_first]
     found = (codes[:, labels.names.index(labels.any)] == 1) & ~(codes[:, others] == 1).any(axis=1)
     if others:

@@ -236,7 +236,7 @@ _FORMS = {_FILE_NAME: name_forms.bare, FOLDER: name_forms.folder}
 
 
 def _check_columns(file: CsvFile, names: Sequence[str], there: Sequence[str], may_miss: bool) -> None:
-    """Raise `LabelError` for a label without a column; where it may miss, if none has one, or another is meant for it."""
+    """Raise `LabelError` for a label without a column; where it may miss, if none has one or one is misspelt."""
     for name in names:
         if name in there:
             continue
