@@ -206,10 +206,12 @@ def _without_suffix(keys: pa.Array, name: str) -> pa.Array:
 def _encode(parts: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
     """Distinct ids in order of appearance, and for each part the position of its ids among them (int32)."""
     # six rows an image give every label the same ids in the same order: a sixth of the hashing, same result
-    alike = all(part.equals(parts[0]) for part in parts[1:])
-    encoded = pa.chunked_array(parts[:1] if alike else parts).dictionary_encode()
+    filled = [part for part in parts if len(part)]  # where labels may miss, nobody may say one of them
+    alike = all(part.equals(filled[0]) for part in filled[1:])
+    encoded = pa.chunked_array(filled[:1] if alike else filled).dictionary_encode()
     images = [chunk.indices.to_numpy() for chunk in encoded.chunks]
-    return encoded.chunk(0).dictionary, images * len(parts) if alike else images
+    found = iter(images * len(filled) if alike else images)
+    return encoded.chunk(0).dictionary, [next(found) if len(part) else np.zeros(0, np.int32) for part in parts]
 
 
 def _read_wide(

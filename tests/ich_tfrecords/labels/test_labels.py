@@ -361,8 +361,8 @@ WIDE_HEADER = "filename,any,epidural,intraparenchymal,intraventricular,subarachn
         ),
         (
             "filename,any\nx,0\n",
-            "labels.csv: no column for label 'epidural' (a spec may ask for other labels); known are filename, any; "
-            "--labels_may_miss makes it unknown",
+            ("labels.csv: no column for label 'epidural' (a spec may ask for other labels); known are filename, any; "
+            "--labels_may_miss makes it unknown"),
         ),
         (
             WIDE.replace("subdural", "subdurl"),
