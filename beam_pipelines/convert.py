@@ -30,6 +30,7 @@ from ich_tfrecords.conversion.patient_key import PatientKey
 from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import card, manifest, records, splits
 from ich_tfrecords.dataset.manifest import Manifest
+from ich_tfrecords.labels import csv_file
 from ich_tfrecords.labels.csv_file import LabelError
 from ich_tfrecords.labels.table import LabelTable
 from ich_tfrecords.plural import counted
@@ -97,9 +98,14 @@ def _parser() -> argparse.ArgumentParser:
         help="take only names that match, such as '*/stage_2_train/*'; may be given several times",
     )  # fmt: skip
     what.add_argument(
-        "--labels", required=True, metavar="CSV|none",
-        help="label file (RSNA's long form, or one row a slice), by path or by its name inside an input zip; "
+        "--labels", action="append", required=True, metavar="CSV|none",
+        help="label file (RSNA's long form; or one row a slice, series, study, patient or folder; or CQ500's "
+        "reads.csv), by path or by its name inside an input zip; may be given several times; "
         "none: labels are unknown (-1)",
+    )  # fmt: skip
+    what.add_argument(
+        csv_file.MAY_MISS, action="store_true",
+        help="labels that the files leave open are unknown (-1): blank or -1 in a cell, a missing row or column",
     )  # fmt: skip
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -157,9 +163,11 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     _tell(f"{counted(listing.table.num_rows, 'file')} to read" + _ignored(listing))
     _tell(packed.unread(listing.ignored))
     with clock.stage("labels"):
-        table, label_facts = inputs.labels_given(args.labels, listing, data_spec.labels)
-        inputs.check_stems(listing, table, args.max_reject_fraction)
-    for note in [key_note, *(table.notes() if table else ["no labels: every label is unknown (-1)"])]:
+        tables, label_facts = inputs.labels_given(args.labels, args.labels_may_miss, listing, data_spec.labels, key)
+        if not args.labels_may_miss:
+            inputs.check_stems(listing, tables, args.max_reject_fraction)
+    label_notes = [note for table in tables for note in table.notes()]
+    for note in [key_note, *(label_notes or ["no labels: every label is unknown (-1)"])]:
         _tell(note)
     made_from = {
         "input": input_facts,
@@ -177,7 +185,7 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
         with clock.stage("index"):
             parts = job.begin_index(work, listing.table)
         del listing  # workers read its parts; the launcher stays small
-        return _convert(args, options, work, identity, key, table, parts, clock, lock)
+        return _convert(args, options, work, identity, key, tables, parts, clock, lock)
 
 
 def _already_done(output: AnyPath, identity: Identity) -> Manifest:
@@ -207,7 +215,7 @@ def _convert(
     work: WorkDir,
     identity: Identity,
     key: PatientKey,
-    table: LabelTable | None,
+    tables: list[LabelTable],
     parts: dict[int, pa.Table],
     clock: _Clock,
     lock: job.Lock,
@@ -217,7 +225,7 @@ def _convert(
     with clock.stage("index"):
         _index(work, files, parts, key, options, tally)
     with clock.stage("plan"):
-        planned = plan.build_plan(job.joined(parts), table, identity.spec)
+        planned = plan.build_plan(job.joined(parts), tables, identity.spec, args.labels_may_miss)
         for note in [*planned.notes, reject_limit.by_nature(planned.rejects)]:
             _tell(note)
         reject_limit.check(plan.foreseen(planned), files, args.max_reject_fraction)

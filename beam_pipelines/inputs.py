@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import io
 import os
 import secrets
 import stat
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ from ich_tfrecords.command_line import WrongUse
 from ich_tfrecords.conversion import patient_key as patient_keys
 from ich_tfrecords.conversion import plan, steps
 from ich_tfrecords.conversion.patient_key import PatientKey
+from ich_tfrecords.dataset import splits
 from ich_tfrecords.labels import join
+from ich_tfrecords.labels.csv_file import MAY_MISS
 from ich_tfrecords.labels.table import LabelTable, read_labels
 from ich_tfrecords.storage import folder_walk, sources
 from ich_tfrecords.storage.bucket_path import AnyPath, any_path, is_bucket
@@ -95,22 +99,51 @@ def input_facts(listing: sources.Listing) -> dict[str, Any]:
     return {"files": len(sizes), "bytes": int(sizes.sum()), "sha256": sources.listing_digest(listing.table)}
 
 
-def labels_given(
-    name: str, listing: sources.Listing, label_spec: spec.LabelSpec
-) -> tuple[LabelTable | None, dict[str, str] | None]:
-    """The label table and what names its file's content; None and None for `none`.
+NO_LABELS = "none"
 
-    `name`: a path or an object, else a member of one of the listed zips. Raises `LabelError`, `WrongUse`.
+
+def labels_given(
+    given: Sequence[str], may_miss: bool, listing: sources.Listing, label_spec: spec.LabelSpec, key: PatientKey
+) -> tuple[list[LabelTable], dict[str, Any] | None]:
+    """The tables of all `given` as `--labels`, and what names the contents of their files; nothing and None for `none`.
+
+    Each is a path or an object, else a member of one of the listed zips. Raises `LabelError`, `WrongUse`, `OSError`.
     """
-    if name == "none":
-        return None, None
+    if NO_LABELS in given:
+        if len(given) > 1 or may_miss:
+            raise WrongUse(f"--labels {NO_LABELS} goes without other label files and without {MAY_MISS}")
+        return [], None
+    secret = key.secret()
+    read = functools.partial(
+        _labels_of,
+        listing=listing,
+        label_spec=label_spec,
+        patient_key=lambda patient_id: splits.patient_key(patient_id, secret),
+        may_miss=may_miss,
+    )
+    tables, digests = zip(*map(read, given), strict=True)
+    facts: dict[str, Any] = {"sha256": digests[0]}
+    if len(digests) > 1:
+        facts = {"files": len(digests), "sha256": hashlib.sha256("\n".join(digests).encode()).hexdigest()}
+    return list(tables), facts | ({"may_miss": True} if may_miss else {})
+
+
+def _labels_of(
+    name: str,
+    listing: sources.Listing,
+    label_spec: spec.LabelSpec,
+    patient_key: Callable[[str], str],
+    may_miss: bool,
+) -> tuple[LabelTable, str]:
+    """The table of one label file and the sha256 of its content."""
     path = folder_walk.as_written(Path(name))
     if not is_bucket(name) and path.exists():
-        table = read_labels(path, label_spec)
+        table = read_labels(path, label_spec, None, patient_key, may_miss)
         with path.open("rb") as file:
-            return table, {"sha256": _sha256(file)}
+            return table, _sha256(file)
     data, shown = (_object_bytes(name), name) if is_bucket(name) else _zipped_labels(name, listing)
-    return read_labels(io.BytesIO(data), label_spec, shown), {"sha256": _sha256(io.BytesIO(data))}
+    table = read_labels(io.BytesIO(data), label_spec, shown, patient_key, may_miss)
+    return table, _sha256(io.BytesIO(data))
 
 
 def _object_bytes(name: str) -> bytes:
@@ -141,10 +174,11 @@ def _sha256(file: Any) -> str:
     return digest.hexdigest()
 
 
-def check_stems(listing: sources.Listing, table: LabelTable | None, limit: float) -> None:
+def check_stems(listing: sources.Listing, tables: Sequence[LabelTable], limit: float) -> None:
     """Where files are named after their slice, as RSNA's are, missing labels show before any file is read."""
-    if table is None:
+    if len(tables) != 1 or not tables[0].of_slices:
         return
+    table = tables[0]
     stems = join.stems(listing.table["name"])
     known = join.known_ids(stems, table)
     lacking = np.flatnonzero(~known)

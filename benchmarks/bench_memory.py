@@ -118,7 +118,7 @@ def inventory(count: int) -> tuple[pa.Table, LabelTable]:
         values[:, label] = (share >= low) & (share < high)
     values[:, 0] = values[:, 1:].max(axis=1)
     order = np.argsort(uids)
-    table = LabelTable("made up", pa.array(np.array(uids)[order]), values[order], {}, {}, (), False)
+    table = LabelTable("made up", pa.array(np.array(uids)[order]), values[order], {}, {}, (), "sop_uid")
     return pa.table(full, schema=plan.INDEX_SCHEMA), table
 
 
@@ -139,7 +139,7 @@ def plan_here(count: int) -> None:
         work = WorkDir(Path(name))
         work.create()
         begin = time.perf_counter()
-        made = plan.build_plan(index, labels, data_spec)
+        made = plan.build_plan(index, [labels], data_spec)
         planned = time.perf_counter()
         shards = len(job.write_plan(work, made, data_spec))
         end = time.perf_counter()

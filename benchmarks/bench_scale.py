@@ -75,14 +75,15 @@ def measure(folder: Path, slices: int) -> Figures:
 
     pa.set_memory_pool(pa.system_memory_pool())  # as `convert.main` does
     data_spec, work = spec.load(made_inventory.SPEC), job.WorkDir(folder / made_inventory.OUTPUT)
+    key = patient_key.patient_key(data_spec.split.salt, file=None)
     meter = Meter()
     with meter.stage("list"):
         listing = sources.list_inputs([str(folder / made_inventory.ARCHIVE)], [made_inventory.TRAIN])
         input_facts = inputs.input_facts(listing)
     with meter.stage("labels"):
-        labels, label_facts = inputs.labels_given(str(folder / made_inventory.LABELS), listing, data_spec.labels)
+        given = [str(folder / made_inventory.LABELS)]
+        labels, label_facts = inputs.labels_given(given, False, listing, data_spec.labels, key)
         inputs.check_stems(listing, labels, limit=0.01)
-    key = patient_key.patient_key(data_spec.split.salt, file=None)
     made_from = {"input": input_facts, "labels": label_facts, "patient_key": {"check": key.check}}
     with meter.stage("index"):
         lock = job.claim(work.output)

@@ -29,7 +29,7 @@ LIBRARY = {
     "labels": ("plural spec", "numpy pyarrow"),
     "storage": ("plural problems labels", "numpy pyarrow isal google google_crc32c requests urllib3"),
     "dicom": ("problems pixels", "numpy pydicom jpeg_ls openjpeg"),
-    "dataset": ("plural spec storage", "numpy pandas pyarrow google google_crc32c tensorflow"),
+    "dataset": ("plural spec labels storage", "numpy pandas pyarrow google google_crc32c tensorflow"),
     "conversion": ("plural problems spec pixels labels storage dicom dataset", "numpy pyarrow"),
     "views": ("spec storage dataset", "numpy pyarrow PIL jinja2 markupsafe"),
     "synthetic": ("environment command_line dicom views", "numpy"),

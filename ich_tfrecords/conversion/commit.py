@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ich_tfrecords.conversion.plan import Plan, PlannedShard, planned_shards
 from ich_tfrecords.conversion.sidecar_file import Sidecar
-from ich_tfrecords.dataset import card, manifest, rejects, tfds
+from ich_tfrecords.dataset import card, manifest, rejects, studies, tfds
 from ich_tfrecords.dataset.manifest import CARD, MANIFEST, REJECTS, SLICES, Manifest
 from ich_tfrecords.dataset.records import IDS
 from ich_tfrecords.spec import DatasetSpec
@@ -38,12 +38,13 @@ def commit(
     `last_check` is called before the manifest is written, and raises when it must not be.
     """
     slices = slice_table(spec, plan, sidecars)
+    of_studies = None if plan.studies is None else studies.of_slices(plan.studies, slices)
     shards = [manifest.shard_entry(sidecars[shard.name]) for shard in planned_shards(plan, spec)]
     done = Manifest(
         spec=spec,
         fingerprint=manifest.fingerprint(spec, shards),
         made_from=made_from,
-        splits=manifest.split_entries(spec, slices, shards),
+        splits=manifest.split_entries(spec, slices, shards, of_studies),
         shards=shards,
         rejects=dict(sorted(Counter(lost["reason"].to_pylist()).items())),
         not_drawn=plan.not_drawn,
@@ -60,6 +61,8 @@ def commit(
     for name, content in contents.items():
         atomic.write_bytes(directory / name, content)
     contents[SLICES] = atomic.write_table(directory / SLICES, slices)
+    if of_studies is not None:
+        contents[studies.STUDIES] = atomic.write_table(directory / studies.STUDIES, of_studies)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
     done = dataclasses.replace(done, files=digests)
     last_check()

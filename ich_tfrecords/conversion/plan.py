@@ -6,7 +6,7 @@ Pure work on tables; nothing here reads or writes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from ich_tfrecords import problems
 from ich_tfrecords.conversion import group_notes
-from ich_tfrecords.dataset import records, rejects, repeats, shards, splits
+from ich_tfrecords.dataset import records, rejects, repeats, shards, splits, studies
 from ich_tfrecords.dataset.records import IDS
-from ich_tfrecords.labels import join
+from ich_tfrecords.labels import follow, join
 from ich_tfrecords.labels.table import LabelTable, stratum_indices
 from ich_tfrecords.spec import DatasetSpec
 from ich_tfrecords.storage.sources import LISTING_SCHEMA
@@ -53,6 +53,7 @@ class Plan:
     `rejects`: `rejects.SCHEMA`. `not_drawn`: slices outside the subset. `labels_unused`: label rows of no slice.
     `repeats`: files with the header of a slice to convert, whose HU are to be compared: the columns of that slice, but
     for those of the listing, in the same order. `groups`: `splits.Groups.several`. `notes`: what people should know.
+    `studies`: `studies.table` of every study of the input, where labels of more than slices were given.
     """
 
     slices: pa.Table
@@ -62,6 +63,7 @@ class Plan:
     repeats: pa.Table
     groups: list[list[str]]
     notes: list[str]
+    studies: pa.Table | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +80,11 @@ class PlannedShard:
     repeats: pa.Table
 
 
-def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) -> Plan:
-    """Plan of an index (`INDEX_SCHEMA`). The order of its rows does not matter. Raises `PlanError`, `SubsetError`.
+def build_plan(index: pa.Table, labels: Sequence[LabelTable], spec: DatasetSpec, may_miss: bool = False) -> Plan:
+    """Plan of an index (`INDEX_SCHEMA`). The order of its rows does not matter.
 
-    `labels` None: the slices carry unknown labels (-1).
+    Without `labels` the slices carry unknown ones (-1), and where labels `may_miss`, so do slices that no table speaks
+    of. Raises `PlanError`, `SubsetError`, `LabelError`.
     """
     readable, unreadable = _readable(index)
     del index  # the largest table; whoever gave it away keeps no name for it either
@@ -91,7 +94,7 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     usable, copies, conflicts = _parted(readable.append_column("group", pa.array(groups.of_row)))
     del readable
     usable = _with_order(usable)
-    usable, values, unlabelled, labels_unused, label_notes = _labelled(usable, labels, len(spec.labels.names))
+    usable, values, unlabelled, told, of_studies = _labelled(usable, labels, spec, may_miss)
     lost = pa.concat_tables([unreadable, conflicts, unlabelled])
     if usable.num_rows == 0:
         raise PlanError(f"no slice can be converted: {top_reasons(lost)}")
@@ -107,7 +110,8 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     planned = _placed(usable, values[drawn], hashed[drawn], split[drawn], spec)
     seated, unseated = _seated(copies, planned)
     lost = pa.concat_tables([lost, unseated])
-    return Plan(planned, lost, int((~drawn).sum()), labels_unused, seated, several, [*notes, *label_notes])
+    unused, notes = (told.unused, [*notes, *told.notes]) if told else (0, notes)
+    return Plan(planned, lost, int((~drawn).sum()), unused, seated, several, notes, of_studies)
 
 
 def _placed(
@@ -234,14 +238,15 @@ def _with_order(usable: pa.Table) -> pa.Table:
 
 
 def _labelled(
-    usable: pa.Table, labels: LabelTable | None, label_count: int
-) -> tuple[pa.Table, npt.NDArray[np.int8], pa.Table, int, tuple[str, ...]]:
-    """Slices with labels, the labels [n, labels], the rejects, the number of label rows that no slice used, notes."""
-    if labels is None:
-        return usable, np.full((usable.num_rows, label_count), -1, np.int8), rejects.NONE, 0, ()
-    joined = join.join(usable, labels)
+    usable: pa.Table, labels: Sequence[LabelTable], spec: DatasetSpec, may_miss: bool
+) -> tuple[pa.Table, npt.NDArray[np.int8], pa.Table, join.Joined | None, pa.Table | None]:
+    """Slices with labels, the labels [n, labels], the rejects, what else the label files tell, `Plan.studies`."""
+    if not labels:
+        return usable, np.full((usable.num_rows, len(spec.labels.names)), -1, np.int8), rejects.NONE, None, None
+    joined, of_studies = follow.follow(usable, labels, spec.labels, may_miss)
     unknown = rejects.of_files(usable.filter(pa.array(~joined.known)), joined.reasons, joined.details)
-    return _filtered(usable, joined.known), joined.values, unknown, joined.unused, joined.notes
+    table = studies.table(of_studies, spec.labels) if of_studies else None
+    return _filtered(usable, joined.known), joined.values, unknown, joined, table
 
 
 def _label_lists(values: npt.NDArray[np.int8]) -> pa.Array:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ich_tfrecords import NOT_A_DEVICE
+from ich_tfrecords.dataset import studies
 from ich_tfrecords.dataset.manifest import Manifest
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage.bucket_path import AnyPath
@@ -30,6 +31,7 @@ def card(manifest: Manifest) -> str:
             *(_card_row(name, values) for name, values in manifest.splits.items()),
             "",
             "Numbers under a label count its positive slices. Patients stand in one split only.",
+            *_card_studies(manifest),
             *(f"No slices fell into: {', '.join(names)}." for names in [_empty(manifest)] if names),
             f"{sum(manifest.rejects.values()):,} files gave no record; `rejects.csv` names each with its reason.",
             "",
@@ -63,6 +65,25 @@ def _card_row(name: str, values: Mapping[str, Any]) -> str:
     return f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |"
 
 
+def _card_studies(manifest: Manifest) -> list[str]:
+    """A table of the labels of studies, where the set has any."""
+    names = manifest.spec.labels.names
+    rows = [(name, values[studies.COUNTS]) for name, values in manifest.splits.items() if studies.COUNTS in values]
+    if not rows:
+        return []
+    cells = [
+        [name, *(f"{counts[label]['positive']:,} / {_known(counts, label):,}" for label in names)]
+        for name, counts in rows
+    ]
+    head = [f"| studies | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    body = [f"| {' | '.join(row)} |" for row in cells]
+    return ["", *head, *body, "", f"Labels of studies, positive / known: `{studies.STUDIES}` has a row a study."]
+
+
+def _known(counts: Mapping[str, Mapping[str, int]], label: str) -> int:
+    return counts[label]["positive"] + counts[label]["negative"]
+
+
 def describe(directory: AnyPath, done: Manifest) -> str:
     """Lines that say what a data set holds."""
     lines = [f"{directory}: {counted(done.slices, 'slice')} in {counted(len(done.shards), 'shard')}"]
@@ -71,6 +92,7 @@ def describe(directory: AnyPath, done: Manifest) -> str:
         if values["slices"]:
             slices = counted(values["slices"], "slice")
             lines.append(f"  {name}: {slices} of {counted(values['patients'], 'patient')}; {_labels(values)}")
+    lines += _studies(done)
     if empty := _empty(done):
         lines.append(f"  no slices fell into: {', '.join(empty)}")
     if done.rejects:
@@ -81,6 +103,20 @@ def describe(directory: AnyPath, done: Manifest) -> str:
     if done.labels_unused:
         lines.append(f"  labels of slices that are not in the data set: {done.labels_unused:,}")
     return "\n".join(lines)
+
+
+def _studies(done: Manifest) -> list[str]:
+    """A line about the labels of studies, where the set has any."""
+    found = [values for values in done.splits.values() if studies.COUNTS in values]
+    if not found:
+        return []
+    total = {
+        label: {word: sum(values[studies.COUNTS][label][word] for values in found) for word in counts}
+        for label, counts in found[0][studies.COUNTS].items()
+    }
+    studies_counted = counted(sum(values["studies"] for values in found), "study", "studies")
+    told = ", ".join(f"{label} {total[label]['positive']:,} of {_known(total, label):,}" for label in total)
+    return [f"  {studies_counted} with labels of their own, positive of known: {told}; see {studies.STUDIES}"]
 
 
 def _labels(values: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ich_tfrecords import __version__
-from ich_tfrecords.dataset import splits
+from ich_tfrecords.dataset import splits, studies
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, to_dict
 from ich_tfrecords.storage.bucket_path import AnyPath
 
@@ -40,10 +40,10 @@ class Manifest:
     """A converted data set: its spec, where it came from, its shards, splits, rejects and metadata files.
 
     `shards`: one mapping a shard (name, split, stratum, slices, bytes, sha256, crc32c, labels). `splits`:
-    slices, patients, studies, labels and strata of each. `files`: sha256 of each metadata file.
-    `fingerprint`: sha256 over the spec and every shard's sha256; it names the data set. `groups`: the sorted keys of
-    patients that a study or series ties together, seen in a record or not; the split is that of the first key. The file
-    has no such field where nobody is tied.
+    slices, patients, studies, labels and strata of each, and `study_labels` where the set has `studies.parquet`.
+    `files`: sha256 of each metadata file. `fingerprint`: sha256 over the spec and every shard's sha256; it names the
+    data set. `groups`: the sorted keys of patients that a study or series ties together, seen in a record or not; the
+    split is that of the first key. The file has no such field where nobody is tied.
     """
 
     spec: DatasetSpec
@@ -190,15 +190,19 @@ def shard_entry(facts: object) -> dict[str, Any]:
     return {name: getattr(facts, name) for name in (*_SHARD, "labels")}
 
 
-def split_entries(spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts of each split, from the slice table and the shard entries, as the manifest holds them."""
-    return {name: _split_entry(spec, slices, shards, name) for name in splits.split_names(spec.split)}
+def split_entries(
+    spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[str, Any]], of_studies: pa.Table | None = None
+) -> dict[str, Any]:
+    """Counts of each split, from the tables of slices and studies and the shard entries, as the manifest holds them."""
+    return {name: _split_entry(spec, slices, shards, of_studies, name) for name in splits.split_names(spec.split)}
 
 
-def _split_entry(spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+def _split_entry(
+    spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[str, Any]], of_studies: pa.Table | None, name: str
+) -> dict[str, Any]:
     rows = slices.filter(pc.equal(slices["split"], name))
     strata = Counter(rows["stratum"].to_pylist())
-    return {
+    entry = {
         "shards": sum(shard["split"] == name for shard in shards),
         "slices": rows.num_rows,
         "bytes": sum(shard["bytes"] for shard in shards if shard["split"] == name),
@@ -208,6 +212,9 @@ def _split_entry(spec: DatasetSpec, slices: pa.Table, shards: Sequence[Mapping[s
         "labels": {label: _label_counts(rows[label]) for label in spec.labels.names},
         "strata": {stratum: strata[stratum] for stratum in spec.labels.strata if strata[stratum]},
     }
+    if of_studies is not None:
+        entry[studies.COUNTS] = studies.counts(of_studies, rows, spec.labels)
+    return entry
 
 
 def _label_counts(column: pa.ChunkedArray) -> dict[str, int]:

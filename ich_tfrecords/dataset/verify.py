@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords.dataset import manifest, records, splits, tfds
+from ich_tfrecords.dataset import manifest, records, splits, studies, tfds
 from ich_tfrecords.dataset.manifest import Manifest
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.storage.bucket_path import AnyPath, BucketPath
@@ -49,7 +49,9 @@ def verify(directory: AnyPath, on_shard: Callable[[int, int], None] | None = Non
     if problems and any(manifest.SLICES in problem for problem in problems):
         return Verification(problems, [], 0, 0)
     slices = atomic.read_table(directory / manifest.SLICES)
-    problems += _count_problems(done, slices)
+    of_studies = _studies(directory, done, problems)
+    wrong = [] if of_studies is None else list(studies.problems(of_studies, slices, done.spec.labels))
+    problems += [*wrong, *_count_problems(done, slices, None if wrong else of_studies)]
     problems += _reject_problems(directory, done)
     problems += _patient_problems(done, slices)
     problems += _stranger_problems(directory, done)
@@ -65,6 +67,8 @@ def _file_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:
     for name in (manifest.SLICES, manifest.REJECTS, tfds.INFO, tfds.FEATURES):
         if name not in done.files:
             yield f"{manifest.MANIFEST}: no sha256 of {name}"
+    if studies.STUDIES not in done.files and any(studies.COUNTS in split for split in done.splits.values()):
+        yield f"{manifest.MANIFEST}: no sha256 of {studies.STUDIES}"
     for name, sha256 in done.files.items():
         path = directory / name
         if not path.is_file():
@@ -97,13 +101,22 @@ def _reject_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:
         yield f"{manifest.MANIFEST}: the input had {files} files, but {parts} are {told:,}"
 
 
-def _count_problems(done: Manifest, slices: pa.Table) -> Iterator[str]:
+def _studies(directory: AnyPath, done: Manifest, problems: list[str]) -> pa.Table | None:
+    """`studies.parquet`, where the set has one and it is what was written."""
+    if studies.STUDIES not in done.files or any(studies.STUDIES in problem for problem in problems):
+        return None
+    return atomic.read_table(directory / studies.STUDIES)
+
+
+def _count_problems(done: Manifest, slices: pa.Table, of_studies: pa.Table | None) -> Iterator[str]:
     if slices.num_rows != done.slices:
         yield f"{manifest.SLICES}: {slices.num_rows:,} rows, but the shards hold {done.slices:,} slices"
     if pc.count_distinct(slices["sop_uid"]).as_py() != slices.num_rows:
         yield f"{manifest.SLICES}: a SOP UID stands in it twice"
-    for name, told in manifest.split_entries(done.spec, slices, done.shards).items():
-        if told != done.splits.get(name):
+    unread = {studies.COUNTS} if of_studies is None else set()
+    for name, counted in manifest.split_entries(done.spec, slices, done.shards, of_studies).items():
+        told = done.splits.get(name)
+        if told is None or counted != {key: value for key, value in told.items() if key not in unread}:
             yield f"{manifest.MANIFEST}: the counts of split {name} do not fit {manifest.SLICES}"
 
 

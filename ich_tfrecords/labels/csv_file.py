@@ -21,6 +21,11 @@ from ich_tfrecords.labels import names
 
 # spreadsheets and pandas turn whole columns into floats
 _TRUE_CELLS, _FALSE_CELLS = ("1", "1.0"), ("0", "0.0")
+_UNKNOWN_CELLS = ("", "-1", "-1.0")
+_DELIMITERS = ",;\t"  # the first wins where a header holds as many of several
+_PUBLIC = "ID"  # RSNA's column: rows of other files may hold names of patients and are not shown
+MAY_MISS = "--labels_may_miss"
+_CUT_OFF = "is the file cut off or edited?"
 _HEAD_BYTES = 4096
 MAX_TEXT_BYTES = 1 << 30  # RSNA's labels are 120 MB
 
@@ -36,9 +41,13 @@ class CsvFile:
     name: str
     data: bytes
     header: list[str]
+    delimiter: str
 
-    def columns(self, text: str, flags: Sequence[str]) -> tuple[pa.Array, list[np.ndarray]]:
-        """Large-string array of column `text` (`tidy`), a bool array of each label column; blank lines are no rows."""
+    def columns(self, text: str, flags: Sequence[str], may_miss: bool = False) -> tuple[pa.Array, list[np.ndarray]]:
+        """Large-string array of column `text` (`tidy`), an int8 array of each label column; blank lines are no rows.
+
+        Labels are 1 and 0, and -1 for a cell that is blank or -1 where it `may_miss`.
+        """
         wanted = [text, *flags]
         twice = [column for column in wanted if self.header.count(column) > 1]
         if twice:
@@ -48,16 +57,17 @@ class CsvFile:
         options = pa_csv.ConvertOptions(
             column_types={text: pa.large_string(), **dict.fromkeys(flags, pa.bool_())},
             include_columns=wanted,
-            null_values=[],
+            null_values=_UNKNOWN_CELLS if may_miss else [],
             true_values=_TRUE_CELLS,
             false_values=_FALSE_CELLS,
         )
+        parted = pa_csv.ParseOptions(delimiter=self.delimiter)
         try:
-            table = pa_csv.read_csv(pa.BufferReader(self.data), convert_options=options)
+            table = pa_csv.read_csv(pa.BufferReader(self.data), parse_options=parted, convert_options=options)
         except pa.ArrowInvalid as error:
-            raise self._parse_error(error, flags) from error
+            raise self._parse_error(error, flags, may_miss) from error
         texts = self.tidy(table.column(text).combine_chunks())
-        columns = texts, [bools(table.column(flag).combine_chunks()) for flag in flags]
+        columns = texts, [_codes(table.column(flag).combine_chunks()) for flag in flags]
         del table
         pa.default_memory_pool().release_unused()  # the parser's small blocks: as much again as the columns
         return columns
@@ -73,7 +83,7 @@ class CsvFile:
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and fields of each row below the header."""
-        return itertools.islice(_rows(self.data, self.name), 1, None)
+        return itertools.islice(_rows(self.data, self.name, self.delimiter), 1, None)
 
     def ignored(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """Columns of the header that are not `wanted`."""
@@ -84,7 +94,7 @@ class CsvFile:
         line, _ = next(itertools.islice(self.rows(), row, None))
         return LabelError(f"{self.name}, line {line:,}: {message}")
 
-    def _parse_error(self, error: pa.ArrowInvalid, flags: Sequence[str]) -> LabelError:
+    def _parse_error(self, error: pa.ArrowInvalid, flags: Sequence[str], may_miss: bool) -> LabelError:
         """What a person can act on, found by reading again slowly, in place of the parser's message."""
         try:
             self.data.decode("utf-8")
@@ -92,23 +102,32 @@ class CsvFile:
             line, byte = self.data.count(b"\n", 0, bad.start) + 1, self.data[bad.start]
             return LabelError(f"{self.name}, line {line:,}: byte 0x{byte:02x} is not UTF-8; save it as UTF-8 CSV")
         for line, fields in self.rows():
-            wrong = self._wrong_row(fields, flags)
+            wrong = self._wrong_row(fields, flags, may_miss)
             if wrong:
                 return LabelError(f"{self.name}, line {line:,}: {wrong}")
         return LabelError(f"{self.name}: cannot be read as CSV: {' '.join(str(error).split())}")
 
-    def _wrong_row(self, fields: list[str], flags: Sequence[str]) -> str:
+    def _wrong_row(self, fields: list[str], flags: Sequence[str], may_miss: bool) -> str:
         """What is wrong with a row, or nothing."""
+        if fields == self.header:
+            return "is the header once more; remove that line"
         if len(fields) != len(self.header):
-            return (
-                f"{shorten(','.join(fields))} has {len(fields)} columns, the header has {len(self.header)}; "
-                "is the file cut off or edited?"
-            )
+            shown = shorten(self.delimiter.join(fields)) if _PUBLIC in self.header else "the row"
+            other = next((sign for sign in _DELIMITERS if len(fields) == 1 and sign in fields[0]), "")
+            why = f"it is parted by {other!r}, the header by {self.delimiter!r}" if other else _CUT_OFF
+            return f"{shown} has {len(fields)} columns, the header has {len(self.header)}; {why}"
         row = dict(zip(self.header, fields))
+        known = (*_TRUE_CELLS, *_FALSE_CELLS, *(_UNKNOWN_CELLS if may_miss else ()))
         for flag in flags:
-            if row[flag] not in (*_TRUE_CELLS, *_FALSE_CELLS):
-                return f"{flag} is {shorten(row[flag])}; it must be 0 or 1 (leave out images not labelled)"
+            if row[flag] not in known:
+                return f"{flag} is {shorten(row[flag])}; {_what_next(row[flag])}"
         return ""
+
+
+def _what_next(cell: str) -> str:
+    if cell in _UNKNOWN_CELLS:
+        return f"it must be 0 or 1 (leave out images not labelled, or convert with {MAY_MISS}, which makes it unknown)"
+    return "it must be 0 or 1 (leave out images not labelled)"
 
 
 def open_csv(source: str | Path | BinaryIO, name: str | None = None) -> CsvFile:
@@ -119,7 +138,15 @@ def open_csv(source: str | Path | BinaryIO, name: str | None = None) -> CsvFile:
     """
     name = name or _display_name(source)
     data = _csv_bytes(source, name)
-    return CsvFile(name, data, next(_rows(data, name), (0, []))[1])
+    delimiter = _delimiter(data)
+    return CsvFile(name, data, next(_rows(data, name, delimiter), (0, []))[1], delimiter)
+
+
+def _delimiter(data: bytes) -> str:
+    """Comma, semicolon or tab: what the first line that is not blank holds most of."""
+    head = next((line for line in io.BytesIO(data) if line.strip()), b"")[:_HEAD_BYTES].splitlines()
+    first = next((line for line in head if line.strip()), b"")
+    return max(_DELIMITERS, key=lambda sign: first.count(sign.encode()))
 
 
 def _display_name(source: str | Path | BinaryIO) -> str:
@@ -173,9 +200,10 @@ def _require_text(head: bytes, name: str) -> None:
         raise LabelError(f"{name}: is binary (byte {head.index(0):,} is zero), not CSV; give the label CSV")
 
 
-def _rows(data: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(data: bytes, name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Line number (from 1) and fields of each line that is not blank. Slow: for the header and for errors."""
-    reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", errors="replace", newline=""))
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", errors="replace", newline="")
+    reader = csv.reader(text, delimiter=delimiter)
     try:
         for fields in reader:
             if fields:
@@ -192,3 +220,12 @@ def shorten(text: str, limit: int = 80) -> str:
 def bools(values: pa.Array) -> np.ndarray:
     """numpy bools of an Arrow bool array, which holds bits."""
     return values.to_numpy(zero_copy_only=False)
+
+
+def _codes(values: pa.Array) -> np.ndarray:
+    """int8 of an Arrow bool array: 1, 0, and -1 for null."""
+    if not values.null_count:
+        return bools(values).view(np.int8)
+    codes = bools(values.fill_null(False)).astype(np.int8)
+    codes[bools(values.is_null())] = -1
+    return codes

@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ich_tfrecords.labels import names
-from ich_tfrecords.labels.table import LabelTable
+from ich_tfrecords.labels.levels import names_of
+from ich_tfrecords.labels.table import DROP_TEXT, LabelTable
+from ich_tfrecords.labels.tally import LABEL_INCOMPLETE
 from ich_tfrecords.plural import counted
 
-NO_LABEL = "no_label"
+NO_LABEL, AMBIGUOUS = "no_label", "ambiguous_label"
 
 
 class Joined(NamedTuple):
@@ -39,13 +41,29 @@ class Joined(NamedTuple):
 
 def join(slices: pa.Table, labels: LabelTable) -> Joined:
     """Labels of slices with different SOP UIDs (columns `sop_uid` and `name`, the path below the input)."""
+    found = match(slices, labels)
+    known = found.known
+    reasons, details = refused(slices, ~known, found, labels)
+    unused = len(labels.ids) - int(known.sum())  # no two of the known have one row
+    return Joined(known, labels.values[found.row[known]], reasons, details, unused, found.notes)
+
+
+class Match(NamedTuple):
+    """Of each slice its `row` in `levels.names_of` the table, -1 where none, how many slices have that row (`fits`)
+    and whether its labels are `known`; `notes` as in `Joined`."""
+
+    row: npt.NDArray[np.int64]
+    fits: npt.NDArray[np.int64]
+    known: npt.NDArray[np.bool_]
+    notes: tuple[str, ...]
+
+
+def match(slices: pa.Table, labels: LabelTable) -> Match:
+    """Which row each slice has (slices as in `join`)."""
     row, lenient = _label_rows(slices, labels)
     fits = _slices_of_row(row)
     known = (row >= 0) & (row < len(labels.ids)) & (fits == 1)
-    reasons, details = _refused(slices.filter(pa.array(~known)), row[~known], fits[~known], labels)
-    unused = len(labels.ids) - int(known.sum())  # no two of the known have one row
-    notes = _lenient_note(slices, row, lenient & known, labels)
-    return Joined(known, labels.values[row[known]], reasons, details, unused, notes)
+    return Match(row, fits, known, _lenient_note(slices, row, lenient & known, labels))
 
 
 def stems(files: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -58,7 +76,7 @@ def known_ids(ids: pa.ChunkedArray, labels: LabelTable) -> npt.NDArray[np.bool_]
 
     Folders in the label file are not looked at, so a stem found here may still lack a label; one not found does.
     """
-    named = _named(labels)
+    named = names_of(labels)
     named = names.without_folders(named) if labels.by_file_name else named
     known = pc.is_in(ids, value_set=named).to_numpy()
     if known.all():
@@ -89,11 +107,6 @@ def _around(wanted: str, ids: Sequence[str]) -> Sequence[str]:
     return ids[max(at - 1, 0) : at + 1]
 
 
-def _named(labels: LabelTable) -> pa.Array:
-    """Every id of the label file: the trusted ones in their order, then the dropped ones in theirs."""
-    return pa.concat_arrays([labels.ids.cast(pa.string()), pa.array(list(labels.dropped), pa.string())])
-
-
 def _ids_of(slices: pa.Table, labels: LabelTable) -> list[pa.ChunkedArray]:
     """What may stand for each slice in the label file, the surest first: its SOP UID, and where ids are file names
     then its path below the input, then its name alone, which fits no id that has a folder."""
@@ -107,11 +120,11 @@ def _ids_of(slices: pa.Table, labels: LabelTable) -> list[pa.ChunkedArray]:
 
 
 def _label_rows(usable: pa.Table, labels: LabelTable) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Position in `_named` of the id of each slice, -1 where none; which were found by their `lenient` form alone.
+    """Position in `names_of` of the id of each slice, -1 where none; which were found by their `lenient` form alone.
 
     Such a form counts where no other id has it, and takes no row that an id found as it stands.
     """
-    ids = _named(labels)
+    ids = names_of(labels)
     row = _first_found([names.found(texts, ids) for texts in _ids_of(usable, labels)])
     lenient, lacking = np.zeros(len(row), bool), np.flatnonzero(row < 0)
     if not len(lacking):
@@ -150,23 +163,29 @@ def _slices_of_row(row: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.bincount(row + 1, minlength=1)[row + 1]
 
 
-def _refused(
-    lacking: pa.Table, row: npt.NDArray[np.int64], fits: npt.NDArray[np.int64], labels: LabelTable
+def refused(
+    slices: pa.Table, which: npt.NDArray[np.bool_], found: Match, labels: LabelTable
 ) -> tuple[list[str], list[str]]:
-    """Reasons and details of the slices without a label of their own, from the row and `_slices_of_row` of each."""
+    """Reasons and details of those slices, none of which has known labels."""
+    lacking, row, fits = slices.filter(pa.array(which)), found.row[which], found.fits[which]
     reasons, details = [], []
     trusted = labels.ids.to_pylist() if (row < 0).any() else []
-    ids = _named(labels).take(pa.array(row, mask=row < 0)).to_pylist()
+    ids = names_of(labels).take(pa.array(row, mask=row < 0)).to_pylist()
     texts = _ids_of(lacking, labels)
     own = zip(*(column.to_pylist() for column in texts[1:] or texts), strict=True)
-    for image, slices, called in zip(ids, fits.tolist(), own, strict=True):
+    for image, several, called in zip(ids, fits.tolist(), own, strict=True):
         if image is None:
             reasons.append(NO_LABEL)
             details.append(no_row(called, trusted))
-        elif slices > 1:
-            reasons.append("ambiguous_label")
-            details.append(f"{slices:,} files fit the label of {image}; write file names with their folders there")
+        elif several > 1:
+            reasons.append(AMBIGUOUS)
+            details.append(f"{several:,} files fit the label of {image}; write file names with their folders there")
         else:
             reasons.append(labels.dropped[image])
-            details.append(labels.dropped[image])
+            details.append(drop_detail(labels.dropped[image]))
     return reasons, details
+
+
+def drop_detail(reason: str) -> str:
+    """What to tell of a slice whose label row is dropped."""
+    return DROP_TEXT[reason] if reason == LABEL_INCOMPLETE else reason

@@ -44,6 +44,11 @@ def bare(names: Texts) -> Texts:
     return pc.replace_substring_regex(pc.replace_substring(composed(names), "\\", "/"), _NOT_OF_THE_NAME, "")
 
 
+def folder(names: Texts) -> Texts:
+    """Paths of folders as both sides of the join write them: NFC, parted by `/`, and without one at either end."""
+    return pc.replace_substring_regex(pc.replace_substring(composed(names), "\\", "/"), r"^(\./|/)+|/+$", "")
+
+
 def without_folders(names: Texts) -> Texts:
     """What stands behind the last `/`."""
     return pc.replace_substring_regex(names, "^.*/", "")

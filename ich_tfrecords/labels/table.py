@@ -1,10 +1,11 @@
-"""Label CSV -> one row an image, and the stratum of each row.
+"""Label file -> one row an id: an image, or a series, study, patient or folder; and the stratum of each row.
 
-Two layouts are read, told apart by the header: the long one of RSNA 2019 (`ID,Label`, one row an image and
-label, `ID_000012eaf_any,1`) and a wide one (a column `sop_uid` or `filename`, then one column a label).
+Three layouts are read, told apart by the header: the long one of RSNA 2019 (`ID,Label`, one row an image and
+label, `ID_000012eaf_any,1`), a wide one (a column of `ID_COLUMNS`, then one column a label), and `reads.csv` of
+CQ500 (`labels.readers`).
 
 What the file says wrongly is an error (`LabelError`: layout, names, values other than 0 and 1). What it says
-twice or against itself is data: agreeing repeats are merged, and images whose labels cannot be trusted are
+twice or against itself is data: agreeing repeats are merged, and ids whose labels cannot be trusted are
 left out, each with its reason. Both are counted and told by `LabelTable.notes`.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,33 +22,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ich_tfrecords.labels import names as name_forms
-from ich_tfrecords.labels.csv_file import CsvFile, LabelError, bools, open_csv, shorten
+from ich_tfrecords.labels import readers, tally
+from ich_tfrecords.labels.csv_file import MAY_MISS, CsvFile, LabelError, bools, open_csv, shorten
+from ich_tfrecords.labels.readers import Readers
+from ich_tfrecords.labels.tally import DROP_REASONS, LABEL_ANY_CONTRADICTION, LABEL_CONFLICT, LABEL_INCOMPLETE
 from ich_tfrecords.plural import counted
 from ich_tfrecords.spec import LabelSpec
 
-LABEL_CONFLICT = "label_conflict"
-LABEL_INCOMPLETE = "label_incomplete"
-LABEL_ANY_CONTRADICTION = "label_any_contradiction"
-DROP_REASONS = (LABEL_CONFLICT, LABEL_INCOMPLETE, LABEL_ANY_CONTRADICTION)  # an image gets the first that holds
-_DROP_COUNTS = ("conflicting_images", "incomplete_images", "any_contradictions")
-
 _LONG_COLUMNS = ("ID", "Label")
 _FILE_NAME = "filename"
-_WIDE_ID_COLUMNS = ("sop_uid", _FILE_NAME)
+SLICE_COLUMNS = ("sop_uid", _FILE_NAME)
+PATIENT, FOLDER, READS = "patient_id", "folder", readers.NAME
+ID_COLUMNS = (*SLICE_COLUMNS, "series_uid", "study_uid", FOLDER, PATIENT)  # a file's ids are its first of these
 _OTHERS = "(a spec may ask for other labels)"
+_IDS = {**dict.fromkeys(SLICE_COLUMNS, "image"), PATIENT: "patient", FOLDER: "folder", READS: "study"}
+_IDS |= {"series_uid": "series", "study_uid": "study"}
+_TYPO = 0.8  # a column so much like a label that lacks is meant for it
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelTable:
-    """Labels of the images that can be used, and what was merged or left out on the way.
+    """Labels of the ids that can be used, and what was merged or left out on the way.
 
     `ids`: pyarrow string array [n], unique, ascending by their UTF-8 bytes; `pyarrow.compute.index_in` joins
-    it, `ids.to_pandas()` makes a Series. `values`: int8 [n, labels] in `LabelSpec.names` order, 1 or 0, never
-    unknown. `dropped`: the images whose labels are not all known for sure, id -> one of `DROP_REASONS`,
-    ascending by id. `counts`: `rows`, `images` (n), `duplicate_rows` and `duplicate_images` (repeats, merged,
-    of images without a conflict), `conflicting_images`, `incomplete_images`, `any_contradictions` (dropped).
-    `by_file_name`: the ids are file names as `names.bare` gives them, with the folders the file wrote; else
-    they are SOP instance UIDs. All are in Unicode NFC, without white space around them.
+    it, `ids.to_pandas()` makes a Series. `values`: int8 [n, labels] in `LabelSpec.names` order, 1 or 0; -1, unknown,
+    only where a label may miss or readers do not agree. `dropped`: the ids whose labels are not known for sure, id ->
+    one of `DROP_REASONS`, ascending by id. `counts`: `rows`, `images` (n), `duplicate_rows` and `duplicate_images`
+    (repeats, merged, of ids without a conflict), `conflicting_images`, `incomplete_images`, `any_contradictions`
+    (dropped). `id_column`: what the ids are, one of `ID_COLUMNS` or `READS`. A `filename` is as `names.bare` gives it,
+    with the folders the file wrote, a `folder` as `names.folder` does, and a `patient_id` is its patient key. All are
+    in Unicode NFC, without white space around them. `unsaid`: labels without a column. `readers`: of `READS`.
     """
 
     name: str
@@ -56,53 +60,83 @@ class LabelTable:
     dropped: dict[str, str]
     counts: dict[str, int]
     ignored_columns: tuple[str, ...]
-    by_file_name: bool
+    id_column: str
+    unsaid: tuple[str, ...] = ()
+    readers: Readers | None = None
+
+    @property
+    def by_file_name(self) -> bool:
+        """Whether the ids are names of files, in place of SOP instance UIDs."""
+        return self.id_column == _FILE_NAME
+
+    @property
+    def of_slices(self) -> bool:
+        """Whether an id names one slice; else it names all slices of something."""
+        return self.id_column in SLICE_COLUMNS
 
     def notes(self) -> list[str]:
         """Lines to show the user: the size of the table, then one line for each thing merged or left out."""
         count = self.counts
         rows = counted(count["rows"], "row gives", "rows give")
-        lines = [f"{self.name}: {rows} the labels of {counted(count['images'], 'image')}"]
+        lines = [f"{self.name}: {rows} the labels of {self._counted(count['images'])}"]
         if self.ignored_columns:
             lines.append(f"{self.name}: ignored columns {', '.join(map(repr, self.ignored_columns))}")
+        if self.unsaid:
+            lines.append(f"{self.name}: no column for {', '.join(self.unsaid)}; unknown where nothing else tells")
         if count["duplicate_rows"]:
             lines.append(
                 f"{self.name}: merged {counted(count['duplicate_rows'], 'duplicate row')} of "
-                f"{counted(count['duplicate_images'], 'image')} (they agree)"
+                f"{self._counted(count['duplicate_images'])} (they agree)"
             )
-        return lines + [line for reason in DROP_REASONS for line in self._drop_note(reason)]
+        lines += [line for reason in DROP_REASONS for line in self._drop_note(reason)]
+        return lines + ([f"{self.name}: {line}" for line in self.readers.notes] if self.readers else [])
+
+    def _counted(self, number: int) -> str:
+        what = _IDS[self.id_column]
+        return counted(number, what, {"study": "studies", "series": "series"}.get(what, f"{what}s"))
 
     def _drop_note(self, reason: str) -> list[str]:
         ids = [image for image, why in self.dropped.items() if why == reason]
         if not ids:
             return []
-        return [f"{self.name}: left out {counted(len(ids), 'image')}, first {ids[0]}: {_DROP_TEXT[reason]} ({reason})"]
+        return [f"{self.name}: left out {self._counted(len(ids))}, first {ids[0]}: {DROP_TEXT[reason]} ({reason})"]
 
 
-_DROP_TEXT = {
+DROP_TEXT = {
     LABEL_CONFLICT: "their rows contradict each other",
-    LABEL_INCOMPLETE: "not every label has a row",
+    LABEL_INCOMPLETE: f"not every label has a row; {MAY_MISS} makes the others unknown",
     LABEL_ANY_CONTRADICTION: "the label for any hemorrhage is not the maximum of the others",
 }
 
 
-def read_labels(source: str | Path | BinaryIO, labels: LabelSpec, name: str | None = None) -> LabelTable:
-    """Labels of every image of a long or wide CSV, plain or gzipped, from a path or an open binary file.
+def read_labels(
+    source: str | Path | BinaryIO,
+    labels: LabelSpec,
+    name: str | None = None,
+    patient_key: Callable[[str], str] | None = None,
+    may_miss: bool = False,
+) -> LabelTable:
+    """Labels of every id of a label file, plain or gzipped, from a path or an open binary file.
 
-    `name` stands for the file in messages. Raises `LabelError`.
+    `name` stands for the file in messages. `patient_key`: of a patient id; without it only files with a row a slice are
+    read. `may_miss`: what a file leaves open is unknown. Raises `LabelError`.
     """
     file = open_csv(source, name)
     if not file.header:
         raise LabelError(f"{file.name}: is empty; expected a header such as {','.join(_LONG_COLUMNS)} and rows")
     if set(_LONG_COLUMNS) <= set(file.header):
-        return _read_long(file, labels)
-    id_column = next((column for column in _WIDE_ID_COLUMNS if column in file.header), None)
-    if id_column is not None:
-        return _read_wide(file, id_column, labels)
-    raise LabelError(
-        f"{file.name}: header is {shorten(','.join(file.header))}; expected {','.join(_LONG_COLUMNS)}, or a column "
-        f"{' or '.join(_WIDE_ID_COLUMNS)} and one for each label, separated by commas"
-    )
+        return _read_long(file, labels, may_miss)
+    if patient_key and readers.are_in(file.header):
+        return _read_readers(file, labels, may_miss)
+    known = ID_COLUMNS if patient_key else SLICE_COLUMNS
+    id_column = next((column for column in known if column in file.header), None)
+    if id_column is None:
+        ids = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise LabelError(
+            f"{file.name}: header is {shorten(file.delimiter.join(file.header))}; expected {','.join(_LONG_COLUMNS)}, "
+            f"or a column {ids} and one for each label, separated by commas, semicolons or tabs"
+        )
+    return _read_wide(file, id_column, labels, patient_key, may_miss)
 
 
 def stratum_indices(values: np.ndarray, labels: LabelSpec) -> np.ndarray:
@@ -128,9 +162,9 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
 
 
-def _read_long(file: CsvFile, labels: LabelSpec) -> LabelTable:
-    keys, (positive,) = file.columns(_LONG_COLUMNS[0], _LONG_COLUMNS[1:])
-    label_of_row = _label_of_rows(file, keys, labels.names)
+def _read_long(file: CsvFile, labels: LabelSpec, may_miss: bool) -> LabelTable:
+    keys, (code,) = file.columns(_LONG_COLUMNS[0], _LONG_COLUMNS[1:], may_miss)
+    label_of_row = _label_of_rows(file, keys, labels.names, may_miss)
     # rows grouped by label: within a group every key ends in the same suffix
     groups = [np.flatnonzero(label_of_row == index) for index in range(len(labels.names))]
     parts = [file.tidy(_without_suffix(keys.take(rows), name)) for rows, name in zip(groups, labels.names)]
@@ -140,11 +174,11 @@ def _read_long(file: CsvFile, labels: LabelSpec) -> LabelTable:
         row = min(at for at in found if at >= 0)
         raise file.error_at(row, f"ID {shorten(keys[row].as_py())} has no image id before the label")
     del keys, parts  # the largest arrays of all: six texts an image
-    tally = _count(len(ids), images, [positive[rows] for rows in groups])
-    return _merge(file, _LONG_COLUMNS, ids, tally, labels)
+    told = tally.count(len(ids), images, [code[rows] for rows in groups])
+    return _merge(file, _LONG_COLUMNS, SLICE_COLUMNS[0], ids, told, labels, may_miss)
 
 
-def _label_of_rows(file: CsvFile, keys: pa.Array, names: Sequence[str]) -> np.ndarray:
+def _label_of_rows(file: CsvFile, keys: pa.Array, names: Sequence[str], may_miss: bool) -> np.ndarray:
     """int8 [rows], the index in `names` of the label that each key ends with; unknown ones raise.
 
     The image id may hold underscores itself. Among labels that fit, the longest one is meant.
@@ -159,7 +193,7 @@ def _label_of_rows(file: CsvFile, keys: pa.Array, names: Sequence[str]) -> np.nd
         label = key.rpartition("_")[2]
         raise file.error_at(row, f"ID {shorten(key)} ends in no label, {shorten(label)}; {_nearest(label, names)}")
     absent = [name for index, name in enumerate(names) if not (found == index).any()]
-    if absent:
+    if absent and not may_miss:
         raise LabelError(f"{file.name}: no row for label {absent[0]!r} {_OTHERS}; each image needs {', '.join(names)}")
     return found
 
@@ -172,82 +206,81 @@ def _without_suffix(keys: pa.Array, name: str) -> pa.Array:
 def _encode(parts: Sequence[pa.Array]) -> tuple[pa.Array, list[np.ndarray]]:
     """Distinct ids in order of appearance, and for each part the position of its ids among them (int32)."""
     # six rows an image give every label the same ids in the same order: a sixth of the hashing, same result
-    alike = all(part.equals(parts[0]) for part in parts[1:])
-    encoded = pa.chunked_array(parts[:1] if alike else parts).dictionary_encode()
+    filled = [part for part in parts if len(part)]  # where labels may miss, nobody may say one of them
+    alike = all(part.equals(filled[0]) for part in filled[1:])
+    encoded = pa.chunked_array(filled[:1] if alike else filled).dictionary_encode()
     images = [chunk.indices.to_numpy() for chunk in encoded.chunks]
-    return encoded.chunk(0).dictionary, images * len(parts) if alike else images
+    found = iter(images * len(filled) if alike else images)
+    return encoded.chunk(0).dictionary, [next(found) if len(part) else np.zeros(0, np.int32) for part in parts]
 
 
-def _read_wide(file: CsvFile, id_column: str, labels: LabelSpec) -> LabelTable:
-    wanted = (id_column, *labels.names)
-    for name in labels.names:
-        if name not in file.header:
-            raise LabelError(f"{file.name}: no column for label {name!r} {_OTHERS}; {_nearest(name, file.header)}")
-    names, positive = file.columns(id_column, labels.names)
-    ids, (images,) = _encode([name_forms.bare(names) if id_column == _FILE_NAME else names])
-    nameless = pc.index(pc.match_substring_regex(ids, r"(^|/)$"), True).as_py()
+def _read_wide(
+    file: CsvFile, id_column: str, labels: LabelSpec, patient_key: Callable[[str], str] | None, may_miss: bool
+) -> LabelTable:
+    there = [name for name in labels.names if name in file.header]
+    _check_columns(file, labels.names, there, may_miss)
+    texts, told = file.columns(id_column, there, may_miss)
+    ids, (rows,) = _encode([_FORMS.get(id_column, lambda texts: texts)(texts)])
+    nameless = pc.index(pc.match_substring_regex(ids, "^$" if id_column == PATIENT else "(^|/)$"), True).as_py()
     if nameless >= 0:
-        row = int((images == nameless).argmax())
-        raise file.error_at(row, f"{id_column} is {shorten(names[row].as_py())}, which names no image")
-    return _merge(file, wanted, ids, _count(len(ids), [images] * len(positive), positive), labels)
+        row = int((rows == nameless).argmax())
+        shown = shorten(texts[row].as_py())
+        raise file.error_at(row, f"{id_column} is {shown}, which names no {_IDS[id_column]}")
+    if id_column == PATIENT and patient_key:
+        ids = pa.array(map(patient_key, ids.to_pylist()), pa.large_string())
+    blank = np.full(len(rows), -1, np.int8)
+    codes = [told[there.index(name)] if name in there else blank for name in labels.names]
+    wanted = (id_column, *labels.names)
+    return _merge(file, wanted, id_column, ids, tally.count(len(ids), [rows] * len(codes), codes), labels, may_miss)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tally:
-    """How often each label of each image was said, and said to be 1: both int32 [labels, images]."""
-
-    said: np.ndarray
-    positive: np.ndarray
+_FORMS = {_FILE_NAME: name_forms.bare, FOLDER: name_forms.folder}
 
 
-def _count(size: int, images: Sequence[np.ndarray], positive: Sequence[np.ndarray]) -> _Tally:
-    """Tally of `size` images; for each label, the image of each row that says it and whether it says 1."""
-    said, ones = (np.empty((len(images), size), np.int32) for _ in range(2))
-    for label, (image, flag) in enumerate(zip(images, positive)):
-        said[label] = np.bincount(image, minlength=size)
-        ones[label] = np.bincount(image[flag], minlength=size)
-    return _Tally(said, ones)
+def _check_columns(file: CsvFile, names: Sequence[str], there: Sequence[str], may_miss: bool) -> None:
+    """Raise `LabelError` for a label without a column; where it may miss, if none has one or one is misspelt."""
+    for name in names:
+        if name in there:
+            continue
+        meant = difflib.get_close_matches(name, set(file.header) - set(names), n=1, cutoff=_TYPO)
+        if not may_miss or not there or meant:
+            hint = f"; {MAY_MISS} makes it unknown" if there and not meant and not may_miss else ""
+            lacks = f"{file.name}: no column for label {name!r} {_OTHERS}"
+            raise LabelError(f"{lacks}; {_nearest(name, file.header)}{hint}")
 
 
-def _merge(file: CsvFile, wanted: Sequence[str], ids: pa.Array, tally: _Tally, labels: LabelSpec) -> LabelTable:
-    """Table of the images that agree with themselves, sorted by id; the others dropped, one reason each."""
-    values = (tally.positive > 0).astype(np.int8)
-    conflict = ((tally.positive > 0) & (tally.positive < tally.said)).any(axis=0)
-    incomplete = (tally.said == 0).any(axis=0)
-    # one reason each, the first that holds; len(DROP_REASONS) stands for none
-    checks = [conflict, incomplete, _contradicts_any(values, labels)]
-    reason = np.select(checks, list(range(len(checks))), len(checks))
+def _read_readers(file: CsvFile, labels: LabelSpec, may_miss: bool) -> LabelTable:
+    numbers, codes, read = readers.read(file, labels, may_miss)
+    ids, (rows,) = _encode([numbers])
+    told = tally.count(len(ids), [rows] * len(labels.names), list(codes.T))
+    table = _merge(file, (READS, *labels.names), READS, ids, told, labels, may_miss=True)
+    order = np.zeros(len(ids), np.int64)
+    order[rows] = np.arange(len(rows))
+    kept = order[name_forms.found(table.ids.cast(pa.large_string()), ids)]
+    return dataclasses.replace(table, ignored_columns=(), readers=read.taken(kept))
+
+
+def _merge(
+    file: CsvFile,
+    wanted: Sequence[str],
+    id_column: str,
+    ids: pa.Array,
+    told: tally.Tally,
+    labels: LabelSpec,
+    may_miss: bool,
+) -> LabelTable:
+    """Table of the ids that agree with themselves, sorted; the others dropped, one reason each."""
+    values, reason = tally.merged(told, labels, may_miss)
     order = pc.sort_indices(ids).to_numpy()
-    left = order[reason[order] < len(checks)]
-    kept = order[reason[order] == len(checks)]
+    left = order[reason[order] < tally.KEPT]
+    kept = order[reason[order] == tally.KEPT]
     return LabelTable(
         name=file.name,
         ids=ids.take(kept).cast(pa.string()),
         values=np.ascontiguousarray(values[:, kept].T),
         dropped=dict(zip(ids.take(left).to_pylist(), [DROP_REASONS[index] for index in reason[left]])),
-        counts=_counts(tally, reason, len(kept), wanted),
+        counts=tally.counts(told, reason, len(wanted) - 1),
         ignored_columns=file.ignored(wanted),
-        by_file_name=wanted[0] == _FILE_NAME,
+        id_column=id_column,
+        unsaid=tuple(name for name in labels.names if len(wanted) > 2 and name not in file.header),
     )
-
-
-def _contradicts_any(values: np.ndarray, labels: LabelSpec) -> np.ndarray:
-    """bool [images], where the label `any` is not the maximum of the others (`values` int8 [labels, images])."""
-    if len(labels.names) == 1:
-        return np.zeros(values.shape[1], bool)
-    others = [labels.names.index(name) for name in labels.rarest_first]
-    return values[labels.names.index(labels.any)] != values[others].max(axis=0)
-
-
-def _counts(tally: _Tally, reason: np.ndarray, images: int, wanted: Sequence[str]) -> dict[str, int]:
-    labels_per_row = len(wanted) - 1
-    repeats = np.maximum(tally.said - 1, 0).sum(axis=0) // labels_per_row
-    merged = repeats[reason != DROP_REASONS.index(LABEL_CONFLICT)]
-    dropped = {count: int((reason == index).sum()) for index, count in enumerate(_DROP_COUNTS)}
-    return {
-        "rows": int(tally.said.sum()) // labels_per_row,
-        "images": images,
-        "duplicate_rows": int(merged.sum()),
-        "duplicate_images": int(np.count_nonzero(merged)),
-        **dropped,
-    }

@@ -54,7 +54,7 @@ def test_index_parts_then_write_shards(listed, rsna_spec):
     index = job.joined(job.read_index(work, range(parts)))
     assert index.num_rows == slices
     assert set(index["reason"].to_pylist()) == {""}
-    planned = plan.build_plan(index, None, rsna_spec)
+    planned = plan.build_plan(index, [], rsna_spec)
     names = job.write_plan(work, planned, rsna_spec)
     tally = run(names, transforms.WriteShards(work, rsna_spec), names)
     assert (tally["read"], tally["written"]) == (slices, slices)

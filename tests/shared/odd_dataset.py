@@ -62,7 +62,7 @@ def convert(source: Path, output: Path, data_spec: spec.DatasetSpec, table: Labe
     listing = sources.list_inputs([str(source)]).table
     with sources.SliceReader() as reader:
         index = steps.index_slices(listing, b"secret of the test", reader, tally)
-        planned = plan.build_plan(index, table, data_spec)
+        planned = plan.build_plan(index, [table] if table else [], data_spec)
         names = job.write_plan(work, planned, data_spec)
         for name in names:
             steps.write_shard(work, name, data_spec, reader, tally)

@@ -57,7 +57,7 @@ def made_sidecar(shard: plan.PlannedShard) -> Sidecar:
 
 
 def test_the_slice_table_against_plain_sorting(rsna_spec):
-    planned = plan.build_plan(made_index(400), None, rsna_spec)
+    planned = plan.build_plan(made_index(400), [], rsna_spec)
     shards = list(plan.planned_shards(planned, rsna_spec))
     sidecars = {shard.name: made_sidecar(shard) for shard in shards}
     expected = []
@@ -175,7 +175,7 @@ def test_damaged_groups_are_named(dataset_copy, groups):
 def test_rejects_name_slices_and_the_files_that_repeat_them(rsna_spec):
     rows = made_index(8).to_pylist()
     index = pa.Table.from_pylist([*rows, rows[2] | {"name": "copy/2.dcm"}], plan.INDEX_SCHEMA)
-    planned = plan.build_plan(index, None, rsna_spec)
+    planned = plan.build_plan(index, [], rsna_spec)
     sidecars = {}
     for shard in plan.planned_shards(planned, rsna_spec):
         numbers = range(shard.slices.num_rows, shard.slices.num_rows + shard.repeats.num_rows)

@@ -136,7 +136,9 @@ def test_the_nearest_id_begins_as_much_alike_as_any(ids, wanted):
 @given(st.lists(st.sampled_from(["a", "A", "b ", "b", "B.dcm", "c"])), st.lists(st.sampled_from("aAbBcC"), unique=True))
 def test_the_join_against_plain_python(ids, uids):
     ids = list(dict.fromkeys(text.strip() for text in ids))
-    table = LabelTable("l.csv", pa.array(sorted(ids), pa.string()), np.zeros((len(ids), 6), np.int8), {}, {}, (), False)
+    table = LabelTable(
+        "l.csv", pa.array(sorted(ids), pa.string()), np.zeros((len(ids), 6), np.int8), {}, {}, (), "sop_uid"
+    )
     joined = join.join(by_uid(*uids), table)
     taken = {uid: uid for uid in uids if uid in ids}
     for uid in uids:

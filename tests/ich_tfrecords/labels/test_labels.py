@@ -181,7 +181,8 @@ def test_images_without_all_labels_are_left_out_and_told():
     assert table.counts["incomplete_images"] == 1
     assert (table.counts["duplicate_rows"], table.counts["duplicate_images"]) == (1, 1)
     assert table.notes()[-1] == (
-        "labels.csv: left out 1 image, first ID_b: not every label has a row (label_incomplete)"
+        "labels.csv: left out 1 image, first ID_b: not every label has a row; --labels_may_miss makes "
+        "the others unknown (label_incomplete)"
     )
 
 
@@ -286,6 +287,7 @@ def test_wide_repeats_conflicts_and_extra_columns():
 # --- errors --------------------------------------------------------------------------------------------------
 
 ZERO_OR_ONE = "; it must be 0 or 1 (leave out images not labelled)"
+OR_UNKNOWN = ZERO_OR_ONE[:-1] + ", or convert with --labels_may_miss, which makes it unknown)"
 WIDE_HEADER = "filename,any,epidural,intraparenchymal,intraventricular,subarachnoid,subdural\n"
 
 
@@ -298,10 +300,10 @@ WIDE_HEADER = "filename,any,epidural,intraparenchymal,intraventricular,subarachn
         ("ID,Label", "labels.csv: has a header and no rows; is the download complete?"),
         (WIDE_HEADER, "labels.csv: has a header and no rows; is the download complete?"),
         (
-            "ID;Label\nID_1_any;0\n",
+            "id;Label\nID_1_any;0\n",
             (
-                "labels.csv: header is 'ID;Label'; expected ID,Label, or a column sop_uid or filename and one for "
-                "each label, separated by commas"
+                "labels.csv: header is 'id;Label'; expected ID,Label, or a column sop_uid or filename and one for "
+                "each label, separated by commas, semicolons or tabs"
             ),
         ),
         ("ID,Label,ID\nx,0,x\n", "labels.csv: column 'ID' stands twice in the header; remove one"),
@@ -310,13 +312,13 @@ WIDE_HEADER = "filename,any,epidural,intraparenchymal,intraventricular,subarachn
             "ID,Label\nID_1_any,0\n\nID_1_subdural,0.5\n",
             "labels.csv, line 4: Label is '0.5'" + ZERO_OR_ONE,
         ),
-        ("ID,Label\nx_any,\n", "labels.csv, line 2: Label is ''" + ZERO_OR_ONE),
-        ("ID,Label\nx_any,-1\n", "labels.csv, line 2: Label is '-1'" + ZERO_OR_ONE),
+        ("ID,Label\nx_any,\n", "labels.csv, line 2: Label is ''" + OR_UNKNOWN),
+        ("ID,Label\nx_any,-1\n", "labels.csv, line 2: Label is '-1'" + OR_UNKNOWN),
         ("ID,Label\nx_any, 1\n", "labels.csv, line 2: Label is ' 1'" + ZERO_OR_ONE),
         # two files joined: the second header is a row
         (
             long_csv(image_rows("x"), "ID,Label\n"),
-            "labels.csv, line 8: Label is 'Label'" + ZERO_OR_ONE,
+            "labels.csv, line 8: is the header once more; remove that line",
         ),
         (
             WIDE + "ID_3.png,0,0,0,2,0,0\n",
@@ -359,7 +361,8 @@ WIDE_HEADER = "filename,any,epidural,intraparenchymal,intraventricular,subarachn
         ),
         (
             "filename,any\nx,0\n",
-            "labels.csv: no column for label 'epidural' (a spec may ask for other labels); known are filename, any",
+            ("labels.csv: no column for label 'epidural' (a spec may ask for other labels); known are filename, any; "
+            "--labels_may_miss makes it unknown"),
         ),
         (
             WIDE.replace("subdural", "subdurl"),
