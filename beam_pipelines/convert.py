@@ -28,7 +28,7 @@ from ich_tfrecords.conversion import commit, job, plan
 from ich_tfrecords.conversion.job import Identity, WorkDir
 from ich_tfrecords.conversion.patient_key import PatientKey
 from ich_tfrecords.conversion.sidecar_file import Sidecar
-from ich_tfrecords.dataset import card, manifest, records, splits
+from ich_tfrecords.dataset import card, manifest, records, series_choice, splits
 from ich_tfrecords.dataset.manifest import Manifest
 from ich_tfrecords.labels.csv_file import LabelError
 from ich_tfrecords.labels.table import LabelTable
@@ -110,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
         "--subset", metavar="SPLIT=N,...", help="draw N slices of a split, such as train=50000,test=5000 (seeded)"
     )
     how.add_argument(
+        "--series", choices=(series_choice.ALL, series_choice.BEST),
+        help="all: every series of a study; best: one of each study, and none where none qualifies (12 slices, no "
+        "contrast). Without it, of several series those are left out against which their header speaks beside a "
+        "better one: contrast, sharp kernel, thickness. rejects.csv says why",
+    )  # fmt: skip
+    how.add_argument(
         "--max_reject_fraction", type=_fraction, default=0.01, metavar="F",
         help="fail when more than this part of the slices gives no record (default: %(default)s); files that never "
         "were axial CT slices, such as localizers, reports and what is not DICOM, are not held against it",
@@ -158,7 +164,7 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     _tell(packed.unread(listing.ignored))
     with clock.stage("labels"):
         table, label_facts = inputs.labels_given(args.labels, listing, data_spec.labels)
-        inputs.check_stems(listing, table, args.max_reject_fraction)
+        inputs.check_stems(listing, table, args.max_reject_fraction, data_spec.accept)
     for note in [key_note, *(table.notes() if table else ["no labels: every label is unknown (-1)"])]:
         _tell(note)
     made_from = {
@@ -166,6 +172,8 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
         "labels": label_facts,
         "patient_key": {"check": key.check},
     }
+    if args.series:  # what is not asked for does not name the data set, as in those from before there was a choice
+        made_from["series"] = args.series
     identity = Identity(data_spec, made_from)
     if (args.output / manifest.MANIFEST).exists():
         return _already_done(args.output, identity)
@@ -215,9 +223,9 @@ def _convert(
     files = identity.made_from["input"]["files"]
     tally: Counter[str] = Counter()
     with clock.stage("index"):
-        _index(work, files, parts, key, options, tally)
+        _index(work, files, parts, transforms.IndexParts(work, key, identity.spec.accept), options, tally)
     with clock.stage("plan"):
-        planned = plan.build_plan(job.joined(parts), table, identity.spec)
+        planned = plan.build_plan(job.joined(parts), table, identity.spec, args.series or series_choice.TOLD)
         for note in [*planned.notes, reject_limit.by_nature(planned.rejects)]:
             _tell(note)
         reject_limit.check(plan.foreseen(planned), files, args.max_reject_fraction)
@@ -238,7 +246,7 @@ def _index(
     work: WorkDir,
     files: int,
     parts: dict[int, pa.Table],
-    key: PatientKey,
+    step: transforms.IndexParts,
     options: PipelineOptions,
     tally: Counter[str],
 ) -> None:
@@ -248,7 +256,6 @@ def _index(
         return min(files, job.LISTING_ROWS * job.indexed(work))
 
     if missing := job.missing_index(files, parts):
-        step = transforms.IndexParts(work, key)
         progress = Progress("index", files, done, sys.stderr, isinstance(work.output, BucketPath))
         _run(work, missing, step, options, tally, progress)
         parts |= job.read_index(work, missing)

@@ -81,7 +81,7 @@ def measure(folder: Path, slices: int) -> Figures:
         input_facts = inputs.input_facts(listing)
     with meter.stage("labels"):
         labels, label_facts = inputs.labels_given(str(folder / made_inventory.LABELS), listing, data_spec.labels)
-        inputs.check_stems(listing, labels, limit=0.01)
+        inputs.check_stems(listing, labels, 0.01, data_spec.accept)
     key = patient_key.patient_key(data_spec.split.salt, file=None)
     made_from = {"input": input_facts, "labels": label_facts, "patient_key": {"check": key.check}}
     with meter.stage("index"):
