@@ -73,7 +73,7 @@ def _json(values: Any) -> bytes:
 
 
 def slice_table(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) -> pa.Table:
-    """One row a record: ids, split, stratum, place in its series, labels, shard, row, offset, digest, facts of the scan.
+    """One row a record: ids, split, stratum, place in its series, labels, shard, row, offset, digest, and the facts.
 
     Sorted by split, study, series and slice index, which is the spatial order.
     """

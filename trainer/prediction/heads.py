@@ -1,6 +1,6 @@
 """Which files are slices of which series, from the head of each: a first look, before any pixels are decoded.
 
-Memory: 12 bytes a file, and for each series its UIDs once and 13 bytes a slice; beside a listing of several inputs a
+Memory: 12 bytes a file, and for each series its UIDs once and 4 bytes a slice; beside a listing of several inputs a
 copy of it.
 """
 
@@ -25,7 +25,7 @@ from trainer.prediction.slice_stream import Reject
 from trainer.prediction.triage import Outcome
 
 PART_FILES = 4096  # whose rows are in memory at a time
-NO_SERIES = -1
+NO_SERIES, LEFT_OUT = -1, -2  # in the place of a number
 
 Int64 = npt.NDArray[np.int64]
 
@@ -46,11 +46,10 @@ class Heads:
         self._numbers: dict[tuple[str, str], int] = {}  # of each series, by study and series UID
         self._studies: dict[str, int] = {}  # number of each study
         self._told: list[_Told] = []  # of each series
-        self._left = np.zeros(len(listing), bool)
 
     def __len__(self) -> int:
         """How many files are known to be of a series."""
-        return int(np.count_nonzero(self._series != NO_SERIES))
+        return int(np.count_nonzero(self._series >= 0))
 
     def read(self) -> Generator[Outcome, None, None]:
         """Look at every file, in order; gives the rejects among them, part by part."""
@@ -68,17 +67,17 @@ class Heads:
         out = series_choice.left_out(series, series_rules.packaged(), mode)
         notes = series_choice.notes(out, {one[:2]: one.slices for one in series})
         why = {self._numbers[uids]: (uids[0], *found) for uids, found in out.items()}
-        self._left = np.isin(self._series, [*why])
-        rows = np.flatnonzero(self._left)
+        rows = np.flatnonzero(np.isin(self._series, [*why]))
         refs = sources.refs(self._listing.take(pa.array(rows)))
         of_files = zip(refs, self._series[rows].tolist(), strict=True)
         rejects = [Reject(self.inputs[ref.container], ref.name, *why[number]) for ref, number in of_files]
-        self._series[rows] = NO_SERIES
+        self._series[rows] = LEFT_OUT
         return triage.without_slices(rejects, 0)._replace(notes=notes)
 
     def kept(self) -> pa.Table:
         """The listing, in its order, without the files of series left out."""
-        return self._listing.filter(pa.array(~self._left)) if self._left.any() else self._listing
+        wanted = self._series != LEFT_OUT
+        return self._listing if wanted.all() else self._listing.filter(pa.array(wanted))
 
     def settle(self, spec: DatasetSpec, batch_size: int) -> Iterator[list[Reject]]:
         """Decode files that share a SOP UID, and keep the first good one of each; gives the rejects of the others.
@@ -118,14 +117,14 @@ class Heads:
 
     def _repeated(self) -> Int64:
         """Rows of files that share a SOP UID with another, in order."""
-        rows = np.flatnonzero(self._series != NO_SERIES)
+        rows = np.flatnonzero(self._series >= 0)
         _, which, files = np.unique(self._uids[rows], return_inverse=True, return_counts=True)
         return rows[files[which] > 1]
 
     def _order(self) -> Int64:
         """Rows of the files of series, by study and series; in each in order of the listing."""
         study_of = np.array([self._studies[study] for study, _ in self._numbers], np.int64)
-        rows = np.flatnonzero(self._series != NO_SERIES)
+        rows = np.flatnonzero(self._series >= 0)
         series = self._series[rows]
         return rows[np.lexsort((series, study_of[series]))]
 

@@ -48,7 +48,7 @@ def test_files_come_by_study_and_series_as_they_were_first_met(drawn, part):
     header = ct_slice.SliceHeader("", "", "", "", 0.0, 1, 1, 16, 16, True, 1.0, 0.0, None, "", 0, False, {})
     kept = heads.PART_FILES, heads._header
 
-    def known(ref, reader):
+    def known(ref, reader, accept):
         study, series = drawn[int(ref.name)]
         return header._replace(sop_uid=ref.name, study_uid=f"s{study}", series_uid=f"e{series}")
 

@@ -264,7 +264,7 @@ def test_attention_is_of_the_leading_label_and_knows_its_slice(mixed, about):
 def test_an_unforeseen_failure_of_the_thread_reaches_the_caller(mixed, about, monkeypatch):
     from ich_tfrecords.dicom import ct_slice
 
-    def failing(data):
+    def failing(data, accept):
         raise MemoryError("no room")
 
     monkeypatch.setattr(ct_slice, "read_slice", failing)

@@ -172,11 +172,11 @@ def test_an_unforeseen_failure_of_the_thread_reaches_the_caller(tmp_path, monkey
     write_many(tmp_path, 10)
     read, calls = ct_slice.read_slice, []
 
-    def failing(data):
+    def failing(data, accept):
         calls.append(1)
         if len(calls) == 5:
             raise MemoryError("no room")
-        return read(data)
+        return read(data, accept)
 
     monkeypatch.setattr(ct_slice, "read_slice", failing)
     got = []
@@ -193,9 +193,9 @@ def counted_reads(monkeypatch) -> list[int]:
     """Grows by one with each slice that is decoded."""
     read, calls = ct_slice.read_slice, []
 
-    def counting(data):
+    def counting(data, accept):
         calls.append(1)
-        return read(data)
+        return read(data, accept)
 
     monkeypatch.setattr(ct_slice, "read_slice", counting)
     return calls
