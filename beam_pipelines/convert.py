@@ -28,7 +28,7 @@ from ich_tfrecords.conversion import commit, job, plan
 from ich_tfrecords.conversion.job import Identity, WorkDir
 from ich_tfrecords.conversion.patient_key import PatientKey
 from ich_tfrecords.conversion.sidecar_file import Sidecar
-from ich_tfrecords.dataset import card, manifest, records, splits
+from ich_tfrecords.dataset import card, manifest, records, series_choice, splits
 from ich_tfrecords.dataset.manifest import Manifest
 from ich_tfrecords.labels import csv_file
 from ich_tfrecords.labels.csv_file import LabelError
@@ -116,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
         "--subset", metavar="SPLIT=N,...", help="draw N slices of a split, such as train=50000,test=5000 (seeded)"
     )
     how.add_argument(
+        "--series", choices=(series_choice.ALL, series_choice.BEST),
+        help="all: every series of a study; best: one of each study, and none where none qualifies (12 slices, no "
+        "contrast). Without it, of several series those are left out against which their header speaks beside a "
+        "better one: contrast, sharp kernel, thickness. rejects.csv says why",
+    )  # fmt: skip
+    how.add_argument(
         "--max_reject_fraction", type=_fraction, default=0.01, metavar="F",
         help="fail when more than this part of the slices gives no record (default: %(default)s); files that never "
         "were axial CT slices, such as localizers, reports and what is not DICOM, are not held against it",
@@ -165,7 +171,7 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     with clock.stage("labels"):
         tables, label_facts = inputs.labels_given(args.labels, args.labels_may_miss, listing, data_spec.labels, key)
         if not args.labels_may_miss:
-            inputs.check_stems(listing, tables, args.max_reject_fraction)
+            inputs.check_stems(listing, tables, args.max_reject_fraction, data_spec.accept)
     label_notes = [note for table in tables for note in table.notes()]
     for note in [key_note, *(label_notes or ["no labels: every label is unknown (-1)"])]:
         _tell(note)
@@ -174,6 +180,8 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
         "labels": label_facts,
         "patient_key": {"check": key.check},
     }
+    if args.series:  # what is not asked for does not name the data set, as in those from before there was a choice
+        made_from["series"] = args.series
     identity = Identity(data_spec, made_from)
     if (args.output / manifest.MANIFEST).exists():
         return _already_done(args.output, identity)
@@ -223,9 +231,10 @@ def _convert(
     files = identity.made_from["input"]["files"]
     tally: Counter[str] = Counter()
     with clock.stage("index"):
-        _index(work, files, parts, key, options, tally)
+        _index(work, files, parts, transforms.IndexParts(work, key, identity.spec.accept), options, tally)
     with clock.stage("plan"):
-        planned = plan.build_plan(job.joined(parts), tables, identity.spec, args.labels_may_miss)
+        mode = args.series or series_choice.TOLD
+        planned = plan.build_plan(job.joined(parts), tables, identity.spec, args.labels_may_miss, mode)
         for note in [*planned.notes, reject_limit.by_nature(planned.rejects)]:
             _tell(note)
         reject_limit.check(plan.foreseen(planned), files, args.max_reject_fraction)
@@ -246,7 +255,7 @@ def _index(
     work: WorkDir,
     files: int,
     parts: dict[int, pa.Table],
-    key: PatientKey,
+    step: transforms.IndexParts,
     options: PipelineOptions,
     tally: Counter[str],
 ) -> None:
@@ -256,7 +265,6 @@ def _index(
         return min(files, job.LISTING_ROWS * job.indexed(work))
 
     if missing := job.missing_index(files, parts):
-        step = transforms.IndexParts(work, key)
         progress = Progress("index", files, done, sys.stderr, isinstance(work.output, BucketPath))
         _run(work, missing, step, options, tally, progress)
         parts |= job.read_index(work, missing)

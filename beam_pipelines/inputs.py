@@ -174,7 +174,7 @@ def _sha256(file: Any) -> str:
     return digest.hexdigest()
 
 
-def check_stems(listing: sources.Listing, tables: Sequence[LabelTable], limit: float) -> None:
+def check_stems(listing: sources.Listing, tables: Sequence[LabelTable], limit: float, accept: tuple[str, ...]) -> None:
     """Where files are named after their slice, as RSNA's are, missing labels show before any file is read."""
     if len(tables) != 1 or not tables[0].of_slices:
         return
@@ -184,7 +184,7 @@ def check_stems(listing: sources.Listing, tables: Sequence[LabelTable], limit: f
     lacking = np.flatnonzero(~known)
     if not known.any() or len(lacking) <= limit * len(known):
         return
-    looked_at, slices = _slices_among(listing.table, lacking)
+    looked_at, slices = _slices_among(listing.table, lacking, accept)
     if len(lacking) * len(slices) <= limit * len(known) * looked_at:
         return
     first = int(slices[0])
@@ -195,12 +195,14 @@ def check_stems(listing: sources.Listing, tables: Sequence[LabelTable], limit: f
     )
 
 
-def _slices_among(listing: pa.Table, rows: npt.NDArray[np.int64]) -> tuple[int, npt.NDArray[np.int64]]:
+def _slices_among(
+    listing: pa.Table, rows: npt.NDArray[np.int64], accept: tuple[str, ...]
+) -> tuple[int, npt.NDArray[np.int64]]:
     """How many of some rows of a listing were looked at, evenly spread, and which of those should be slices.
 
     A localizer needs no label, and only its header tells it from a slice.
     """
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(np.int64)]
     with sources.SliceReader() as reader:
-        index = steps.index_slices(listing.take(pa.array(some)), b"", reader, Counter())
+        index = steps.index_slices(listing.take(pa.array(some)), b"", reader, Counter(), accept)
     return len(some), some[~plan.by_nature(index)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from beam_pipelines.launch import ConversionFailed
@@ -22,7 +23,7 @@ def by_nature(rejects: pa.Table) -> str:
 
 def check(rejects: pa.Table, files: int, limit: float) -> None:
     """Raise `ConversionFailed` when more than `limit` of the files that should be slices are lost."""
-    never = plan.by_nature(rejects)
+    never = plan.by_nature(rejects) | np.isin(rejects["reason"].to_pylist(), [*problems.NOT_WANTED])
     lost, slices = rejects.filter(pa.array(~never)), files - int(never.sum())
     if lost.num_rows > limit * slices:
         raise ConversionFailed(

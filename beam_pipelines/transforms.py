@@ -68,10 +68,11 @@ class IndexParts(beam.PTransform):
     step: ClassVar[str] = "index"  # as jobs are named after it
     work: WorkDir
     key: PatientKey
+    accept: tuple[str, ...]
 
     def expand(self, numbers: beam.PCollection) -> beam.PCollection:
         """Graph of the step."""
-        return _spread(numbers, "IndexPart", _WorkDoFn(steps.index_part, self.work, self.key))
+        return _spread(numbers, "IndexPart", _WorkDoFn(steps.index_part, self.work, (self.key, self.accept)))
 
 
 @dataclasses.dataclass

@@ -127,13 +127,13 @@ def ways(work: Path, about: About) -> dict[str, Callable[[], float]]:
     """Name -> a function that gives the seconds of one turn over every slice of the folder."""
     table = sources.list_inputs([str(work / "ct")]).table
     score = model_file.scorer(model_file.load_model(work / SLICE, about))
-    images = np.concatenate([batch.images for batch in slice_stream.batches(table, about.spec.image, BATCH)])
+    images = np.concatenate([batch.images for batch in slice_stream.batches(table, about.spec, BATCH)])
     turns = iter(range(10**6))
 
     def decode() -> None:
         with sources.SliceReader() as reader:
             for ref in sources.refs(table):
-                slice_stream.read_image(ref, reader, about.spec.image)
+                slice_stream.read_image(ref, reader, about.spec)
 
     def model() -> None:
         for begin in range(0, len(images), BATCH):

@@ -83,7 +83,7 @@ def measure(folder: Path, slices: int) -> Figures:
     with meter.stage("labels"):
         given = [str(folder / made_inventory.LABELS)]
         labels, label_facts = inputs.labels_given(given, False, listing, data_spec.labels, key)
-        inputs.check_stems(listing, labels, limit=0.01)
+        inputs.check_stems(listing, labels, 0.01, data_spec.accept)
     made_from = {"input": input_facts, "labels": label_facts, "patient_key": {"check": key.check}}
     with meter.stage("index"):
         lock = job.claim(work.output)

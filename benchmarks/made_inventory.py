@@ -81,8 +81,12 @@ def index_rows(listing: pa.Table, numbers: np.ndarray, slices: int, secret: byte
     columns["sop_uid"] = columns["sop_uid"].fill_null("")  # a header that cannot be used is null but for its UID
     columns["reason"] = pa.array(np.where(bad, "truncated", ""))
     columns["detail"] = pa.array(np.where(bad, DAMAGE, ""))
+    columns["spacing_mm"] = pa.array(np.full(len(numbers), 0.488), pa.float32(), mask=bad)  # RSNA's one fact
+    columns |= dict.fromkeys(plan.CHOICE_SCHEMA.names, pa.array(np.zeros(len(numbers), bool), mask=bad))
     columns |= {name: listing[name] for name in listing.column_names}
-    return pa.table([columns[name] for name in plan.INDEX_SCHEMA.names], schema=plan.INDEX_SCHEMA)
+    fields = plan.INDEX_SCHEMA
+    full = [columns.get(field.name, pa.nulls(len(numbers), field.type)) for field in fields]
+    return pa.table(full, schema=fields)
 
 
 def _scattered(numbers: np.ndarray) -> list[int]:

@@ -8,6 +8,8 @@ import re
 BY_NATURE = frozenset(
     ("not_dicom", "no_pixel_data", "color", "localizer", "derived_secondary", "not_ct", "not_axial"),
 )
+# Reasons of slices that could be read and are not wanted, since their series is not.
+NOT_WANTED = frozenset(("other_series", "unfit_series"))
 # The suffix of a slice, or a digit in a name that has none: IM_0001, but not LICENSE.
 _CALLED_LIKE_A_SLICE = re.compile(r"(?i)\.(dcm|dicom|ima|[0-9]+)$|(^|/)[^/.]*[0-9][^/.]*$")
 

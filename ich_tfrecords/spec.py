@@ -20,6 +20,10 @@ import yaml
 
 NO_HEMORRHAGE = "none"
 UNLABELLED = "unlabelled"
+ORIGINAL, DERIVED = "original", "derived"
+# What a spec means that leaves a key out. Its canonical form leaves the key out then too, so that data sets from before
+# there was such a key keep their fingerprint.
+_LEFT_OUT = types.MappingProxyType({"accept": (ORIGINAL,)})
 
 
 class SpecError(ValueError):
@@ -139,10 +143,15 @@ class ShardSpec:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """Everything that decides the bytes of a data set besides its input."""
+    """Everything that decides the bytes of a data set besides its input.
+
+    `accept`: which slices count, by the first values of their ImageType (PS3.3 C.7.6.1.1.2): `ORIGINAL` alone, or
+    `DERIVED` too.
+    """
 
     name: str
     version: str
+    accept: tuple[str, ...]
     image: ImageSpec
     labels: LabelSpec
     split: SplitSpec
@@ -153,6 +162,10 @@ class DatasetSpec:
         _require(
             re.fullmatch(r"\d+\.\d+\.\d+", self.version) is not None,
             f"version is {self.version!r}; write three numbers, such as 1.0.0",
+        )
+        _require(
+            self.accept in ((ORIGINAL,), (ORIGINAL, DERIVED)),
+            f"accept is {list(self.accept)}; write [{ORIGINAL}], or [{ORIGINAL}, {DERIVED}]",
         )
 
 
@@ -167,7 +180,7 @@ def known_key(key: str, known: typing.Iterable[str], where: str) -> None:
 
 def from_dict(values: Any, where: str = "spec") -> DatasetSpec:
     """`DatasetSpec` of nested plain values. Unknown, missing or mistyped keys raise `SpecError`."""
-    return _build(DatasetSpec, values, where)
+    return _build(DatasetSpec, {**_LEFT_OUT, **values} if isinstance(values, dict) else values, where)
 
 
 def to_dict(spec: DatasetSpec) -> dict[str, Any]:
@@ -177,7 +190,9 @@ def to_dict(spec: DatasetSpec) -> dict[str, Any]:
 
 def canonical_json(spec: DatasetSpec) -> str:
     """The one JSON text of a spec: sorted keys, no spaces."""
-    return json.dumps(dataclasses.asdict(spec), sort_keys=True, separators=(",", ":"))
+    values = dataclasses.asdict(spec)
+    values = {key: value for key, value in values.items() if key not in _LEFT_OUT or value != _LEFT_OUT[key]}
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def fingerprint(spec: DatasetSpec) -> str:
@@ -196,9 +211,15 @@ def load(name_or_path: str) -> DatasetSpec:
     return from_dict(_read_yaml(path), str(path))
 
 
+def packaged(kind: Any, name: str) -> Any:
+    """A dataclass of the values of `configs/NAME.yaml`, checked as a spec's are."""
+    path = config_dir() / f"{name}.yaml"
+    return _build(kind, _read_yaml(path), str(path))
+
+
 def differences(old: DatasetSpec, new: DatasetSpec) -> list[str]:
     """One line for each value that differs, as `image.size_px: 128, now 64`."""
-    before, after = _leaves(to_dict(old), ""), _leaves(to_dict(new), "")
+    before, after = (_leaves(json.loads(json.dumps(dataclasses.asdict(one))), "") for one in (old, new))
     keys = sorted(before.keys() | after.keys())
     return [f"{key}: {before.get(key)}, now {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 

@@ -61,7 +61,7 @@ PIPELINES = {
     "transforms": ("", "apache_beam"),
     "launch": ("progress dataflow transforms", "apache_beam google psutil"),
     "inputs": ("", "numpy pyarrow"),
-    "reject_limit": ("launch", "pyarrow"),
+    "reject_limit": ("launch", "numpy pyarrow"),
     "convert": ("progress dataflow transforms launch inputs reject_limit", "apache_beam pyarrow"),
 }
 HOUSE = {"ich_tfrecords": LIBRARY, "trainer": TRAINER, "beam_pipelines": PIPELINES}

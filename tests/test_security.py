@@ -317,7 +317,7 @@ def test_no_step_carries_its_key(tmp_path):
     (tmp_path / "key").write_bytes(secret)
     key = patient_key("salt", tmp_path / "key")
     assert key.secret() == secret
-    step = IndexParts(WorkDir(tmp_path / "out"), key)
+    step = IndexParts(WorkDir(tmp_path / "out"), key, ("original",))
     for text in (repr(step).encode(), pickle.dumps(step)):
         assert b"IndexParts" in text
         assert secret not in text

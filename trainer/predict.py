@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from ich_tfrecords import NOT_A_DEVICE, __version__
+from ich_tfrecords.dataset import series_choice
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import atomic, packed, sources
 from ich_tfrecords.storage.csv_text import csv_text
@@ -102,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
         "--output", required=True, type=_path, metavar="DIR", help="new or empty, or written by this command before"
     )
     how = parser.add_argument_group("how")
+    how.add_argument(
+        "--series", choices=(series_choice.ALL, series_choice.BEST),
+        help="all: every series of a study; best: one of each study, and none where none qualifies (12 slices, no "
+        "contrast). Without it, of several series those are left out against which their header speaks beside a "
+        "better one: contrast, sharp kernel, thickness. rejects.csv says why",
+    )  # fmt: skip
     how.add_argument("--flip", action="store_true", help="mean over each slice and its left-right mirror image")
     how.add_argument(
         "--pictures", type=_whole_number(0, MOST_PICTURES), default=8, metavar="N",
@@ -175,26 +182,45 @@ class Stage(NamedTuple):
 
 
 def _stages(args: argparse.Namespace, loaded: Networks, listing: pa.Table) -> Iterator[Stage]:
-    """What is to be done, one after the other: a series model has to know first which files are one series."""
+    """What is to be done, one after the other: which files are one series has to be known first, to choose among them.
+
+    A slice model that takes all series needs no such look.
+    """
     if loaded.context is None:
-        by_slice = _by_slice(args, loaded.about, loaded.scorer(args.flip), listing)
-        return iter([Stage("predict", listing.num_rows, by_slice)])
+        return _by_slice(args, loaded.about, loaded.scorer(args.flip), listing)
     return _by_series(args, loaded.about, loaded.in_series(args.flip), listing)
 
 
-def _by_slice(
-    args: argparse.Namespace, about: About, score: Score, listing: pa.Table
+def _by_slice(args: argparse.Namespace, about: About, score: Score, listing: pa.Table) -> Iterator[Stage]:
+    left_out, numbers = triage.without_slices([], 0), slice_stream.input_numbers(listing)
+    if args.series != series_choice.ALL:
+        heads = Heads(listing, about.spec.accept)
+        # what cannot be read is looked at again, and told then
+        yield Stage("group", listing.num_rows, (found._replace(rejects=[]) for found in heads.read()))
+        left_out, listing = heads.choose(args.series or series_choice.TOLD), heads.kept()
+    batches = slice_stream.batches(listing, about.spec, args.batch_size, numbers)
+    yield Stage("predict", listing.num_rows, _after(left_out, _of_batches(batches, about, score)))
+
+
+def _of_batches(
+    batches: Generator[slice_stream.Batch, None, None], about: About, score: Score
 ) -> Generator[Outcome, None, None]:
-    with contextlib.closing(slice_stream.batches(listing, about.spec.image, args.batch_size)) as batches:
+    with contextlib.closing(batches):
         for batch in batches:
             yield _scored(batch, about, score)
 
 
+def _after(left_out: Outcome, others: Generator[Outcome, None, None]) -> Generator[Outcome, None, None]:
+    yield left_out
+    yield from others
+
+
 def _by_series(args: argparse.Namespace, about: About, asked: networks.InSeries, listing: pa.Table) -> Iterator[Stage]:
-    heads = Heads(listing)
+    heads = Heads(listing, about.spec.accept)
     yield Stage("group", listing.num_rows, heads.read())
+    left_out = heads.choose(args.series or series_choice.TOLD)
     outcomes = series_stream.outcomes(heads, about, asked, args.batch_size, looks=bool(args.pictures))
-    yield Stage("predict", len(heads), outcomes)
+    yield Stage("predict", len(heads), _after(left_out, outcomes))
 
 
 def _score_files(
@@ -266,7 +292,7 @@ def _run_facts(
         model["slice_model"] = {"kind": about.facts["slice_model"], "sha256": model_file.digest(beside)}
     places = len(slice_stream.input_numbers(listing.table))
     files = {"inputs": places, "files": listing.table.num_rows, "ignored": dict(sorted(listing.ignored.items()))}
-    given = {name: getattr(args, name) for name in ("flip", "pictures", "map", "batch_size")}
+    given = {name: getattr(args, name) for name in ("series", "flip", "pictures", "map", "batch_size")}
     versions = {"ich_tfrecords": __version__, "python": platform.python_version(), "numpy": np.__version__}
     return {
         "model": {**model, "uncalibrated": dict(about.calibration.refused)},
@@ -304,7 +330,9 @@ def _tell(
         print(archives)
     if never := found.never.total():
         print(f"{counted(never, 'file')} of other kinds than axial CT slices: {_reasons(found.never)}")
-    if lost := found.rejects - found.never:
+    for note in found.notes:
+        print(note)
+    if lost := found.rejects - found.never - Counter({series_choice.OTHER: found.rejects[series_choice.OTHER]}):
         print(f"{counted(lost.total(), 'file')} without a prediction: {_reasons(lost)}")
     if partial := found.partial():
         studies = counted(len(partial), "study is", "studies are")
@@ -343,6 +371,8 @@ def _exit_code(found: Triage, output: PredictFolder) -> int:
     if found.rejects[NOT_FINITE]:
         slices = counted(found.rejects[NOT_FINITE], "slice")
         raise WorkFailed(f"the model gives no finite number for {slices}; {names}; train or export the model again")
+    if not found.slices and found.rejects[series_choice.UNFIT]:
+        raise WrongUse(f"no series qualifies ({_reasons(found.rejects)}); {names}; --series all takes every one")
     if not found.slices and found.rejects[NO_ORDER]:
         why = f"no slice has a place among others ({_reasons(found.rejects)})"
         raise WrongUse(f"{why}; {names}; a model of single slices reads them")

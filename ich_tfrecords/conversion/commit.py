@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords.conversion.plan import Plan, PlannedShard, planned_shards
+from ich_tfrecords.conversion.plan import FACTS_SCHEMA, Plan, PlannedShard, planned_shards
 from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import card, manifest, rejects, studies, tfds
 from ich_tfrecords.dataset.manifest import CARD, MANIFEST, REJECTS, SLICES, Manifest
@@ -76,7 +76,7 @@ def _json(values: Any) -> bytes:
 
 
 def slice_table(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) -> pa.Table:
-    """One row a record: ids, split, stratum, place in its series, labels, shard, row, offset, pixel digest.
+    """One row a record: ids, split, stratum, place in its series, labels, shard, row, offset, digest, and the facts.
 
     Sorted by split, study, series and slice index, which is the spatial order.
     """
@@ -85,7 +85,11 @@ def slice_table(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) 
     keys = ["split", "study_uid", "series_uid", "slice_index", "sop_uid"]
     # in one chunk, or each comparison would look for its rows among the chunks of every shard
     order = pc.sort_indices(table.select(keys).combine_chunks(), [(name, "ascending") for name in keys])
-    return table.take(order)
+    table = table.unify_dictionaries().take(order)
+    for at, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):  # what readers find is text
+            table = table.set_column(at, field.name, table[at].cast(pa.string()))
+    return table
 
 
 def _shard_slices(shard: PlannedShard, sidecar: Sidecar, spec: DatasetSpec) -> pa.Table:
@@ -98,6 +102,7 @@ def _shard_slices(shard: PlannedShard, sidecar: Sidecar, spec: DatasetSpec) -> p
     columns["row"] = pa.array(np.arange(rows.num_rows, dtype=np.int32))
     columns["offset"] = pa.array(sidecar.offsets, pa.int64())
     columns["pixel_digest"] = pa.array(sidecar.digests, pa.string())
+    columns |= {name: rows[name] for name in FACTS_SCHEMA.names}
     return pa.table(columns)
 
 

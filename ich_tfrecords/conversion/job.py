@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ich_tfrecords import __version__
 from ich_tfrecords.conversion import sidecar_file
-from ich_tfrecords.conversion.plan import INDEX_SCHEMA, Plan, PlannedShard, planned_shards
+from ich_tfrecords.conversion.plan import FACTS_SCHEMA, INDEX_SCHEMA, Plan, PlannedShard, planned_shards
 from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import manifest
 from ich_tfrecords.spec import DatasetSpec, differences, from_dict, to_dict
@@ -241,11 +241,13 @@ def indexed(work: WorkDir) -> int:
 
 
 def read_index(work: WorkDir, numbers: Sequence[int]) -> dict[int, pa.Table]:
-    """Those parts of the index (`INDEX_SCHEMA`) that are whole, by number."""
+    """Those parts of the index (`INDEX_SCHEMA`) that are whole, by number; one with other columns is an older one's."""
     # a part's few rows are not worth the threads and the data-set layer of `read_table`
+    files = ((number, pq.ParquetFile(pa.BufferReader(data))) for number, data in _whole(work.index, numbers))
     return {
-        number: pq.ParquetFile(pa.BufferReader(data)).read(columns=INDEX_SCHEMA.names, use_threads=False)
-        for number, data in _whole(work.index, numbers)
+        number: file.read(columns=INDEX_SCHEMA.names, use_threads=False)
+        for number, file in files
+        if file.schema_arrow.names == INDEX_SCHEMA.names
     }
 
 
@@ -314,10 +316,13 @@ def _is_as_told(there: Content | None, told: Sidecar) -> bool:
     return there is not None and there.size_bytes == told.bytes and there.crc32c in ("", told.crc32c)
 
 
+_OF_LAUNCHER = ["split", "stratum", "shard", "shard_count", *FACTS_SCHEMA.names]  # columns that no worker reads
+
+
 def _plan_bytes(shard: PlannedShard) -> bytes:
     metadata = {b"split": shard.split.encode(), b"stratum": shard.stratum.encode()}
     metadata[b"slices"] = str(shard.slices.num_rows).encode()  # the rows below are repeats
-    table = pa.concat_tables([shard.slices, shard.repeats]).drop_columns(["split", "stratum", "shard", "shard_count"])
+    table = pa.concat_tables([shard.slices, shard.repeats]).drop_columns(_OF_LAUNCHER)
     return atomic.table_bytes(table.replace_schema_metadata(metadata))
 
 

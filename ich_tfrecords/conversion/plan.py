@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ich_tfrecords import problems
-from ich_tfrecords.conversion import group_notes
-from ich_tfrecords.dataset import records, rejects, repeats, shards, splits, studies
+from ich_tfrecords.conversion import group_notes, series_table
+from ich_tfrecords.dataset import records, rejects, repeats, series_choice, shards, splits, studies
 from ich_tfrecords.dataset.records import IDS
 from ich_tfrecords.labels import follow, join
+from ich_tfrecords.labels.join import Joined
 from ich_tfrecords.labels.table import LabelTable, stratum_indices
 from ich_tfrecords.spec import DatasetSpec
 from ich_tfrecords.storage.sources import LISTING_SCHEMA
@@ -34,9 +35,16 @@ HEADER_SCHEMA = pa.schema(
         ("columns", pa.int32()),
     ]
 )
+FACTS_SCHEMA = pa.schema(  # of the scan, for who wants to see how the model does on some of them
+    [
+        *((name, pa.dictionary(pa.int32(), pa.string())) for name in ("manufacturer", "model", "kernel")),
+        *((name, pa.float32()) for name in ("kvp", "thickness_mm", "spacing_mm", "tilt_deg")),
+    ]
+)
+CHOICE_SCHEMA = pa.schema([("contrast", pa.bool_()), ("derived", pa.bool_())])
 PROBLEM_SCHEMA = pa.schema([("reason", pa.string()), ("detail", pa.string())])
-INDEX_SCHEMA = pa.unify_schemas([LISTING_SCHEMA, HEADER_SCHEMA, PROBLEM_SCHEMA])
-PLANNED = [*LISTING_SCHEMA.names, *IDS, "position_mm"]
+INDEX_SCHEMA = pa.unify_schemas([LISTING_SCHEMA, HEADER_SCHEMA, FACTS_SCHEMA, CHOICE_SCHEMA, PROBLEM_SCHEMA])
+PLANNED = [*LISTING_SCHEMA.names, *IDS, "position_mm", *FACTS_SCHEMA.names]
 SIZE = ["rows", "columns"]
 
 
@@ -48,8 +56,9 @@ class PlanError(ValueError):
 class Plan:
     """The slices to convert, sorted by split, shard and row; the rejects; what the subset and labels left over.
 
-    `slices`: listing columns, ids, `position_mm slice_index slice_count`, `labels` (list of int8),
-    `split stratum` (indices into `splits.split_names` and `LabelSpec.strata`), `shard shard_count row`.
+    `slices`: listing columns, ids, `position_mm`, facts (`FACTS_SCHEMA`), `slice_index slice_count`,
+    `labels` (list of int8), `split stratum` (indices into `splits.split_names` and `LabelSpec.strata`),
+    `shard shard_count row`.
     `rejects`: `rejects.SCHEMA`. `not_drawn`: slices outside the subset. `labels_unused`: label rows of no slice.
     `repeats`: files with the header of a slice to convert, whose HU are to be compared: the columns of that slice, but
     for those of the listing, in the same order. `groups`: `splits.Groups.several`. `notes`: what people should know.
@@ -80,11 +89,17 @@ class PlannedShard:
     repeats: pa.Table
 
 
-def build_plan(index: pa.Table, labels: Sequence[LabelTable], spec: DatasetSpec, may_miss: bool = False) -> Plan:
+def build_plan(
+    index: pa.Table,
+    labels: Sequence[LabelTable],
+    spec: DatasetSpec,
+    may_miss: bool = False,
+    series: str = series_choice.TOLD,
+) -> Plan:
     """Plan of an index (`INDEX_SCHEMA`). The order of its rows does not matter.
 
     Without `labels` the slices carry unknown ones (-1), and where labels `may_miss`, so do slices that no table speaks
-    of. Raises `PlanError`, `SubsetError`, `LabelError`.
+    of. `series`: which ones are read, a mode of `series_choice`. Raises `PlanError`, `SubsetError`, `LabelError`.
     """
     readable, unreadable = _readable(index)
     del index  # the largest table; whoever gave it away keeps no name for it either
@@ -94,10 +109,13 @@ def build_plan(index: pa.Table, labels: Sequence[LabelTable], spec: DatasetSpec,
     usable, copies, conflicts = _parted(readable.append_column("group", pa.array(groups.of_row)))
     del readable
     usable = _with_order(usable)
-    usable, values, unlabelled, told, of_studies = _labelled(usable, labels, spec, may_miss)
-    lost = pa.concat_tables([unreadable, conflicts, unlabelled])
+    joined, of_studies = _joined(usable, labels, spec, may_miss)
+    chosen = series_table.choose(usable, joined.known, series)
+    notes += chosen.notes
+    usable, values, unlabelled = _labelled(usable, joined, chosen.left)
+    lost = pa.concat_tables([unreadable, conflicts, chosen.rejects, unlabelled])
     if usable.num_rows == 0:
-        raise PlanError(f"no slice can be converted: {top_reasons(lost)}")
+        raise PlanError("; ".join((f"no slice can be converted: {top_reasons(lost)}", *chosen.notes)))
     hashed = splits.hash64(f"order:{spec.shards.seed}", _texts(usable["sop_uid"]))
     group = usable["group"].to_numpy()
     split = splits.split_of(groups.keys.to_pylist(), spec.split)[group]
@@ -110,8 +128,8 @@ def build_plan(index: pa.Table, labels: Sequence[LabelTable], spec: DatasetSpec,
     planned = _placed(usable, values[drawn], hashed[drawn], split[drawn], spec)
     seated, unseated = _seated(copies, planned)
     lost = pa.concat_tables([lost, unseated])
-    unused, notes = (told.unused, [*notes, *told.notes]) if told else (0, notes)
-    return Plan(planned, lost, int((~drawn).sum()), unused, seated, several, notes, of_studies)
+    notes += joined.notes
+    return Plan(planned, lost, int((~drawn).sum()), joined.unused, seated, several, notes, of_studies)
 
 
 def _placed(
@@ -167,14 +185,15 @@ def by_nature(lost: pa.Table) -> npt.NDArray[np.bool_]:
 def top_reasons(lost: pa.Table, most: int = 4) -> str:
     """The commonest reasons of a reject table, as `1,204 localizer (first: a/b.dcm), 3 truncated (...)`.
 
-    A slice without a label comes with its detail, which names an id of each side, and so does the commonest reason
-    where it is a loss: a run that commits nothing writes no rejects.csv, which says how to go on.
+    A slice without a label comes with its detail, which names an id of each side, one that is derived with its way out,
+    and so does the commonest reason where it is a loss: a run that commits nothing writes no rejects.csv, which says
+    how to go on.
     """
     counts: dict[str, list[Any]] = {}
     for reason, name, detail in zip(*(lost[key].to_pylist() for key in ("reason", "name", "detail")), strict=True):
         counts.setdefault(reason, [0, name, detail])[0] += 1
     ranked = sorted(counts.items(), key=lambda item: -item[1][0])[:most]
-    explained = {join.NO_LABEL, *(reason for reason, _ in ranked[:1])} - problems.BY_NATURE
+    explained = {join.NO_LABEL, *(reason for reason, _ in ranked[:1])} - problems.BY_NATURE | {"derived_secondary"}
     return ", ".join(
         f"{count:,} {reason} (first: {f'{name}; {detail}' if detail and reason in explained else name})"
         for reason, (count, name, detail) in ranked
@@ -187,7 +206,7 @@ def _readable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
     bad = index.select(rejects.SCHEMA.names).filter(pa.array(~good))
     keys = _filtered(index.select(["sop_uid", "name"]), good)
     order = pc.sort_indices(keys, [("sop_uid", "ascending"), ("name", "ascending")])
-    return index.select([*PLANNED, *SIZE]).take(pa.array(np.flatnonzero(good)[order])), bad
+    return index.select([*PLANNED, *CHOICE_SCHEMA.names, *SIZE]).take(pa.array(np.flatnonzero(good)[order])), bad
 
 
 def _parted(readable: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -237,16 +256,27 @@ def _with_order(usable: pa.Table) -> pa.Table:
     return usable.append_column("slice_index", pa.array(index)).append_column("slice_count", pa.array(count))
 
 
-def _labelled(
+def _joined(
     usable: pa.Table, labels: Sequence[LabelTable], spec: DatasetSpec, may_miss: bool
-) -> tuple[pa.Table, npt.NDArray[np.int8], pa.Table, join.Joined | None, pa.Table | None]:
-    """Slices with labels, the labels [n, labels], the rejects, what else the label files tell, `Plan.studies`."""
+) -> tuple[Joined, pa.Table | None]:
+    """The labels of slices, all unknown where there is no table, and `Plan.studies`."""
     if not labels:
-        return usable, np.full((usable.num_rows, len(spec.labels.names)), -1, np.int8), rejects.NONE, None, None
+        values = np.full((usable.num_rows, len(spec.labels.names)), -1, np.int8)
+        return Joined(np.ones(len(values), bool), values, [], [], 0, ()), None
     joined, of_studies = follow.follow(usable, labels, spec.labels, may_miss)
-    unknown = rejects.of_files(usable.filter(pa.array(~joined.known)), joined.reasons, joined.details)
-    table = studies.table(of_studies, spec.labels) if of_studies else None
-    return _filtered(usable, joined.known), joined.values, unknown, joined, table
+    return joined, studies.table(of_studies, spec.labels) if of_studies else None
+
+
+def _labelled(
+    usable: pa.Table, joined: Joined, left: npt.NDArray[np.bool_]
+) -> tuple[pa.Table, npt.NDArray[np.int8], pa.Table]:
+    """Slices with labels, the labels [n, labels], and the rejects of the others, but for the slices `left` out."""
+    known = joined.known
+    wanted = ~left[~known]
+    whys = [[text for text, is_wanted in zip(texts, wanted) if is_wanted] for texts in (joined.reasons, joined.details)]
+    unknown = rejects.of_files(usable.filter(pa.array(~known & ~left)), *whys)
+    kept = _filtered(usable, known & ~left).drop_columns(CHOICE_SCHEMA.names)
+    return kept, joined.values[~left[known]] if left.any() else joined.values, unknown
 
 
 def _label_lists(values: npt.NDArray[np.int8]) -> pa.Array:

@@ -14,25 +14,33 @@ from ich_tfrecords import pixels
 from ich_tfrecords.conversion import job
 from ich_tfrecords.conversion.job import WorkDir
 from ich_tfrecords.conversion.patient_key import PatientKey
-from ich_tfrecords.conversion.plan import HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
+from ich_tfrecords.conversion.plan import CHOICE_SCHEMA, FACTS_SCHEMA, HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
 from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import records, repeats, splits
 from ich_tfrecords.dataset.records import IDS
-from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.dicom import ct_slice, facts
 from ich_tfrecords.problems import Problem
 from ich_tfrecords.spec import DatasetSpec
 from ich_tfrecords.storage import atomic, sources
 from ich_tfrecords.storage.sources import SliceRef
 
+Accept = tuple[str, ...]
 Files = list[tuple[int, SliceRef]]  # of one slice, by their numbers in its shard
 
-_NO_HEADER = dict.fromkeys(HEADER_SCHEMA.names) | {"sop_uid": ""}
+_FROM_HEADER = [*HEADER_SCHEMA.names, "derived"]
+_NO_HEADER = dict.fromkeys((*HEADER_SCHEMA.names, *FACTS_SCHEMA.names, *CHOICE_SCHEMA.names)) | {"sop_uid": ""}
 
 
-def index_part(work: WorkDir, number: int, key: PatientKey, reader: sources.SliceReader, tally: Counter[str]) -> None:
-    """Index one part of the listing in `work` and write it there. Raises `OSError` when that cannot be written."""
+def index_part(
+    work: WorkDir, number: int, how: tuple[PatientKey, Accept], reader: sources.SliceReader, tally: Counter[str]
+) -> None:
+    """Index one part of the listing in `work` and write it there. Raises `OSError` when that cannot be written.
+
+    `how`: the patient key, and which slices count (`DatasetSpec.accept`).
+    """
+    key, accept = how
     listing = atomic.read_table(work.listing(number)).cast(sources.LISTING_SCHEMA)
-    job.write_part(work.index(number), index_slices(listing, key.secret(), reader, tally))
+    job.write_part(work.index(number), index_slices(listing, key.secret(), reader, tally, accept))
 
 
 def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]) -> None:
@@ -47,33 +55,37 @@ def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.Sli
     job.write_sidecar(work, sidecar, plan_sha256)
 
 
-def index_slices(listing: pa.Table, secret: bytes, reader: sources.SliceReader, tally: Counter[str]) -> pa.Table:
+def index_slices(
+    listing: pa.Table, secret: bytes, reader: sources.SliceReader, tally: Counter[str], accept: Accept
+) -> pa.Table:
     """Index (`INDEX_SCHEMA`) of listed files: header fields where they can be used, else a typed problem.
 
-    `secret` keys the hash that stands for the patient id, which goes no further than this function.
+    `accept`: which slices count (`DatasetSpec.accept`). `secret` keys the hash that stands for the
+    patient id, which goes no further than this function.
     `tally` counts `indexed`, `index_us` and `rejected_<reason>`.
     """
     begin = time.perf_counter_ns()
     refs = list(sources.refs(listing))
     reader.expect(refs, ct_slice.HEAD_BYTES)
-    rows = [ref._asdict() | _index_row(ref, reader, secret) for ref in refs]
+    rows = [ref._asdict() | _index_row(ref, reader, secret, accept) for ref in refs]
     tally["indexed"] += len(rows)
     tally.update(f"rejected_{row['reason']}" for row in rows if row["reason"])
     tally["index_us"] += (time.perf_counter_ns() - begin) // 1000
     return pa.Table.from_pylist(rows, INDEX_SCHEMA)
 
 
-def _index_row(ref: sources.SliceRef, reader: sources.SliceReader, secret: bytes) -> dict[str, Any]:
+def _index_row(ref: sources.SliceRef, reader: sources.SliceReader, secret: bytes, accept: Accept) -> dict[str, Any]:
     try:
         head = reader.read_head(ref, ct_slice.HEAD_BYTES)
-        header = ct_slice.fast_header(head, ref.size_bytes) or ct_slice.read_header(reader.read(ref))
+        header = ct_slice.fast_header(head, ref.size_bytes, accept) or ct_slice.read_header(reader.read(ref), accept)
         if not header.patient_id:
             raise ct_slice.missing_id("PatientID")  # a slice of nobody belongs to no split
     except Problem as problem:
         return _NO_HEADER | {"reason": problem.reason, "detail": problem.detail}
     fields = header._asdict()
     fields["patient_key"] = splits.patient_key(header.patient_id, secret)
-    return {name: fields[name] for name in HEADER_SCHEMA.names} | {"reason": "", "detail": ""}
+    told = facts.of(header.facts)._asdict()
+    return {name: fields[name] for name in _FROM_HEADER} | told | {"reason": "", "detail": ""}
 
 
 def convert_shard(
@@ -138,7 +150,7 @@ def _image(
     image, hu, differ, good, rejects = None, None, False, [], []
     for number, ref in files:
         try:
-            found = _hu(ref, sop_uid, reader, tally)
+            found = _hu(ref, sop_uid, spec.accept, reader, tally)
         except Problem as problem:
             rejects.append(_reject(number, problem.reason, problem.detail))
             continue
@@ -160,14 +172,16 @@ def _reject(number: int, reason: str, detail: str) -> dict[str, Any]:
     return {"row": number, "reason": reason, "detail": detail}
 
 
-def _hu(ref: SliceRef, sop_uid: str, reader: sources.SliceReader, tally: Counter[str]) -> npt.NDArray[np.int16]:
+def _hu(
+    ref: SliceRef, sop_uid: str, accept: Accept, reader: sources.SliceReader, tally: Counter[str]
+) -> npt.NDArray[np.int16]:
     """HU of a file, perhaps in the memory of the reader. Raises `Problem`."""
     begin = time.perf_counter_ns()
     data = reader.read(ref)
     was_read = time.perf_counter_ns()
     tally["read"] += 1
     tally["read_bytes"] += ref.stored_bytes
-    ct = ct_slice.read_slice(data)
+    ct = ct_slice.read_slice(data, accept)
     if ct.header.sop_uid != sop_uid:
         raise sources.UnreadableSource("changed", f"the file now holds slice {ct.header.sop_uid}, not {sop_uid}")
     tally["read_us"] += (was_read - begin) // 1000

@@ -25,7 +25,6 @@ from ich_tfrecords.storage.bucket_path import AnyPath
 FORMAT = 1
 MANIFEST = "manifest.json"
 SLICES = "slices.parquet"
-STUDIES = "studies.parquet"  # labels of whole studies, where such were given
 REJECTS = "rejects.csv"
 CARD = "README.md"
 SUM = "manifest_sha256"

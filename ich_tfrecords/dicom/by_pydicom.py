@@ -14,7 +14,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,10 @@ from ich_tfrecords.dicom.header import (
     DEFLATED,
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
+    FACTS,
     IMPLICIT_LITTLE,
     NATIVE,
+    ORIGINAL_ALONE,
     PADDING,
     PIXEL_DATA,
     SHORT,
@@ -48,17 +50,19 @@ _QUIET = threading.Lock()
 Buffer = bytes | bytearray | memoryview
 
 
-def read_header(data: Buffer) -> SliceHeader:
+def read_header(data: Buffer, accept: Collection[str] = ORIGINAL_ALONE) -> SliceHeader:
     """Header of a whole file, `pixel_offset` -1. Raises `UnreadableSlice`, `UnsupportedSlice`."""
     with _typed_problems():
-        return _header(*_up_to_pixel_data(data), len(data))
+        return _header(*_up_to_pixel_data(data), len(data), accept)
 
 
-def read_cells(data: Buffer) -> tuple[SliceHeader, npt.NDArray[np.unsignedinteger]]:
+def read_cells(
+    data: Buffer, accept: Collection[str] = ORIGINAL_ALONE
+) -> tuple[SliceHeader, npt.NDArray[np.unsignedinteger]]:
     """Header and unsigned cells [rows * columns] of a whole file. Raises `UnreadableSlice`, `UnsupportedSlice`."""
     with _typed_problems():
         dataset, last = _up_to_pixel_data(data)
-        header = _header(dataset, last, len(data))
+        header = _header(dataset, last, len(data), accept)
         value = bytes(_raw(dataset, PIXEL_DATA).value or b"")
         return header, _native(header, value) if header.transfer_syntax in NATIVE else _encoded(header, value)
 
@@ -176,7 +180,7 @@ def _inflated(whole: bytes) -> bytes:
     return meta[: place.start] + EXPLICIT_LITTLE.encode().ljust(len(DEFLATED), b"\0") + meta[place.stop :] + inflated
 
 
-def _header(dataset: Any, last: int, size_bytes: int) -> SliceHeader:
+def _header(dataset: Any, last: int, size_bytes: int, accept: Collection[str]) -> SliceHeader:
     fields: dict[str, Any] = {keyword: _text(dataset, tag) for tag, keyword in TEXT.items() if tag in dataset}
     for tag, keyword in SHORT.items():
         raw = _raw(dataset, tag)
@@ -185,13 +189,16 @@ def _header(dataset: Any, last: int, size_bytes: int) -> SliceHeader:
             fields[keyword] = int.from_bytes(value, "little" if raw.is_little_endian else "big")
         elif value and tag in PADDING:
             fields[keyword] = None
+    for tag, keyword in FACTS.items():
+        if (raw := _raw(dataset, tag)) is not None:
+            fields[keyword] = bytes(raw.value or b"")
     fields["TransferSyntaxUID"] = _syntax(dataset)
     pixel_data = _raw(dataset, PIXEL_DATA)
     if pixel_data is None:
         _check_whole(dataset, last, size_bytes)
-        return checked(fields, None, None, -1)
+        return checked(fields, None, None, -1, accept)
     declared = None if pixel_data.length == 0xFFFFFFFF else pixel_data.length
-    return checked(fields, len(pixel_data.value or b""), declared, -1)
+    return checked(fields, len(pixel_data.value or b""), declared, -1, accept)
 
 
 def _raw(dataset: Any, tag: int) -> Any:

@@ -7,7 +7,7 @@ not fully understand goes to pydicom (`dicom_slow`). Both ways end in `slice_hea
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +18,10 @@ from ich_tfrecords.dicom import by_pydicom, cells
 from ich_tfrecords.dicom.header import (
     ASCII_ESCAPE,
     EXPLICIT_LITTLE,
+    FACTS,
     IMPLICIT_LITTLE,
     NATIVE,
+    ORIGINAL_ALONE,
     PIXEL_DATA,
     RLE,
     SHORT,
@@ -75,10 +77,11 @@ _IMPLICIT = struct.Struct("<HHL")
 _LENGTH = struct.Struct("<L")
 
 
-def fast_header(data: Buffer, size_bytes: int) -> SliceHeader | None:
+def fast_header(data: Buffer, size_bytes: int, accept: Collection[str] = ORIGINAL_ALONE) -> SliceHeader | None:
     """Header of a plain little-endian slice, or None when pydicom must look.
 
-    `data`: the file, or its first kilobytes; `size_bytes`: length of the whole file. None stands for
+    `data`: the file, or its first kilobytes; `size_bytes`: length of the whole file; `accept`: `DatasetSpec.accept`.
+    None stands for
     everything that the walk does not fully understand, a too short `data` among it. Raises
     `UnreadableSlice` and `UnsupportedSlice` where the header is understood and says so.
     """
@@ -89,26 +92,32 @@ def fast_header(data: Buffer, size_bytes: int) -> SliceHeader | None:
     if walked is None:
         return None
     fields, offset, length = walked
-    return checked(fields, min(length, size_bytes - offset), length, offset)
+    return checked(fields, min(length, size_bytes - offset), length, offset, accept)
 
 
-def read_header(data: Buffer) -> SliceHeader:
-    """Header of a whole file, whatever its transfer syntax. Raises `UnreadableSlice`, `UnsupportedSlice`."""
-    return fast_header(data, len(data)) or pydicom_header(data)
+def read_header(data: Buffer, accept: Collection[str] = ORIGINAL_ALONE) -> SliceHeader:
+    """Header of a whole file, whatever its transfer syntax, where `accept` takes it.
+
+    Raises `UnreadableSlice`, `UnsupportedSlice`.
+    """
+    return fast_header(data, len(data), accept) or pydicom_header(data, accept)
 
 
-def read_slice(data: Buffer) -> CtSlice:
-    """Header and HU of a whole file. Raises `UnreadableSlice`, `UnsupportedSlice`."""
-    header = fast_header(data, len(data))
+def read_slice(data: Buffer, accept: Collection[str] = ORIGINAL_ALONE) -> CtSlice:
+    """Header and HU of a whole file that `accept` (`DatasetSpec.accept`) takes.
+
+    Raises `UnreadableSlice`, `UnsupportedSlice`.
+    """
+    header = fast_header(data, len(data), accept)
     if header is None:
-        return pydicom_slice(data)
+        return pydicom_slice(data, accept)
     kind, size = f"<u{header.bits_allocated // 8}", header.rows * header.columns
     return CtSlice(header, _hu(header, np.frombuffer(data, kind, size, header.pixel_offset)))
 
 
-def pydicom_slice(data: Buffer) -> CtSlice:
+def pydicom_slice(data: Buffer, accept: Collection[str] = ORIGINAL_ALONE) -> CtSlice:
     """`read_slice` by way of pydicom alone."""
-    header, plain = by_pydicom.read_cells(data)
+    header, plain = by_pydicom.read_cells(data, accept)
     return CtSlice(header, _hu(header, plain))
 
 
@@ -139,6 +148,8 @@ def _walk(data: Buffer) -> tuple[dict[str, Any], int, int] | None:
             if length != 2:  # also an empty one, which stands for none
                 return None
             fields[SHORT[tag]] = data[offset] | data[offset + 1] << 8
+        elif tag in FACTS:
+            fields[FACTS[tag]] = bytes(data[offset : offset + length])
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from ich_tfrecords.problems import Problem
@@ -22,6 +23,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 RLE = "1.2.840.10008.1.2.5"
 NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # CT, and CT converted from older slices
 
@@ -51,8 +53,26 @@ SHORT = {
     0x00280103: "PixelRepresentation",
     **PADDING,
 }
+FACTS = {  # which no slice needs; their bytes are kept as they are, for `facts.of`
+    0x00080070: "Manufacturer",
+    0x00081090: "ManufacturerModelName",
+    0x00180010: "ContrastBolusAgent",
+    0x00180050: "SliceThickness",
+    0x00180060: "KVP",
+    0x00181120: "GantryDetectorTilt",
+    0x00181210: "ConvolutionKernel",
+    0x00280030: "PixelSpacing",
+}
 TRANSFER_SYNTAX = 0x00020010
 PIXEL_DATA = 0x7FE00010
+SECONDARY = frozenset(("DERIVED", "SECONDARY"))  # in the first values of ImageType (PS3.3 C.7.6.1.1.2)
+# values of ImageType of pictures that hold no HU of one slice: projections, surfaces, screens, maps of blood flow
+NO_SLICE = frozenset(
+    ("MIP", "MINIP", "MIN_IP", "MAX_IP", "AVERAGE", "PROJECTION IMAGE", "VRT", "SSD", "3D", "VOLUME RENDER")
+    + ("SCREEN SAVE", "SCREENSHOT", "DOSE_INFO", "SUBTRACTION", "PERFUSION", "RGB")
+)
+ORIGINAL_ALONE = ("original",)  # `DatasetSpec.accept` of most
+DERIVED_WAY_OUT = "a spec with accept: [original, derived], such as hospital, takes these"
 ASCII_ESCAPE = "\x1b"  # begins a switch of character set (PS3.5 6.1.2.5.3), so the text is not ASCII after all
 
 
@@ -75,7 +95,8 @@ class SliceHeader(NamedTuple):
     `position_mm` runs along the slice normal (PS3.3 C.7.6.2.1.1) towards the head. `slope` and
     `intercept` give HU. `padding`: the least and the greatest stored value that stands for no value (PS3.3
     C.7.5.1.1.2), None where there is none. `pixel_offset` is where plain cells begin in the file, -1 when they are
-    encoded.
+    encoded. `derived`: made from other images, by its ImageType. `facts`: the bytes of `FACTS` by keyword, without
+    their padding.
     """
 
     sop_uid: str
@@ -93,13 +114,17 @@ class SliceHeader(NamedTuple):
     padding: tuple[int, int] | None
     transfer_syntax: str
     pixel_offset: int
+    derived: bool
+    facts: dict[str, bytes]
 
 
-def checked(fields: dict[str, Any], present: int | None, declared: int | None, offset: int) -> SliceHeader:
+def checked(
+    fields: dict[str, Any], present: int | None, declared: int | None, offset: int, accept: Collection[str]
+) -> SliceHeader:
     """Header of understood elements, or the typed problem that keeps the file from being a slice.
 
-    `fields`: values by keyword, `TEXT` ones str, `SHORT` ones int, and TransferSyntaxUID; a value of `PADDING` that
-    is no number of two bytes is None. `present`,
+    `fields`: values by keyword, `TEXT` ones str, `SHORT` ones int, `FACTS` ones bytes, and TransferSyntaxUID; a value
+    of `PADDING` that is no number of two bytes is None. `accept`: `DatasetSpec.accept`. `present`,
     `declared`: bytes of PixelData in the file and by its length field (None: undefined length); `present`
     None: there is no PixelData.
     """
@@ -107,7 +132,8 @@ def checked(fields: dict[str, Any], present: int | None, declared: int | None, o
         raise UnsupportedSlice(
             "no_pixel_data", f"no PixelData element; modality {_shown(fields, 'Modality', 'unknown')}"
         )
-    _check_kind(fields)
+    kind = _kind(fields)
+    _check_kind(fields, kind, accept)
     sop, patient = _id(fields, "SOPInstanceUID"), fields.get("PatientID", "").strip()
     study, series = _id(fields, "StudyInstanceUID"), _id(fields, "SeriesInstanceUID")
     rows, columns, allocated, stored = _matrix(fields)
@@ -120,11 +146,20 @@ def checked(fields: dict[str, Any], present: int | None, declared: int | None, o
         _check_length(rows * columns * allocated // 8, present, declared)
     signed = fields["PixelRepresentation"] == 1
     scale = (allocated, stored, signed, slope, intercept, _padding(fields, signed))
-    return SliceHeader(sop, patient, study, series, position_mm, rows, columns, *scale, syntax, offset)
+    facts = {keyword: fields[keyword].rstrip(b" \0") for keyword in FACTS.values() if keyword in fields}
+    is_derived = not SECONDARY.isdisjoint(kind[:2])
+    return SliceHeader(
+        sop, patient, study, series, position_mm, rows, columns, *scale, syntax, offset, is_derived, facts
+    )
 
 
-def _check_kind(fields: dict[str, Any]) -> None:
-    """Only single-frame grey original CT passes (PS3.3 A.3, C.8.2.1.1.1)."""
+def _kind(fields: dict[str, Any]) -> list[str]:
+    """Values of ImageType."""
+    return [part.strip() for part in fields.get("ImageType", "").upper().split("\\")]
+
+
+def _check_kind(fields: dict[str, Any], kind: list[str], accept: Collection[str]) -> None:
+    """Only single-frame grey CT that `accept` names passes (PS3.3 A.3, C.8.2.1.1.1); `kind`: its ImageType."""
     samples, photometric = fields.get("SamplesPerPixel", 1), fields.get("PhotometricInterpretation", "")
     if samples != 1 or photometric not in ("MONOCHROME2", "MONOCHROME1"):
         shown = _shown(fields, "PhotometricInterpretation", "no")
@@ -142,13 +177,23 @@ def _check_kind(fields: dict[str, Any]) -> None:
             "multi_frame",
             f"NumberOfFrames is '{shown}'; only single-frame slices are read, so convert it to these first",
         )
-    kind = [part.strip() for part in fields.get("ImageType", "").upper().split("\\")]
     if "LOCALIZER" in kind:
         raise UnsupportedSlice("localizer", f"ImageType is {_shown(fields, 'ImageType')}")
     if "SECONDARY" in kind[1:2] or fields.get("SOPClassUID") == SECONDARY_CAPTURE:
-        raise UnsupportedSlice("derived_secondary", f"ImageType is {_shown(fields, 'ImageType')}")
+        _check_derived(fields, kind, accept)
     if fields.get("Modality", "").strip() != "CT":
         raise UnsupportedSlice("not_ct", f"Modality is '{_shown(fields, 'Modality')}'")
+
+
+def _check_derived(fields: dict[str, Any], kind: list[str], accept: Collection[str]) -> None:
+    """A slice called secondary passes where `accept` names it, in the class of CT slices and not drawn from many."""
+    shown = f"ImageType is {_shown(fields, 'ImageType')}"
+    if fields.get("SOPClassUID") != CT_IMAGE:
+        raise UnsupportedSlice("derived_secondary", f"{shown}, in a class of files that is not CT Image Storage")
+    if drawn := NO_SLICE.intersection(kind):
+        raise UnsupportedSlice("derived_secondary", f"{shown}; {min(drawn)} is a picture of many slices")
+    if "derived" not in accept:
+        raise UnsupportedSlice("derived_secondary", f"{shown}; {DERIVED_WAY_OUT}")
 
 
 def _shown(fields: dict[str, Any], keyword: str, absent: str = "absent") -> str:

@@ -14,12 +14,16 @@ _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _IMPLEMENTATION = "2.25.196420071895321104227803"
 
 
+_Value = str | int | bytes | Sequence[float]
+Element = tuple[int, str, _Value]  # tag, VR, value
+
+
 @dataclasses.dataclass(frozen=True)
 class SliceFields:
     """Header values of one slice. Rows, columns and pixels come from the array beside it.
 
     `position_mm` and `orientation` are ImagePositionPatient and ImageOrientationPatient (PS3.3 C.7.6.2.1.1),
-    `spacing_mm` is PixelSpacing: between rows, then between columns.
+    `spacing_mm` is PixelSpacing: between rows, then between columns. `extra`: more elements, which RSNA's lack.
     """
 
     sop_uid: str = "ID_000000001"
@@ -38,6 +42,7 @@ class SliceFields:
     window_width: tuple[float, ...] = (80.0,)
     intercept: float = -1024.0
     slope: float = 1.0
+    extra: tuple[Element, ...] = ()
 
 
 def dicom_bytes(stored: np.ndarray, header: SliceFields, explicit_vr: bool = True) -> bytes:
@@ -54,11 +59,8 @@ def dicom_bytes(stored: np.ndarray, header: SliceFields, explicit_vr: bool = Tru
     return b"".join([meta, *(part for element in elements for part in _encoded(*element, explicit_vr))])
 
 
-_Value = str | int | bytes | Sequence[float]
-
-
-def _elements(header: SliceFields, shape: tuple[int, ...], pixels: bytes) -> list[tuple[int, str, _Value]]:
-    return [
+def _elements(header: SliceFields, shape: tuple[int, ...], pixels: bytes) -> list[Element]:
+    own: list[Element] = [
         (0x00080018, "UI", header.sop_uid),
         (0x00080060, "CS", header.modality),
         (0x00100020, "LO", header.patient_id),
@@ -82,6 +84,7 @@ def _elements(header: SliceFields, shape: tuple[int, ...], pixels: bytes) -> lis
         (0x00281053, "DS", (header.slope,)),
         (0x7FE00010, "OW", pixels),
     ]
+    return sorted([*own, *header.extra], key=lambda element: element[0])
 
 
 def _encoded(tag: int, vr: str, value: _Value, explicit_vr: bool) -> tuple[bytes, bytes]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ich_tfrecords import environment
 from ich_tfrecords.command_line import Parser, WrongUse
+from ich_tfrecords.synthetic import hospital
 from ich_tfrecords.synthetic.confounders import FEWEST_SLICES
 from ich_tfrecords.synthetic.plan import SyntheticError
-from ich_tfrecords.synthetic.rsna_layout import RSNA_LABELS, ZIP_NAME, generate
+from ich_tfrecords.synthetic.rsna_layout import RSNA_LABELS, ZIP_NAME, Summary, generate
 from ich_tfrecords.views import progress_line
 
 
@@ -27,10 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WrongUse as error:
         print(f"synthetic: {error}", file=sys.stderr)
         return 2
-    options = {name: value for name, value in vars(arguments).items() if name != "output"}
+    options = {name: value for name, value in vars(arguments).items() if name not in ("output", "hospital")}
     try:
+        make = generate
+        if arguments.hospital:
+            make = _hospital(options)
         with progress_line.shown("draw", "slices", sys.stderr) as tell:
-            summary = generate(arguments.output, **options, progress=tell)
+            summary = make(arguments.output, **options, progress=tell)
     except SyntheticError as error:
         print(f"synthetic: {error}", file=sys.stderr)
         return 2
@@ -48,6 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for defect in summary.defects:
         print(f"planted {defect.name}: {defect.file}: {defect.detail}")
     return 0
+
+
+def _hospital(options: dict[str, Any]) -> Callable[..., Summary]:
+    """What writes a hospital's export, with what it has no use for taken out of `options`."""
+    for name, flag in (("zip_archive", "--zip"), ("defects", "--defects")):
+        if options.pop(name):
+            raise SyntheticError(f"--hospital writes folders without RSNA's defects: leave out {flag}")
+    return hospital.generate
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
         help="add what fools a reader of one slice: bleeds fade at both ends, and calcified plexus and falx, streaks "
         "at the base and bone at the vertex, all unlabelled, are as dense as blood in one slice or two; needs "
         f"{FEWEST_SLICES} slices a study",
+    )
+    parser.add_argument(
+        "--hospital",
+        action="store_true",
+        help="write another hospital's export instead: ct/STUDY/SERIES/*.dcm with thick slices, a tilted gantry and "
+        "other noise, a plain series, a bone kernel, one after contrast and a localizer a study, and studies.csv with "
+        "labels of studies alone; the test patients lie in ct_unlabelled",
     )
     parser.add_argument("--zip", dest="zip_archive", action="store_true", help=f"write one {ZIP_NAME} instead")
     parser.add_argument(

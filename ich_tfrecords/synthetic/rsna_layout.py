@@ -72,13 +72,13 @@ class _Artist:
         rng = np.random.default_rng([self.seed, 3, self.study.first_slice + index])
         hu, found = self.phantom.render(float(self.pose.heights_mm[index]), self.pose.bleeds, rng)
         labels = tuple(int(name in found or (name == "any" and bool(found))) for name in RSNA_LABELS)
-        stored = _stored(hu, self.study.scanner)
+        stored = stored_values(hu, self.study.scanner)
         if self.study.scanner.ring:
             stored[self.outside] = _RING_STORED
         return stored, self.pose.fields(index), labels
 
 
-def _stored(hu: Array, scanner: Scanner) -> np.ndarray:
+def stored_values(hu: Array, scanner: Scanner) -> np.ndarray:
     """Stored values of `hu` float32[512,512], limited to what the scanner's bits hold."""
     least = -(1 << scanner.bits_stored - 1) if scanner.signed else 0
     most = least + (1 << scanner.bits_stored) - 1
@@ -123,7 +123,7 @@ class _Zip:
         self.archive.close()
 
 
-def _check(
+def check_arguments(
     patients: int,
     test_patients: int,
     slices_per_study: int,
@@ -132,6 +132,7 @@ def _check(
     every_label: bool,
     context: bool,
 ) -> None:
+    """Raise `SyntheticError` where the arguments give no data set."""
     if patients < 1 or slices_per_study < 1:
         raise SyntheticError(f"patients is {patients}, slices_per_study {slices_per_study}: each must be 1 or more")
     if test_patients < 0 or seed < 0:
@@ -147,7 +148,8 @@ def _check(
         )
 
 
-def _make_empty(output: Path) -> None:
+def make_empty(output: Path) -> None:
+    """Make the directory. Raises `SyntheticError` where something is there."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SyntheticError(f"{output} exists and is not an empty directory: name another or remove it")
     output.mkdir(parents=True, exist_ok=True)
@@ -239,11 +241,11 @@ def generate(
     everything but defects.csv lies in one zip. `progress` is called with the slices done and to do. Raises
     `SyntheticError` for arguments that give no data set and when `output` is not empty.
     """
-    _check(patients, test_patients, slices_per_study, seed, positive_fraction, every_label, context)
+    check_arguments(patients, test_patients, slices_per_study, seed, positive_fraction, every_label, context)
     studies = plan_studies(patients, test_patients, slices_per_study, seed, positive_fraction, every_label, context)
     flaws = plan_defects(studies, seed) if defects else None
     output = Path(output)
-    _make_empty(output)
+    make_empty(output)
     sink = _Zip(output) if zip_archive else _Folder(output)
     try:
         slices = tuple(_write_slices(sink, studies, seed, flaws, progress))

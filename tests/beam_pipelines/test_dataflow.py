@@ -242,7 +242,7 @@ def indexed_here(cloud: Cloud, number: int) -> dict[str, bytes]:
     other.listing(number).write_bytes(cloud.work.listing(number).read_bytes())
     key = patient_key("", BucketPath(cloud.name, "secret/patient.key"))
     with sources.SliceReader() as reader:
-        steps.index_part(other, number, key, reader, Counter())
+        steps.index_part(other, number, (key, ("original",)), reader, Counter())
     return {name: data for name, (_, data) in cloud.written("other/.work/index/").items()}
 
 

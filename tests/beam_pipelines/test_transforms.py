@@ -49,7 +49,7 @@ def run(elements, step, finished) -> Counter[str]:
 
 def test_index_parts_then_write_shards(listed, rsna_spec):
     work, parts, slices = listed
-    tally = run(list(range(parts)), transforms.IndexParts(work, KEY), list(range(parts)))
+    tally = run(list(range(parts)), transforms.IndexParts(work, KEY, ("original",)), list(range(parts)))
     assert tally["indexed"] == slices
     index = job.joined(job.read_index(work, range(parts)))
     assert index.num_rows == slices
@@ -66,10 +66,10 @@ def test_index_parts_then_write_shards(listed, rsna_spec):
 
 def test_the_steps_equal_their_plain_functions(listed, tmp_path):
     work, _, _ = listed
-    run([0], transforms.IndexParts(work, KEY), [0])
+    run([0], transforms.IndexParts(work, KEY, ("original",)), [0])
     by_beam = work.index(0).read_bytes()
     with sources.SliceReader() as reader:
-        steps.index_part(work, 0, KEY, reader, Counter())
+        steps.index_part(work, 0, (KEY, ("original",)), reader, Counter())
     assert work.index(0).read_bytes() == by_beam
 
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_written_is_counted_by_its_words(listed, monkeypatch):
 
     monkeypatch.setattr(atomic, "replacing", full)
     pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([]))
-    assert_that(build(pipeline, [0], transforms.IndexParts(work, KEY)), equal_to([]))
+    assert_that(build(pipeline, [0], transforms.IndexParts(work, KEY, ("original",))), equal_to([]))
     result = pipeline.run()
     result.wait_until_finish()
     assert launch._add_counters(result, Counter()) == [f"No space left on device: {work.index(0)}"]

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 
-from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, STUDIES, Manifest
+from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, Manifest
+from ich_tfrecords.dataset.studies import STUDIES
 from ich_tfrecords.storage import atomic, buckets
 from ich_tfrecords.storage.bucket_path import BucketPath, any_path
 from trainer.shell.problems import WrongUse

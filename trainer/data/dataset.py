@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from ich_tfrecords import environment
 from ich_tfrecords.dataset import manifest as manifests
 from ich_tfrecords.dataset import splits
-from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, STUDIES, Manifest
+from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, Manifest
+from ich_tfrecords.dataset.studies import STUDIES
 from ich_tfrecords.spec import UNLABELLED
 from trainer.data import cache, sampling
 from trainer.data.shard_reader import FRAME_BYTES, Located, ShardReader, advice

@@ -1,49 +1,55 @@
 """Which files are slices of which series, from the head of each: a first look, before any pixels are decoded.
 
-Memory: 12 bytes a file, and the UIDs of each series once; beside a listing of several inputs a copy of it.
+Memory: 12 bytes a file, and for each series its UIDs once and 4 bytes a slice; beside a listing of several inputs a
+copy of it.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.dataset import series_choice, series_rules
+from ich_tfrecords.dicom import ct_slice, facts
 from ich_tfrecords.problems import Problem
-from ich_tfrecords.spec import ImageSpec
+from ich_tfrecords.spec import DatasetSpec
 from ich_tfrecords.storage import sources
 from trainer.prediction import slice_stream, triage
 from trainer.prediction.slice_stream import Reject
 from trainer.prediction.triage import Outcome
 
 PART_FILES = 4096  # whose rows are in memory at a time
-NO_SERIES = -1
+NO_SERIES, LEFT_OUT = -1, -2  # in the place of a number
 
 Int64 = npt.NDArray[np.int64]
 
 
 class Heads:
-    """The heads of the files of a listing (`sources.LISTING_SCHEMA`): `read` them, `settle` repeats, then `refs`.
+    """The heads of the files of a listing (`sources.LISTING_SCHEMA`): `read` them, `choose` series, `settle` repeats.
 
-    `inputs`: `slice_stream.input_numbers` of the listing.
+    Then `refs`, or `kept` in the order of the listing. `accept`: which slices count (`DatasetSpec.accept`). `inputs`:
+    `slice_stream.input_numbers` of the listing.
     """
 
-    def __init__(self, listing: pa.Table) -> None:
+    def __init__(self, listing: pa.Table, accept: Collection[str]) -> None:
+        self._accept = accept
         self._listing = listing if listing["name"].num_chunks <= 1 else listing.combine_chunks()  # `take` is quick then
         self.inputs = slice_stream.input_numbers(listing)
         self._series = np.full(len(listing), NO_SERIES, np.int32)  # number of the series of each file
         self._uids = np.zeros(len(listing), np.uint64)  # hash of its SOP UID
         self._numbers: dict[tuple[str, str], int] = {}  # of each series, by study and series UID
         self._studies: dict[str, int] = {}  # number of each study
+        self._told: list[_Told] = []  # of each series
 
     def __len__(self) -> int:
         """How many files are known to be of a series."""
-        return int(np.count_nonzero(self._series != NO_SERIES))
+        return int(np.count_nonzero(self._series >= 0))
 
     def read(self) -> Generator[Outcome, None, None]:
         """Look at every file, in order; gives the rejects among them, part by part."""
@@ -55,7 +61,25 @@ class Heads:
                 yield triage.without_slices(lost, len(part))
                 begin += len(part)
 
-    def settle(self, image: ImageSpec, batch_size: int) -> Iterator[list[Reject]]:
+    def choose(self, mode: str) -> Outcome:
+        """Take the files of series that are not to be read out, by a mode of `series_choice`; gives their rejects."""
+        series = [told.facts(uids) for uids, told in zip(self._numbers, self._told, strict=True)]
+        out = series_choice.left_out(series, series_rules.packaged(), mode)
+        notes = series_choice.notes(out, {one[:2]: one.slices for one in series})
+        why = {self._numbers[uids]: (uids[0], *found) for uids, found in out.items()}
+        rows = np.flatnonzero(np.isin(self._series, [*why]))
+        refs = sources.refs(self._listing.take(pa.array(rows)))
+        of_files = zip(refs, self._series[rows].tolist(), strict=True)
+        rejects = [Reject(self.inputs[ref.container], ref.name, *why[number]) for ref, number in of_files]
+        self._series[rows] = LEFT_OUT
+        return triage.without_slices(rejects, 0)._replace(notes=notes)
+
+    def kept(self) -> pa.Table:
+        """The listing, in its order, without the files of series left out."""
+        wanted = self._series != LEFT_OUT
+        return self._listing if wanted.all() else self._listing.filter(pa.array(wanted))
+
+    def settle(self, spec: DatasetSpec, batch_size: int) -> Iterator[list[Reject]]:
         """Decode files that share a SOP UID, and keep the first good one of each; gives the rejects of the others.
 
         Without this it would count which series comes first, and not which file does.
@@ -64,7 +88,8 @@ class Heads:
         table = self._listing.take(pa.array(rows))
         parts = (rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size))
         refs = sources.refs(table)
-        with contextlib.closing(slice_stream.batches(table, image, batch_size, self.inputs)) as batches:
+        found = slice_stream.batches(table, spec, batch_size, self.inputs)
+        with contextlib.closing(found) as batches:
             for part, batch in zip(parts, batches, strict=True):
                 kept = {found.ref for found in batch.slices}
                 self._series[[row for row, ref in zip(part, islice(refs, len(part))) if ref not in kept]] = NO_SERIES
@@ -79,32 +104,60 @@ class Heads:
     def _look(self, row: int, ref: sources.SliceRef, reader: sources.SliceReader) -> list[Reject]:
         """Note what the head of a file says, or give its reject."""
         try:
-            header = _header(ref, reader)
+            header = _header(ref, reader, self._accept)
         except Problem as problem:
             return [slice_stream.unread(ref, self.inputs[ref.container], problem)]
         self._studies.setdefault(header.study_uid, len(self._studies))
-        self._series[row] = self._numbers.setdefault((header.study_uid, header.series_uid), len(self._numbers))
+        self._series[row] = number = self._numbers.setdefault((header.study_uid, header.series_uid), len(self._numbers))
+        if number == len(self._told):
+            self._told.append(_Told())
+        self._told[number].take(header)
         self._uids[row] = slice_stream.uid_hash(header.sop_uid)
         return []
 
     def _repeated(self) -> Int64:
         """Rows of files that share a SOP UID with another, in order."""
-        rows = np.flatnonzero(self._series != NO_SERIES)
+        rows = np.flatnonzero(self._series >= 0)
         _, which, files = np.unique(self._uids[rows], return_inverse=True, return_counts=True)
         return rows[files[which] > 1]
 
     def _order(self) -> Int64:
         """Rows of the files of series, by study and series; in each in order of the listing."""
         study_of = np.array([self._studies[study] for study, _ in self._numbers], np.int64)
-        rows = np.flatnonzero(self._series != NO_SERIES)
+        rows = np.flatnonzero(self._series >= 0)
         series = self._series[rows]
         return rows[np.lexsort((series, study_of[series]))]
 
 
-def _header(ref: sources.SliceRef, reader: sources.SliceReader) -> ct_slice.SliceHeader:
+class _Told:
+    """What the heads of a series tell."""
+
+    def __init__(self) -> None:
+        self._slices = 0
+        self._contrast = self._derived = False
+        self._kernels: set[str] = set()
+        self._thickness_mm = array.array("f")
+
+    def take(self, header: ct_slice.SliceHeader) -> None:
+        """One more slice."""
+        told = facts.of(header.facts)
+        self._slices += 1
+        self._contrast |= told.contrast
+        self._derived |= header.derived
+        self._kernels |= {told.kernel} - {None}
+        if told.thickness_mm is not None:
+            self._thickness_mm.append(told.thickness_mm)
+
+    def facts(self, uids: tuple[str, str]) -> series_choice.SeriesFacts:
+        """Of the series of these UIDs."""
+        whole = (self._slices, self._contrast, self._derived)
+        return series_choice.series_facts(uids, *whole, self._kernels, self._thickness_mm)
+
+
+def _header(ref: sources.SliceRef, reader: sources.SliceReader, accept: Collection[str]) -> ct_slice.SliceHeader:
     """The header as decoding finds it. Raises `Problem`, as decoding does."""
     try:
-        found = ct_slice.fast_header(reader.read_head(ref, ct_slice.HEAD_BYTES), ref.size_bytes)
+        found = ct_slice.fast_header(reader.read_head(ref, ct_slice.HEAD_BYTES), ref.size_bytes, accept)
     except Problem:
         found = None  # the whole file says what is wrong with it
-    return found or ct_slice.read_header(reader.read(ref))
+    return found or ct_slice.read_header(reader.read(ref), accept)

@@ -49,7 +49,7 @@ def draw(
     with sources.SliceReader() as reader:
         for name, scored in zip(names, chosen, strict=True):
             try:
-                _, image = slice_stream.read_image(scored.found.ref, reader, about.spec.image)
+                _, image = slice_stream.read_image(scored.found.ref, reader, about.spec)
             except Problem as problem:
                 print(f"predict: no picture of {shortened(scored.found.ref.name, 70)}: {problem}", file=sys.stderr)
                 continue

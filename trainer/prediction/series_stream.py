@@ -59,11 +59,11 @@ def outcomes(
 
     Slices come by study, series and position. Close the iterator (`contextlib.closing`) to end its thread early.
     """
-    image, study = about.spec.image, _Study(about)
-    for rejects in heads.settle(image, batch_size):
+    study = _Study(about)
+    for rejects in heads.settle(about.spec, batch_size):
         yield triage.without_slices(rejects, len(rejects))
     lost: list[Reject] = []  # on the way, until the next outcome
-    with contextlib.closing(slice_stream.decoded(heads.refs(), image, batch_size, heads.inputs)) as batches:
+    with contextlib.closing(slice_stream.decoded(heads.refs(), about.spec, batch_size, heads.inputs)) as batches:
         ordered = _in_order(_whole(_embedded(batches, networks, lost)), lost)
         for some in _together(ordered):
             for one, spoken in zip(some, _spoken(some, networks)):

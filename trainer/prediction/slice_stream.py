@@ -25,7 +25,7 @@ from ich_tfrecords import pixels
 from ich_tfrecords.dataset import repeats
 from ich_tfrecords.dicom import ct_slice
 from ich_tfrecords.problems import Problem
-from ich_tfrecords.spec import ImageSpec
+from ich_tfrecords.spec import DatasetSpec
 from ich_tfrecords.storage import sources
 
 AHEAD = 2  # batches decoded before they are wanted: one hides a slow file, more only take memory
@@ -115,10 +115,10 @@ def _hash64(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def read_image(ref: sources.SliceRef, reader: sources.SliceReader, image: ImageSpec) -> tuple[ct_slice.CtSlice, Uint8]:
+def read_image(ref: sources.SliceRef, reader: sources.SliceReader, spec: DatasetSpec) -> tuple[ct_slice.CtSlice, Uint8]:
     """A slice, until the reader reads again, and its image tensor uint8 [size, size, windows]. Raises `Problem`."""
-    ct = ct_slice.read_slice(reader.read(ref))
-    return ct, pixels.window_slice(ct.hu, image)
+    ct = ct_slice.read_slice(reader.read(ref), spec.accept)
+    return ct, pixels.window_slice(ct.hu, spec.image)
 
 
 def input_numbers(listing: pa.Table) -> dict[str, int]:
@@ -127,7 +127,7 @@ def input_numbers(listing: pa.Table) -> dict[str, int]:
 
 
 def batches(
-    listing: pa.Table, image: ImageSpec, batch_size: int, numbers: Mapping[str, int] | None = None
+    listing: pa.Table, spec: DatasetSpec, batch_size: int, numbers: Mapping[str, int] | None = None
 ) -> Generator[Batch, None, None]:
     """One batch for every `batch_size` files of a listing (`sources.LISTING_SCHEMA`), in its order.
 
@@ -137,13 +137,13 @@ def batches(
     `input_numbers` of the whole where `listing` is a part of it.
     """
     seen, numbers = SeenSlices(listing.num_rows), numbers or input_numbers(listing)
-    with contextlib.closing(decoded(sources.refs(listing), image, batch_size, numbers)) as found:
+    with contextlib.closing(decoded(sources.refs(listing), spec, batch_size, numbers)) as found:
         for batch in found:
             yield _without_repeats(batch, seen)
 
 
 def decoded(
-    refs: Iterator[sources.SliceRef], image: ImageSpec, batch_size: int, numbers: Mapping[str, int]
+    refs: Iterator[sources.SliceRef], spec: DatasetSpec, batch_size: int, numbers: Mapping[str, int]
 ) -> Generator[Batch, None, None]:
     """`batches` of files in any order, whatever SOP UIDs they bear; `numbers`: `input_numbers`."""
     parts = iter(lambda: list(islice(refs, batch_size)), [])
@@ -151,7 +151,7 @@ def decoded(
     with sources.SliceReader() as reader, ThreadPoolExecutor(1, "decode") as pool:  # the reader is for one thread
         try:
             for part in parts:
-                waiting.append(pool.submit(_decode, part, reader, image, numbers))
+                waiting.append(pool.submit(_decode, part, reader, spec, numbers))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -162,16 +162,16 @@ def decoded(
 
 
 def _decode(
-    part: Sequence[sources.SliceRef], reader: sources.SliceReader, image: ImageSpec, numbers: Mapping[str, int]
+    part: Sequence[sources.SliceRef], reader: sources.SliceReader, spec: DatasetSpec, numbers: Mapping[str, int]
 ) -> Batch:
     slices: list[FoundSlice] = []
     rejects: list[Reject] = []
     contents: list[int] = []
-    images = np.empty((len(part), *image.shape), np.uint8)
+    images = np.empty((len(part), *spec.image.shape), np.uint8)
     for ref in part:
         number = numbers[ref.container]
         try:
-            ct, images[len(slices)] = read_image(ref, reader, image)
+            ct, images[len(slices)] = read_image(ref, reader, spec)
         except Problem as problem:
             rejects.append(unread(ref, number, problem))
             continue

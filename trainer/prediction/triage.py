@@ -16,14 +16,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ich_tfrecords.dataset import repeats
+from ich_tfrecords.dataset import repeats, series_choice
 from ich_tfrecords.problems import BY_NATURE, is_by_nature
 from ich_tfrecords.spec import LabelSpec
 from ich_tfrecords.views.montage import shortened
 from trainer.prediction.slice_stream import FoundSlice, Reject
 
 DIGITS = 6  # significant ones of a probability in a CSV file
-NOT_LOST = BY_NATURE | {repeats.COPY}  # reasons of files that take no slice away from their study
+NOT_LOST = BY_NATURE | {repeats.COPY, series_choice.OTHER}  # reasons of files that take no slice away from their study
 CLEAR = 0.5  # of the probability of "any": a kind with less does not explain why a slice is urgent
 
 Probabilities = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
     """What became of some files: slices with `probabilities` float64 [k, L], and rejects.
 
     `files`: of how many it is the end. `attention`: of each slice, or of none. `studies`: the probabilities float64 [L]
-    of studies that are whole by now, where a series model gives them.
+    of studies that are whole by now, where a series model gives them. `notes`: lines for people.
     """
 
     slices: list[FoundSlice]
@@ -62,6 +62,7 @@ class Outcome(NamedTuple):
     files: int
     attention: Sequence[Attention | None] = ()
     studies: Mapping[str, Probabilities] = MappingProxyType({})
+    notes: Sequence[str] = ()
 
 
 def without_slices(rejects: Sequence[Reject], files: int) -> Outcome:
@@ -89,7 +90,8 @@ class Triage:
     """Gathers scored slices into studies. Memory: one driving slice a study, and the `pictured` most urgent slices.
 
     `slices`: how many there are; `rejects`: how many files gave none, by reason; `never`: those of them that never
-    were slices; `astray`: how many of the others are of no known study.
+    were slices; `astray`: how many of the others are of no known study;
+    `notes`: lines for people.
     """
 
     def __init__(self, labels: LabelSpec, pictured: int) -> None:
@@ -101,11 +103,13 @@ class Triage:
         self.slices = self.astray = 0
         self.rejects: Counter[str] = Counter()
         self.never: Counter[str] = Counter()
+        self.notes: list[str] = []
 
     def take(self, outcome: Outcome) -> None:
         """Count everything that `outcome` holds."""
         self.add(outcome.slices, outcome.probabilities, outcome.attention)
         self.reject(outcome.rejects)
+        self.notes += outcome.notes
         for uid, probabilities in outcome.studies.items():
             self._studies[uid] = self._studies[uid]._replace(probabilities=probabilities)
 

@@ -9,7 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-READERS, VOTES = "readers", "_votes"  # columns of `studies.parquet`: how many read it, and how many said yes to a label
+from ich_tfrecords.dataset.studies import KEY, READERS
+
+VOTES = "_votes"  # behind a label: how many of the readers said yes
 
 
 def kappa(votes: npt.NDArray[np.int64], readers: npt.NDArray[np.int64]) -> float:
@@ -43,7 +45,7 @@ def of_studies(studies: pa.Table | None, uids: pa.ChunkedArray, names: tuple[str
     """Label -> `told` of those `studies` (`studies.parquet`) that `uids` name; {} where none tells votes."""
     if studies is None or READERS not in studies.column_names:
         return {}
-    own = studies.filter(pc.is_in(studies["study_uid"], value_set=uids.combine_chunks()))
+    own = studies.filter(pc.is_in(studies[KEY], value_set=uids.combine_chunks()))
     readers = own[READERS].fill_null(0).to_numpy().astype(np.int64)
     every = {name: own[name + VOTES].fill_null(0) for name in names if name + VOTES in own.column_names}
     return {name: told(votes.to_numpy().astype(np.int64), readers) for name, votes in every.items()}

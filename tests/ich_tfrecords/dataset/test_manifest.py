@@ -67,6 +67,7 @@ def test_the_slice_table_against_plain_sorting(rsna_spec):
             ids = {name: slice_[name] for name in (*records.IDS, "position_mm", "slice_index", "slice_count")}
             told = {"split": shard.split, "stratum": shard.stratum, "shard": shard.name}
             told |= dict(zip(rsna_spec.labels.names, slice_["labels"], strict=True))
+            told |= {name: slice_[name] for name in plan.FACTS_SCHEMA.names}
             expected.append(ids | told | {"row": place, "offset": row * 10, "pixel_digest": f"{shard.name} {row}"})
     keys = ("split", "study_uid", "series_uid", "slice_index", "sop_uid")
     expected.sort(key=lambda slice_: [slice_[key] for key in keys])

@@ -17,7 +17,7 @@ HU = head_slice(64, low=-1000, high=1800)  # smooth, from air to bone
 
 def header(bits_stored: int = 16, signed: bool = True, **changes) -> SliceHeader:
     bits = {"bits_allocated": 16, "bits_stored": bits_stored, "signed": signed}
-    plain = SliceHeader("1", "2", "3", "4", 0.0, 64, 64, 16, 16, True, 1.0, 0.0, None, "", -1)
+    plain = SliceHeader("1", "2", "3", "4", 0.0, 64, 64, 16, 16, True, 1.0, 0.0, None, "", -1, False, {})
     return plain._replace(**bits, **changes)
 
 

@@ -148,6 +148,8 @@ def test_a_plain_slice_takes_the_fast_way(syntax):
         None,
         syntax,
         len(data) - 2048,
+        False,
+        {},
     )
     assert np.array_equal(alike(data).hu, EXPECTED_HU)
 
@@ -304,6 +306,7 @@ UNREADABLE = {
         "BadStream: the RLE frame has 3 segments for cells of 16 bits",
     ),
 }
+WAY_OUT = "a spec with accept: [original, derived], such as hospital, takes these"
 REFUSED: dict[str, tuple[dict[str, bytes | None], str]] = {
     "no_pixel_data": ({"PixelData": None, "Modality": b"SR"}, "no PixelData element; modality SR"),
     "color": (
@@ -315,7 +318,10 @@ REFUSED: dict[str, tuple[dict[str, bytes | None], str]] = {
         "NumberOfFrames is '30'; only single-frame slices are read, so convert it to these first",
     ),
     "localizer": ({"ImageType": b"ORIGINAL\\PRIMARY\\LOCALIZER"}, "ImageType is ORIGINAL\\PRIMARY\\LOCALIZER"),
-    "derived_secondary": ({"ImageType": b"DERIVED\\SECONDARY\\MPR"}, "ImageType is DERIVED\\SECONDARY\\MPR"),
+    "derived_secondary": (
+        {"ImageType": b"DERIVED\\SECONDARY\\MPR"},
+        f"ImageType is DERIVED\\SECONDARY\\MPR; {WAY_OUT}",
+    ),
     "not_ct": ({"Modality": b"MR"}, "Modality is 'MR'"),
     "missing_id": (
         {"StudyInstanceUID": b"  "},

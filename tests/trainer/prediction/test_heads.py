@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ich_tfrecords.dicom import ct_slice
-from ich_tfrecords.spec import ImageSpec, Window
+from ich_tfrecords.spec import ImageSpec, Window, load
 from ich_tfrecords.storage import listing_rows, sources
 from trainer.prediction import heads
 from trainer.prediction.heads import Heads
 
-IMAGE = ImageSpec(8, -1000, (Window("brain", 40, 80),))
+SPEC = dataclasses.replace(load("rsna_ich"), image=ImageSpec(8, -1000, (Window("brain", 40, 80),)))
 
 
 def write(folder: Path, name: str, uid: str, seed: int = 0, syntax: str = "", **changes: bytes | None) -> Path:
@@ -26,7 +27,7 @@ def write(folder: Path, name: str, uid: str, seed: int = 0, syntax: str = "", **
 
 
 def looked_at(*places: Path) -> tuple[Heads, list[str]]:
-    found = Heads(sources.list_inputs([str(place) for place in places]).table)
+    found = Heads(sources.list_inputs([str(place) for place in places]).table, SPEC.accept)
     rejects = [reject.reason for outcome in found.read() for reject in outcome.rejects]
     return found, rejects
 
@@ -44,19 +45,19 @@ def listing(count: int):
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=30), st.integers(1, 7))
 def test_files_come_by_study_and_series_as_they_were_first_met(drawn, part):
-    header = ct_slice.SliceHeader("", "", "", "", 0.0, 1, 1, 16, 16, True, 1.0, 0.0, None, "", 0)
+    header = ct_slice.SliceHeader("", "", "", "", 0.0, 1, 1, 16, 16, True, 1.0, 0.0, None, "", 0, False, {})
     kept = heads.PART_FILES, heads._header
 
-    def known(ref, reader):
+    def known(ref, reader, accept):
         study, series = drawn[int(ref.name)]
         return header._replace(sop_uid=ref.name, study_uid=f"s{study}", series_uid=f"e{series}")
 
     try:
         heads.PART_FILES, heads._header = part, known
-        found = Heads(listing(len(drawn)))
+        found = Heads(listing(len(drawn)), SPEC.accept)
         looked = [outcome.files for outcome in found.read()]
         order = [int(name) for name in names(found)]
-        assert list(found.settle(IMAGE, 4)) == []
+        assert list(found.settle(SPEC, 4)) == []
     finally:
         heads.PART_FILES, heads._header = kept
     assert sum(looked) == len(drawn) == len(found)
@@ -94,7 +95,7 @@ def test_repeats_are_settled_in_order_of_the_listing(tmp_path, batch_size):
     write(tmp_path, "d.dcm", "1.1", SeriesInstanceUID=b"9")
     write(tmp_path, "e.dcm", "1.3")
     found, _ = looked_at(tmp_path)
-    rejects = [(one.file, one.reason) for rejects in found.settle(IMAGE, batch_size) for one in rejects]
+    rejects = [(one.file, one.reason) for rejects in found.settle(SPEC, batch_size) for one in rejects]
     assert rejects == [("c.dcm", "uid_conflict"), ("d.dcm", "duplicate_slice")]
     assert names(found) == ["a.dcm", "b.dcm", "e.dcm"]
 
@@ -106,11 +107,11 @@ def test_inputs_keep_their_numbers_when_some_of_them_repeat_slices(tmp_path):
     write(tmp_path / "b", "1.dcm", "1.2")
     write(tmp_path / "c", "1.dcm", "1.2")
     found, _ = looked_at(*(tmp_path / place for place in "abc"))
-    assert [one.input for rejects in found.settle(IMAGE, 4) for one in rejects] == [3]
+    assert [one.input for rejects in found.settle(SPEC, 4) for one in rejects] == [3]
     assert names(found) == ["1.dcm", "1.dcm"]
 
 
 def test_a_file_takes_few_bytes():
-    found = Heads(listing(1000))
+    found = Heads(listing(1000), SPEC.accept)
     held = [value for value in vars(found).values() if isinstance(value, np.ndarray)]
     assert sum(array.nbytes for array in held) == 12 * 1000

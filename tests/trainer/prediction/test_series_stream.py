@@ -73,7 +73,7 @@ def write(folder: Path, patient: int, number: int, at: int | None = None, name: 
 
 
 def outcomes(place: Path, about: About, asked: InSeries = ASKED, batch_size: int = 4, looks: bool = True):
-    heads = Heads(sources.list_inputs([str(place)]).table)
+    heads = Heads(sources.list_inputs([str(place)]).table, about.spec.accept)
     assert not [reject for outcome in heads.read() for reject in outcome.rejects]
     with contextlib.closing(series_stream.outcomes(heads, about, asked, batch_size, looks)) as found:
         yield from found
@@ -84,7 +84,7 @@ def by_hand(place: Path, about: About, views=(embed,)) -> tuple[dict, dict]:
     slices, heads = {}, {}
     with sources.SliceReader() as reader:
         for ref in sources.refs(sources.list_inputs([str(place)]).table):
-            ct, image = slice_stream.read_image(ref, reader, about.spec.image)
+            ct, image = slice_stream.read_image(ref, reader, about.spec)
             slices.setdefault(ct.header.study_uid, []).append((ct.header.position_mm, ct.header.sop_uid, image))
     found = {}
     for study, own in slices.items():
@@ -228,7 +228,7 @@ def test_slices_that_give_no_number_are_lost_and_the_others_go_on(mixed, about):
 
     with sources.SliceReader() as reader:
         refs = {ref.name: ref for ref in sources.refs(sources.list_inputs([str(mixed)]).table)}
-        bad = embed(slice_stream.read_image(refs["0002_0004.dcm"], reader, about.spec.image)[1][None])[0][0, 0]
+        bad = embed(slice_stream.read_image(refs["0002_0004.dcm"], reader, about.spec)[1][None])[0][0, 0]
     slices, studies, rejects = told(mixed, about, asked=InSeries([sometimes], context))
     assert [(one.file, one.reason) for one in rejects] == [("0002_0004.dcm", "no_probability")]
     (mixed / "0002_0004.dcm").unlink()
@@ -264,7 +264,7 @@ def test_attention_is_of_the_leading_label_and_knows_its_slice(mixed, about):
 def test_an_unforeseen_failure_of_the_thread_reaches_the_caller(mixed, about, monkeypatch):
     from ich_tfrecords.dicom import ct_slice
 
-    def failing(data):
+    def failing(data, accept):
         raise MemoryError("no room")
 
     monkeypatch.setattr(ct_slice, "read_slice", failing)

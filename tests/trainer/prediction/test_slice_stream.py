@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 import time
@@ -17,12 +18,13 @@ from hypothesis import strategies as st
 
 from ich_tfrecords import pixels
 from ich_tfrecords.dicom import ct_slice
-from ich_tfrecords.spec import ImageSpec, Window
+from ich_tfrecords.spec import ImageSpec, Window, load
 from ich_tfrecords.storage import sources
 from trainer.prediction import slice_stream
 from trainer.prediction.slice_stream import AHEAD, SeenSlices
 
 IMAGE = ImageSpec(8, -1000, (Window("brain", 40, 80), Window("bone", 40, 380)))
+SPEC = dataclasses.replace(load("rsna_ich"), image=IMAGE)
 
 
 def write(folder: Path, name: str, uid: str, seed: int = 0, **changes: bytes | None) -> Path:
@@ -42,7 +44,7 @@ def listing(*places: Path):
 
 
 def stream(table, batch_size: int) -> list[slice_stream.Batch]:
-    with contextlib.closing(slice_stream.batches(table, IMAGE, batch_size)) as batches:
+    with contextlib.closing(slice_stream.batches(table, SPEC, batch_size)) as batches:
         return list(batches)
 
 
@@ -170,16 +172,16 @@ def test_an_unforeseen_failure_of_the_thread_reaches_the_caller(tmp_path, monkey
     write_many(tmp_path, 10)
     read, calls = ct_slice.read_slice, []
 
-    def failing(data):
+    def failing(data, accept):
         calls.append(1)
         if len(calls) == 5:
             raise MemoryError("no room")
-        return read(data)
+        return read(data, accept)
 
     monkeypatch.setattr(ct_slice, "read_slice", failing)
     got = []
     with pytest.raises(MemoryError, match="no room"):
-        got.extend(slice_stream.batches(listing(tmp_path), IMAGE, 2))
+        got.extend(slice_stream.batches(listing(tmp_path), SPEC, 2))
     assert no_decoding_thread()
 
 
@@ -191,9 +193,9 @@ def counted_reads(monkeypatch) -> list[int]:
     """Grows by one with each slice that is decoded."""
     read, calls = ct_slice.read_slice, []
 
-    def counting(data):
+    def counting(data, accept):
         calls.append(1)
-        return read(data)
+        return read(data, accept)
 
     monkeypatch.setattr(ct_slice, "read_slice", counting)
     return calls
@@ -202,7 +204,7 @@ def counted_reads(monkeypatch) -> list[int]:
 def test_a_slow_consumer_is_waited_for(tmp_path, monkeypatch):
     write_many(tmp_path, 40)
     calls = counted_reads(monkeypatch)
-    with contextlib.closing(slice_stream.batches(listing(tmp_path), IMAGE, 2)) as batches:
+    with contextlib.closing(slice_stream.batches(listing(tmp_path), SPEC, 2)) as batches:
         for taken, _ in enumerate(batches, 1):
             settle(calls)
             assert len(calls) <= min(40, 2 * (taken + AHEAD))
@@ -219,7 +221,7 @@ def settle(calls: list[int]) -> None:
 def test_the_thread_ends_when_the_consumer_stops(tmp_path, monkeypatch):
     write_many(tmp_path, 40)
     calls = counted_reads(monkeypatch)
-    with contextlib.closing(slice_stream.batches(listing(tmp_path), IMAGE, 2)) as batches:
+    with contextlib.closing(slice_stream.batches(listing(tmp_path), SPEC, 2)) as batches:
         next(batches)
     assert no_decoding_thread()
     assert len(calls) <= 2 * (1 + AHEAD)
@@ -229,7 +231,7 @@ def test_a_consumer_that_fails_leaves_no_thread_behind(tmp_path):
     write_many(tmp_path, 20)
 
     def interrupted() -> None:
-        with contextlib.closing(slice_stream.batches(listing(tmp_path), IMAGE, 2)) as batches:
+        with contextlib.closing(slice_stream.batches(listing(tmp_path), SPEC, 2)) as batches:
             next(batches)
             raise KeyboardInterrupt
 
