@@ -168,5 +168,5 @@ def _slices_among(listing: pa.Table, rows: npt.NDArray[np.int64]) -> tuple[int, 
     """
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(np.int64)]
     with sources.SliceReader() as reader:
-        index = steps.index_slices(listing.take(pa.array(some)), b"", reader, Counter())
+        index = steps.index_slices(listing.take(pa.array(some)), b"", reader, Counter(), steps.unopened)
     return len(some), some[~plan.by_nature(index)]

@@ -82,6 +82,7 @@ def index_rows(listing: pa.Table, numbers: np.ndarray, slices: int, secret: byte
     columns["reason"] = pa.array(np.where(bad, "truncated", ""))
     columns["detail"] = pa.array(np.where(bad, DAMAGE, ""))
     columns |= {name: listing[name] for name in listing.column_names}
+    columns["frame"] = pa.array(np.zeros(len(numbers), np.int32))
     return pa.table([columns[name] for name in plan.INDEX_SCHEMA.names], schema=plan.INDEX_SCHEMA)
 
 

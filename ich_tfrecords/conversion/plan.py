@@ -34,9 +34,11 @@ HEADER_SCHEMA = pa.schema(
         ("columns", pa.int32()),
     ]
 )
+FRAME_SCHEMA = pa.schema([("frame", pa.int32())])  # `SliceRef.frame`
 PROBLEM_SCHEMA = pa.schema([("reason", pa.string()), ("detail", pa.string())])
-INDEX_SCHEMA = pa.unify_schemas([LISTING_SCHEMA, HEADER_SCHEMA, PROBLEM_SCHEMA])
-PLANNED = [*LISTING_SCHEMA.names, *IDS, "position_mm"]
+INDEX_SCHEMA = pa.unify_schemas([LISTING_SCHEMA, FRAME_SCHEMA, HEADER_SCHEMA, PROBLEM_SCHEMA])
+PLACE = [*LISTING_SCHEMA.names, *FRAME_SCHEMA.names]
+PLANNED = [*PLACE, *IDS, "position_mm"]
 SIZE = ["rows", "columns"]
 
 
@@ -48,11 +50,11 @@ class PlanError(ValueError):
 class Plan:
     """The slices to convert, sorted by split, shard and row; the rejects; what the subset and labels left over.
 
-    `slices`: listing columns, ids, `position_mm slice_index slice_count`, `labels` (list of int8),
+    `slices`: columns of `PLACE`, ids, `position_mm slice_index slice_count`, `labels` (list of int8),
     `split stratum` (indices into `splits.split_names` and `LabelSpec.strata`), `shard shard_count row`.
     `rejects`: `rejects.SCHEMA`. `not_drawn`: slices outside the subset. `labels_unused`: label rows of no slice.
     `repeats`: files with the header of a slice to convert, whose HU are to be compared: the columns of that slice, but
-    for those of the listing, in the same order. `groups`: `splits.Groups.several`. `notes`: what people should know.
+    for those of `PLACE`, in the same order. `groups`: `splits.Groups.several`. `notes`: what people should know.
     """
 
     slices: pa.Table
@@ -180,10 +182,10 @@ def top_reasons(lost: pa.Table, most: int = 4) -> str:
 def _readable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Files with a usable header, sorted by SOP UID and name, and the rejects among the rest."""
     good = pc.equal(index["reason"], "").to_numpy()
-    bad = index.select(rejects.SCHEMA.names).filter(pa.array(~good))
+    bad = index.select([*rejects.SCHEMA.names, "frame"]).filter(pa.array(~good))
     keys = _filtered(index.select(["sop_uid", "name"]), good)
     order = pc.sort_indices(keys, [("sop_uid", "ascending"), ("name", "ascending")])
-    return index.select([*PLANNED, *SIZE]).take(pa.array(np.flatnonzero(good)[order])), bad
+    return index.select([*PLANNED, *SIZE]).take(pa.array(np.flatnonzero(good)[order])), rejects.named(bad)
 
 
 def _parted(readable: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -207,8 +209,8 @@ def _seated(copies: pa.Table, planned: pa.Table) -> tuple[pa.Table, pa.Table]:
     at = pc.fill_null(found, -1).to_numpy()
     order = np.argsort(at, kind="stable")[lost.num_rows :]
     seated = planned.take(pa.array(at[order]))
-    files = copies.select(LISTING_SCHEMA.names).take(pa.array(order))
-    for number, name in enumerate(LISTING_SCHEMA.names):
+    files = copies.select(PLACE).take(pa.array(order))
+    for number, name in enumerate(PLACE):
         seated = seated.set_column(seated.schema.get_field_index(name), name, files[number])
     return seated, rejects.of_files(lost, repeats.COPY, details)
 

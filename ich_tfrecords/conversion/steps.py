@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ich_tfrecords import pixels
-from ich_tfrecords.conversion import job
+from ich_tfrecords.conversion import job, volume_file
 from ich_tfrecords.conversion.job import WorkDir
 from ich_tfrecords.conversion.patient_key import PatientKey
 from ich_tfrecords.conversion.plan import HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
@@ -19,12 +21,18 @@ from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import records, repeats, splits
 from ich_tfrecords.dataset.records import IDS
 from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.dicom.header import HoldsFrames, SliceHeader
 from ich_tfrecords.problems import Problem
 from ich_tfrecords.spec import DatasetSpec
 from ich_tfrecords.storage import atomic, sources
+from ich_tfrecords.storage.slice_reader import RANGE
 from ich_tfrecords.storage.sources import SliceRef
+from ich_tfrecords.volumes.reader import FrameReader
 
 Files = list[tuple[int, SliceRef]]  # of one slice, by their numbers in its shard
+# Where each slice of a file lies from now on, and its header. Raises `Problem`.
+Keep = Callable[[SliceRef, FrameReader], Iterable[tuple[SliceRef, SliceHeader | Problem]]]
+_MOST_ROWS = 4096
 
 _NO_HEADER = dict.fromkeys(HEADER_SCHEMA.names) | {"sop_uid": ""}
 
@@ -32,7 +40,8 @@ _NO_HEADER = dict.fromkeys(HEADER_SCHEMA.names) | {"sop_uid": ""}
 def index_part(work: WorkDir, number: int, key: PatientKey, reader: sources.SliceReader, tally: Counter[str]) -> None:
     """Index one part of the listing in `work` and write it there. Raises `OSError` when that cannot be written."""
     listing = atomic.read_table(work.listing(number)).cast(sources.LISTING_SCHEMA)
-    job.write_part(work.index(number), index_slices(listing, key.secret(), reader, tally))
+    keep = functools.partial(volume_file.write, work)
+    job.write_part(work.index(number), index_slices(listing, key.secret(), reader, tally, keep))
 
 
 def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]) -> None:
@@ -42,42 +51,84 @@ def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.Sli
     """
     shard, plan_sha256 = job.read_plan(work, name)
     with atomic.replacing(work.output / name, work.temporary) as file:
-        sidecar = convert_shard(shard, spec, reader, file, tally)
+        sidecar = convert_shard(work, shard, spec, reader, file, tally)
     atomic.sync_folder(work.output)
     job.write_sidecar(work, sidecar, plan_sha256)
 
 
-def index_slices(listing: pa.Table, secret: bytes, reader: sources.SliceReader, tally: Counter[str]) -> pa.Table:
+def index_slices(
+    listing: pa.Table, secret: bytes, reader: sources.SliceReader, tally: Counter[str], keep: Keep
+) -> pa.Table:
     """Index (`INDEX_SCHEMA`) of listed files: header fields where they can be used, else a typed problem.
 
-    `secret` keys the hash that stands for the patient id, which goes no further than this function.
-    `tally` counts `indexed`, `index_us` and `rejected_<reason>`.
+    `secret` keys the hash that stands for the patient id, which goes no further than this function. `keep` deals with
+    a file of many slices. `tally` counts `indexed`, `index_us` and `rejected_<reason>`.
     """
     begin = time.perf_counter_ns()
-    refs = list(sources.refs(listing))
+    refs, tables, rows = list(sources.refs(listing)), [], []
     reader.expect(refs, ct_slice.HEAD_BYTES)
-    rows = [ref._asdict() | _index_row(ref, reader, secret) for ref in refs]
+    with FrameReader(reader) as frames:
+        for ref in refs:
+            rows += _index_rows(ref, frames, secret, keep)
+            if len(rows) >= _MOST_ROWS:  # of dicts, which take ten times the memory
+                tables.append(_index_table(rows, tally))
+                rows = []
+    tables.append(_index_table(rows, tally))
+    tally["index_us"] += (time.perf_counter_ns() - begin) // 1000
+    return pa.concat_tables(tables).unify_dictionaries() if len(tables) > 1 else tables[0]
+
+
+def _index_table(rows: list[dict[str, Any]], tally: Counter[str]) -> pa.Table:
     tally["indexed"] += len(rows)
     tally.update(f"rejected_{row['reason']}" for row in rows if row["reason"])
-    tally["index_us"] += (time.perf_counter_ns() - begin) // 1000
     return pa.Table.from_pylist(rows, INDEX_SCHEMA)
 
 
-def _index_row(ref: sources.SliceRef, reader: sources.SliceReader, secret: bytes) -> dict[str, Any]:
+def _index_rows(ref: SliceRef, frames: FrameReader, secret: bytes, keep: Keep) -> list[dict[str, Any]]:
     try:
-        head = reader.read_head(ref, ct_slice.HEAD_BYTES)
-        header = ct_slice.fast_header(head, ref.size_bytes) or ct_slice.read_header(reader.read(ref))
-        if not header.patient_id:
-            raise ct_slice.missing_id("PatientID")  # a slice of nobody belongs to no split
+        return [ref._asdict() | _found(frames.header(ref), secret)]
+    except HoldsFrames:
+        pass
     except Problem as problem:
-        return _NO_HEADER | {"reason": problem.reason, "detail": problem.detail}
+        return [ref._asdict() | _lost(problem)]
+    try:
+        kept = list(keep(ref, frames))
+    except Problem as problem:
+        return [ref._asdict() | _lost(problem)]
+    rows = [one._asdict() | _found_or_lost(found, secret) for one, found in kept]
+    reasons = {row["reason"] for row in rows}
+    # what is wrong with every slice in one way is wrong with the file
+    return rows if len(reasons) > 1 or "" in reasons else [rows[0] | ref._asdict()]
+
+
+def unopened(ref: SliceRef, frames: FrameReader) -> Iterator[tuple[SliceRef, SliceHeader | Problem]]:
+    """A `Keep` for those who want to know of a file only whether it may hold slices: one row, as of a slice."""
+    yield ref, Problem("", "")
+
+
+def _found_or_lost(found: SliceHeader | Problem, secret: bytes) -> dict[str, Any]:
+    return _lost(found) if isinstance(found, Problem) else _found(found, secret)
+
+
+def _found(header: SliceHeader, secret: bytes) -> dict[str, Any]:
+    if not header.patient_id:
+        return _lost(ct_slice.missing_id("PatientID"))  # a slice of nobody belongs to no split
     fields = header._asdict()
     fields["patient_key"] = splits.patient_key(header.patient_id, secret)
     return {name: fields[name] for name in HEADER_SCHEMA.names} | {"reason": "", "detail": ""}
 
 
+def _lost(problem: Problem) -> dict[str, Any]:
+    return _NO_HEADER | {"reason": problem.reason, "detail": problem.detail}
+
+
 def convert_shard(
-    shard: PlannedShard, spec: DatasetSpec, reader: sources.SliceReader, file: BinaryIO, tally: Counter[str]
+    work: WorkDir,
+    shard: PlannedShard,
+    spec: DatasetSpec,
+    reader: sources.SliceReader,
+    file: BinaryIO,
+    tally: Counter[str],
 ) -> Sidecar:
     """Write the records of a planned shard to `file`, one slice in memory at a time; returns its sidecar.
 
@@ -88,7 +139,7 @@ def convert_shard(
     table = records.features(spec)
     writer = records.ShardWriter(file)
     rows, offsets, digests, rejects = [], [], [], []
-    slices = _files(shard)
+    slices = _files(work, shard)
     reader.expect(ref for files in slices for _, ref in files)
     for row, (files, meta) in enumerate(zip(slices, _metadata(shard.slices), strict=True)):
         image, unused = _image(files, meta["sop_uid"], spec, reader, tally)
@@ -123,10 +174,12 @@ def convert_shard(
     )
 
 
-def _files(shard: PlannedShard) -> list[Files]:
-    """The files of each slice, the planned one first."""
-    files: list[Files] = [[(row, ref)] for row, ref in enumerate(sources.refs(shard.slices))]
-    for number, (row, ref) in enumerate(zip(shard.repeats["row"].to_pylist(), sources.refs(shard.repeats)), len(files)):
+def _files(work: WorkDir, shard: PlannedShard) -> list[Files]:
+    """The files of each slice, the planned one first; what was a slice of a volume lies in `work` by now."""
+    parts = (shard.slices, shard.repeats)
+    planned, repeated = ([volume_file.place(work, ref) for ref in sources.refs(rows)] for rows in parts)
+    files: list[Files] = [[(row, ref)] for row, ref in enumerate(planned)]
+    for number, (row, ref) in enumerate(zip(shard.repeats["row"].to_pylist(), repeated), len(files)):
         files[row].append((number, ref))
     return files
 
@@ -167,6 +220,10 @@ def _hu(ref: SliceRef, sop_uid: str, reader: sources.SliceReader, tally: Counter
     was_read = time.perf_counter_ns()
     tally["read"] += 1
     tally["read_bytes"] += ref.stored_bytes
+    if ref.method == RANGE:
+        hu = volume_file.hu_of(data)
+        tally["read_us"] += (was_read - begin) // 1000
+        return hu
     ct = ct_slice.read_slice(data)
     if ct.header.sop_uid != sop_uid:
         raise sources.UnreadableSource("changed", f"the file now holds slice {ct.header.sop_uid}, not {sop_uid}")

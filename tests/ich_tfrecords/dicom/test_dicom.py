@@ -312,7 +312,7 @@ REFUSED: dict[str, tuple[dict[str, bytes | None], str]] = {
     ),
     "multi_frame": (
         {"NumberOfFrames": b"30"},
-        "NumberOfFrames is '30'; only single-frame slices are read, so convert it to these first",
+        "NumberOfFrames is '30'; many frames are read of enhanced CT alone, so convert it to single ones",
     ),
     "localizer": ({"ImageType": b"ORIGINAL\\PRIMARY\\LOCALIZER"}, "ImageType is ORIGINAL\\PRIMARY\\LOCALIZER"),
     "derived_secondary": ({"ImageType": b"DERIVED\\SECONDARY\\MPR"}, "ImageType is DERIVED\\SECONDARY\\MPR"),
