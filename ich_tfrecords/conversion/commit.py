@@ -50,6 +50,7 @@ def commit(
         labels_unused=plan.labels_unused,
         files={},
         groups=plan.groups,
+        further_slices=plan.indexed - made_from["input"]["files"],
     )
     contents = {
         REJECTS: rejects.as_csv(lost).encode(),

@@ -55,6 +55,7 @@ class Plan:
     `rejects`: `rejects.SCHEMA`. `not_drawn`: slices outside the subset. `labels_unused`: label rows of no slice.
     `repeats`: files with the header of a slice to convert, whose HU are to be compared: the columns of that slice, but
     for those of `PLACE`, in the same order. `groups`: `splits.Groups.several`. `notes`: what people should know.
+    `indexed`: how many rows the index has: slices, and files that give none.
     """
 
     slices: pa.Table
@@ -64,6 +65,7 @@ class Plan:
     repeats: pa.Table
     groups: list[list[str]]
     notes: list[str]
+    indexed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,7 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
 
     `labels` None: the slices carry unknown labels (-1).
     """
-    readable, unreadable = _readable(index)
+    (readable, unreadable), indexed = _readable(index), index.num_rows
     del index  # the largest table; whoever gave it away keeps no name for it either
     groups = splits.groups(readable)
     several = groups.several()
@@ -109,7 +111,7 @@ def build_plan(index: pa.Table, labels: LabelTable | None, spec: DatasetSpec) ->
     planned = _placed(usable, values[drawn], hashed[drawn], split[drawn], spec)
     seated, unseated = _seated(copies, planned)
     lost = pa.concat_tables([lost, unseated])
-    return Plan(planned, lost, int((~drawn).sum()), labels_unused, seated, several, [*notes, *label_notes])
+    return Plan(planned, lost, int((~drawn).sum()), labels_unused, seated, several, [*notes, *label_notes], indexed)
 
 
 def _placed(
