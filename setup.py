@@ -33,8 +33,10 @@ TRAIN = [
     "tensorboard>=2.20",
     "tensorflow>=2.21,<2.22",
 ]
+NIFTI = ["nibabel>=5.2"]
 TEST = [
     *TRAIN,
+    *NIFTI,
     "apache-beam[gcp]>=2.77,<3",  # stages Dataflow templates
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
@@ -79,6 +81,7 @@ setup(
         "dask": ["dask[distributed]>=2024.8"],
         "gcp": ["apache-beam[gcp]>=2.77,<3"],  # to launch on Dataflow; its workers have it already
         "tfio": ["tensorflow==2.16.2", "tensorflow-io==0.37.1"],  # in an environment of its own
+        "nifti": NIFTI,
         "kaggle": ["kaggle>=1.6", "six"],  # 2.2 imports six without asking for it
     },
     entry_points={

@@ -237,12 +237,12 @@ def _convert(
         planned = plan.build_plan(job.joined(parts), tables, identity.spec, args.labels_may_miss, mode)
         for note in [*planned.notes, reject_limit.by_nature(planned.rejects)]:
             _tell(note)
-        reject_limit.check(plan.foreseen(planned), files, args.max_reject_fraction)
+        reject_limit.check(plan.foreseen(planned), planned.indexed, args.max_reject_fraction)
         pending = job.write_plan(work, planned, identity.spec)
     with clock.stage("convert"):
         _write_shards(work, planned, pending, identity.spec, options, tally)
     with clock.stage("commit"):
-        finished, lost = _finished(work, planned, identity.spec, args, files)
+        finished, lost = _finished(work, planned, identity.spec, args)
         result = commit.commit(work.output, identity.spec, planned, finished, lost, identity.made_from, lock.require)
         job.clear(work)
     print(card.describe(args.output, result))
@@ -323,7 +323,7 @@ def build(pipeline: beam.Pipeline, elements: Sequence[Any], step: beam.PTransfor
 
 
 def _finished(
-    work: WorkDir, planned: plan.Plan, data_spec: spec.DatasetSpec, args: argparse.Namespace, files: int
+    work: WorkDir, planned: plan.Plan, data_spec: spec.DatasetSpec, args: argparse.Namespace
 ) -> tuple[dict[str, Sidecar], pa.Table]:
     """The sidecar of each shard by name, and the rejects, no more than may be."""
     names = [shard.name for shard in plan.planned_shards(planned, data_spec)]
@@ -337,7 +337,7 @@ def _finished(
         shards = counted(len(changed), "shard is not what its worker", "shards are not what their workers")
         raise launch.ConversionFailed(f"{shards} wrote (first: {changed[0]}); run the command again")
     lost = commit.all_rejects(data_spec, planned, found)
-    reject_limit.check(lost, files, args.max_reject_fraction)
+    reject_limit.check(lost, planned.indexed, args.max_reject_fraction)
     if not any(sidecar.slices for sidecar in found.values()):
         raise plan.PlanError(f"no slice could be converted: {plan.top_reasons(lost)}")
     return found, lost

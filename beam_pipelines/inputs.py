@@ -204,5 +204,5 @@ def _slices_among(
     """
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(np.int64)]
     with sources.SliceReader() as reader:
-        index = steps.index_slices(listing.take(pa.array(some)), b"", reader, Counter(), accept)
+        index = steps.index_slices(listing.take(pa.array(some)), b"", reader, Counter(), (accept, steps.unopened))
     return len(some), some[~plan.by_nature(index)]

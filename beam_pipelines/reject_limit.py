@@ -21,10 +21,13 @@ def by_nature(rejects: pa.Table) -> str:
     return f"{files}, which is no fault of the input: {reasons}"
 
 
-def check(rejects: pa.Table, files: int, limit: float) -> None:
-    """Raise `ConversionFailed` when more than `limit` of the files that should be slices are lost."""
+def check(rejects: pa.Table, found: int, limit: float) -> None:
+    """Raise `ConversionFailed` when more than `limit` of what should be slices is lost.
+
+    `found`: how many slices and other files there are.
+    """
     never = plan.by_nature(rejects) | np.isin(rejects["reason"].to_pylist(), [*problems.NOT_WANTED])
-    lost, slices = rejects.filter(pa.array(~never)), files - int(never.sum())
+    lost, slices = rejects.filter(pa.array(~never)), found - int(never.sum())
     if lost.num_rows > limit * slices:
         raise ConversionFailed(
             f"{lost.num_rows:,} of {slices:,} slices ({lost.num_rows / slices:.1%}) give no record, more than "

@@ -42,6 +42,7 @@ from ich_tfrecords.dicom import ct_slice
 from ich_tfrecords.dicom.writer import SliceFields, dicom_bytes
 from ich_tfrecords.storage import sources
 from ich_tfrecords.synthetic.rsna_layout import generate
+from ich_tfrecords.volumes.reader import FrameReader
 from trainer import predict
 from trainer.models import context, model_file, networks
 from trainer.models.model_file import About
@@ -131,9 +132,9 @@ def ways(work: Path, about: About) -> dict[str, Callable[[], float]]:
     turns = iter(range(10**6))
 
     def decode() -> None:
-        with sources.SliceReader() as reader:
+        with sources.SliceReader() as reader, FrameReader(reader) as frames:
             for ref in sources.refs(table):
-                slice_stream.read_image(ref, reader, about.spec)
+                slice_stream.read_image(ref, frames, about.spec.image)
 
     def model() -> None:
         for begin in range(0, len(images), BATCH):

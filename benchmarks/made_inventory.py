@@ -84,6 +84,7 @@ def index_rows(listing: pa.Table, numbers: np.ndarray, slices: int, secret: byte
     columns["spacing_mm"] = pa.array(np.full(len(numbers), 0.488), pa.float32(), mask=bad)  # RSNA's one fact
     columns |= dict.fromkeys(plan.CHOICE_SCHEMA.names, pa.array(np.zeros(len(numbers), bool), mask=bad))
     columns |= {name: listing[name] for name in listing.column_names}
+    columns["frame"] = pa.array(np.zeros(len(numbers), np.int32))
     fields = plan.INDEX_SCHEMA
     full = [columns.get(field.name, pa.nulls(len(numbers), field.type)) for field in fields]
     return pa.table(full, schema=fields)

@@ -29,8 +29,9 @@ LIBRARY = {
     "labels": ("plural spec", "numpy pyarrow"),
     "storage": ("plural problems labels", "numpy pyarrow isal google google_crc32c requests urllib3"),
     "dicom": ("problems pixels", "numpy pydicom jpeg_ls openjpeg"),
+    "volumes": ("pixels storage dicom", "numpy isal pydicom nibabel"),
     "dataset": ("plural spec labels storage", "numpy pandas pyarrow google google_crc32c tensorflow"),
-    "conversion": ("plural problems spec pixels labels storage dicom dataset", "numpy pyarrow"),
+    "conversion": ("plural problems spec pixels labels storage dicom volumes dataset", "numpy pyarrow google_crc32c"),
     "views": ("spec storage dataset", "numpy pyarrow PIL jinja2 markupsafe"),
     "synthetic": ("environment command_line dicom views", "numpy"),
     "kaggle": ("environment command_line storage views", "pyarrow"),
@@ -67,7 +68,7 @@ PIPELINES = {
 HOUSE = {"ich_tfrecords": LIBRARY, "trainer": TRAINER, "beam_pipelines": PIPELINES}
 # departments of the library that a sibling may import
 OPEN = {
-    "trainer": "environment problems plural spec pixels labels storage dicom dataset views",
+    "trainer": "environment problems plural spec pixels labels storage dicom volumes dataset views",
     "beam_pipelines": "environment command_line problems plural spec labels storage dataset conversion views",
 }
 

@@ -56,7 +56,8 @@ most urgent first; "partial" says of which a slice is missing; below them, witho
 rank, studies of which no file gave a probability), rejects.csv (files without a
 prediction, and why), run.json, and pictures of the most urgent slices. Files that are no
 CT slice do not stop the work. "file" is the name below the folder or archive, and
-"input" says below which: 1, 2, ... in order of their paths.
+"input" says below which: 1, 2, ... in order of their paths. Of a file that holds many
+slices (enhanced CT, NIfTI) it is followed by # and the number of the slice: head.nii.gz#7.
 
 Studies are ranked by their greatest probability of any hemorrhage in one slice. A series
 model ("--model series" in training) first groups the files by study and series, from
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--model", required=True, type=_path, metavar="DIR", help="folder of a run, or of an export")
     what.add_argument(
         "--input", required=True, type=_path, action="append", metavar="PATH",
-        help="DICOM slices: a folder, a glob in quotes, a file or a .zip; repeatable",
+        help="DICOM slices or NIfTI volumes: a folder, a glob in quotes, a file or a .zip; repeatable",
     )  # fmt: skip
     what.add_argument(
         "--include", action="append", default=[], metavar="GLOB",
@@ -262,15 +263,14 @@ def _told(stage: Stage) -> Generator[Outcome, None, None]:
 
 def _scored(batch: slice_stream.Batch, about: About, score: Score) -> Outcome:
     """What a slice model says of a batch."""
-    files = len(batch.slices) + len(batch.rejects)
     if not batch.slices:
-        return triage.without_slices(batch.rejects, files)
+        return triage.without_slices(batch.rejects, batch.files)
     logits = score(batch.images)
     good = np.isfinite(logits).all(axis=1)
     bad = [batch.slices[row] for row in np.flatnonzero(~good)]
     rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in bad)]
     slices = [batch.slices[row] for row in np.flatnonzero(good)]
-    return Outcome(slices, about.probabilities(logits[good]), rejects, files)
+    return Outcome(slices, about.probabilities(logits[good]), rejects, batch.files)
 
 
 def _run_facts(

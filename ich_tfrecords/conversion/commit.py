@@ -51,6 +51,7 @@ def commit(
         labels_unused=plan.labels_unused,
         files={},
         groups=plan.groups,
+        further_slices=plan.indexed - made_from["input"]["files"],
     )
     contents = {
         REJECTS: rejects.as_csv(lost).encode(),
@@ -111,7 +112,7 @@ def all_rejects(spec: DatasetSpec, plan: Plan, sidecars: Mapping[str, Sidecar]) 
     tables = [plan.rejects]
     for shard in planned_shards(plan, spec):
         told = sidecars[shard.name].rejects
-        files = pa.concat_tables([shard.slices, shard.repeats]).select(["name", "sop_uid"])
+        files = pa.concat_tables([shard.slices, shard.repeats]).select(["name", "sop_uid", "frame"])
         lost = files.take(pa.array([reject["row"] for reject in told], pa.int64()))
         tables.append(rejects.of_files(lost, *([reject[key] for reject in told] for key in ("reason", "detail"))))
     return rejects.joined(tables)

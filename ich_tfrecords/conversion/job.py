@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ich_tfrecords import __version__
@@ -30,7 +31,9 @@ from ich_tfrecords.storage.file_lock import FileLock, Held
 WORK = ".work"
 _AT_ONCE = 256  # parts in memory
 LISTING_ROWS = 512  # slices in one element of the index step
-TRANSIENT = frozenset(("unreadable_file", "changed", "bad_local_header"))  # a rerun looks again: a share may be back
+TRANSIENT = frozenset(
+    ("unreadable_file", "changed", "bad_local_header", "no_nibabel")
+)  # a rerun looks again: a share may be back
 
 
 class JobError(ValueError):
@@ -72,6 +75,10 @@ class WorkDir:
         """Sidecar of one finished shard."""
         return self.path / "sidecars" / f"{shard}.json"
 
+    def volume(self, version: int) -> AnyPath:
+        """HU of the slices of one volume, which an index element writes and shards read."""
+        return self.path / "volumes" / f"{version:016x}.hu"
+
     @property
     def temporary(self) -> AnyPath:
         """Where shards grow."""
@@ -79,7 +86,7 @@ class WorkDir:
 
     def create(self) -> None:
         """Make the folders."""
-        for name in ("listing", "index", "plan", "sidecars", "growing"):
+        for name in ("listing", "index", "volumes", "plan", "sidecars", "growing"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
 
 
@@ -153,6 +160,7 @@ def begin_index(work: WorkDir, listing: pa.Table) -> dict[int, pa.Table]:
     _forget_moved(work, listing)
     parts = read_index(work, missing_index(listing.num_rows, {}))
     forget_transient(work, parts)
+    _forget_lost(work, parts)
     write_listing(work, listing, missing_index(listing.num_rows, parts))
     return parts
 
@@ -168,7 +176,7 @@ def _forget_moved(work: WorkDir, listing: pa.Table) -> None:
             places.update("\n".join(chunk.to_pylist()).encode())
     told = work.path / "places"
     if not told.exists() or told.read_bytes() != places.hexdigest().encode():
-        for folder in ("listing", "index"):
+        for folder in ("listing", "index", "volumes"):
             _remove_all(work.path / folder)
         work.create()
         atomic.write_bytes(told, places.hexdigest().encode())
@@ -179,6 +187,18 @@ def forget_transient(work: WorkDir, parts: dict[int, pa.Table]) -> None:
     for number in [number for number, part in parts.items() if not TRANSIENT.isdisjoint(part["reason"].to_pylist())]:
         del parts[number]
         work.index(number).unlink()
+
+
+def _forget_lost(work: WorkDir, parts: dict[int, pa.Table]) -> None:
+    """Drop the index parts of which the HU of a volume are no longer there, or not all of them."""
+    frames = {number: part.filter(pc.greater(part["frame"], 0)) for number, part in parts.items()}
+    frames = {number: part.filter(pc.equal(part["reason"], "")) for number, part in frames.items() if part.num_rows}
+    there = contents(work.volume(0).parent) if frames else {}
+    for number, part in frames.items():
+        ends = zip(part["version"].to_pylist(), part["offset"].to_pylist(), part["size_bytes"].to_pylist())
+        if any(there.get(work.volume(version).name, _NOTHING).size_bytes < at + size for version, at, size in ends):
+            del parts[number]
+            work.index(number).unlink()
 
 
 def write_listing(work: WorkDir, listing: pa.Table, numbers: Sequence[int]) -> None:
@@ -292,6 +312,9 @@ class Content(NamedTuple):
 
     size_bytes: int
     crc32c: str = ""
+
+
+_NOTHING = Content(-1)
 
 
 def contents(folder: AnyPath) -> dict[str, Content]:

@@ -42,9 +42,13 @@ FACTS_SCHEMA = pa.schema(  # of the scan, for who wants to see how the model doe
     ]
 )
 CHOICE_SCHEMA = pa.schema([("contrast", pa.bool_()), ("derived", pa.bool_())])
+FRAME_SCHEMA = pa.schema([("frame", pa.int32())])  # `SliceRef.frame`
 PROBLEM_SCHEMA = pa.schema([("reason", pa.string()), ("detail", pa.string())])
-INDEX_SCHEMA = pa.unify_schemas([LISTING_SCHEMA, HEADER_SCHEMA, FACTS_SCHEMA, CHOICE_SCHEMA, PROBLEM_SCHEMA])
-PLANNED = [*LISTING_SCHEMA.names, *IDS, "position_mm", *FACTS_SCHEMA.names]
+INDEX_SCHEMA = pa.unify_schemas(
+    [LISTING_SCHEMA, FRAME_SCHEMA, HEADER_SCHEMA, FACTS_SCHEMA, CHOICE_SCHEMA, PROBLEM_SCHEMA]
+)
+PLACE = [*LISTING_SCHEMA.names, *FRAME_SCHEMA.names]
+PLANNED = [*PLACE, *IDS, "position_mm", *FACTS_SCHEMA.names]
 SIZE = ["rows", "columns"]
 
 
@@ -56,13 +60,14 @@ class PlanError(ValueError):
 class Plan:
     """The slices to convert, sorted by split, shard and row; the rejects; what the subset and labels left over.
 
-    `slices`: listing columns, ids, `position_mm`, facts (`FACTS_SCHEMA`), `slice_index slice_count`,
+    `slices`: columns of `PLACE`, ids, `position_mm`, facts (`FACTS_SCHEMA`), `slice_index slice_count`,
     `labels` (list of int8), `split stratum` (indices into `splits.split_names` and `LabelSpec.strata`),
     `shard shard_count row`.
     `rejects`: `rejects.SCHEMA`. `not_drawn`: slices outside the subset. `labels_unused`: label rows of no slice.
     `repeats`: files with the header of a slice to convert, whose HU are to be compared: the columns of that slice, but
-    for those of the listing, in the same order. `groups`: `splits.Groups.several`. `notes`: what people should know.
+    for those of `PLACE`, in the same order. `groups`: `splits.Groups.several`. `notes`: what people should know.
     `studies`: `studies.table` of every study of the input, where labels of more than slices were given.
+    `indexed`: how many rows the index has: slices, and files that give none.
     """
 
     slices: pa.Table
@@ -73,6 +78,7 @@ class Plan:
     groups: list[list[str]]
     notes: list[str]
     studies: pa.Table | None
+    indexed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +107,7 @@ def build_plan(
     Without `labels` the slices carry unknown ones (-1), and where labels `may_miss`, so do slices that no table speaks
     of. `series`: which ones are read, a mode of `series_choice`. Raises `PlanError`, `SubsetError`, `LabelError`.
     """
-    readable, unreadable = _readable(index)
+    (readable, unreadable), indexed = _readable(index), index.num_rows
     del index  # the largest table; whoever gave it away keeps no name for it either
     groups = splits.groups(readable)
     several = groups.several()
@@ -129,7 +135,7 @@ def build_plan(
     seated, unseated = _seated(copies, planned)
     lost = pa.concat_tables([lost, unseated])
     notes += joined.notes
-    return Plan(planned, lost, int((~drawn).sum()), joined.unused, seated, several, notes, of_studies)
+    return Plan(planned, lost, int((~drawn).sum()), joined.unused, seated, several, notes, of_studies, indexed)
 
 
 def _placed(
@@ -203,10 +209,11 @@ def top_reasons(lost: pa.Table, most: int = 4) -> str:
 def _readable(index: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Files with a usable header, sorted by SOP UID and name, and the rejects among the rest."""
     good = pc.equal(index["reason"], "").to_numpy()
-    bad = index.select(rejects.SCHEMA.names).filter(pa.array(~good))
+    bad = index.select([*rejects.SCHEMA.names, "frame"]).filter(pa.array(~good))
     keys = _filtered(index.select(["sop_uid", "name"]), good)
     order = pc.sort_indices(keys, [("sop_uid", "ascending"), ("name", "ascending")])
-    return index.select([*PLANNED, *CHOICE_SCHEMA.names, *SIZE]).take(pa.array(np.flatnonzero(good)[order])), bad
+    readable = index.select([*PLANNED, *CHOICE_SCHEMA.names, *SIZE])
+    return readable.take(pa.array(np.flatnonzero(good)[order])), rejects.named(bad)
 
 
 def _parted(readable: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -230,8 +237,8 @@ def _seated(copies: pa.Table, planned: pa.Table) -> tuple[pa.Table, pa.Table]:
     at = pc.fill_null(found, -1).to_numpy()
     order = np.argsort(at, kind="stable")[lost.num_rows :]
     seated = planned.take(pa.array(at[order]))
-    files = copies.select(LISTING_SCHEMA.names).take(pa.array(order))
-    for number, name in enumerate(LISTING_SCHEMA.names):
+    files = copies.select(PLACE).take(pa.array(order))
+    for number, name in enumerate(PLACE):
         seated = seated.set_column(seated.schema.get_field_index(name), name, files[number])
     return seated, rejects.of_files(lost, repeats.COPY, details)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ich_tfrecords import pixels
-from ich_tfrecords.conversion import job
+from ich_tfrecords.conversion import job, volume_file
 from ich_tfrecords.conversion.job import WorkDir
 from ich_tfrecords.conversion.patient_key import PatientKey
 from ich_tfrecords.conversion.plan import CHOICE_SCHEMA, FACTS_SCHEMA, HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
@@ -19,13 +21,19 @@ from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import records, repeats, splits
 from ich_tfrecords.dataset.records import IDS
 from ich_tfrecords.dicom import ct_slice, facts
+from ich_tfrecords.dicom.header import HoldsFrames, SliceHeader
 from ich_tfrecords.problems import Problem
 from ich_tfrecords.spec import DatasetSpec
 from ich_tfrecords.storage import atomic, sources
+from ich_tfrecords.storage.slice_reader import RANGE
 from ich_tfrecords.storage.sources import SliceRef
+from ich_tfrecords.volumes.reader import FrameReader
 
 Accept = tuple[str, ...]
 Files = list[tuple[int, SliceRef]]  # of one slice, by their numbers in its shard
+# Where each slice of a file lies from now on, and its header. Raises `Problem`.
+Keep = Callable[[SliceRef, FrameReader], Iterable[tuple[SliceRef, SliceHeader | Problem]]]
+_MOST_ROWS = 4096
 
 _FROM_HEADER = [*HEADER_SCHEMA.names, "derived"]
 _NO_HEADER = dict.fromkeys((*HEADER_SCHEMA.names, *FACTS_SCHEMA.names, *CHOICE_SCHEMA.names)) | {"sop_uid": ""}
@@ -40,7 +48,8 @@ def index_part(
     """
     key, accept = how
     listing = atomic.read_table(work.listing(number)).cast(sources.LISTING_SCHEMA)
-    job.write_part(work.index(number), index_slices(listing, key.secret(), reader, tally, accept))
+    keep = functools.partial(volume_file.write, work)
+    job.write_part(work.index(number), index_slices(listing, key.secret(), reader, tally, (accept, keep)))
 
 
 def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.SliceReader, tally: Counter[str]) -> None:
@@ -50,46 +59,87 @@ def write_shard(work: WorkDir, name: str, spec: DatasetSpec, reader: sources.Sli
     """
     shard, plan_sha256 = job.read_plan(work, name)
     with atomic.replacing(work.output / name, work.temporary) as file:
-        sidecar = convert_shard(shard, spec, reader, file, tally)
+        sidecar = convert_shard(work, shard, spec, reader, file, tally)
     atomic.sync_folder(work.output)
     job.write_sidecar(work, sidecar, plan_sha256)
 
 
 def index_slices(
-    listing: pa.Table, secret: bytes, reader: sources.SliceReader, tally: Counter[str], accept: Accept
+    listing: pa.Table, secret: bytes, reader: sources.SliceReader, tally: Counter[str], how: tuple[Accept, Keep]
 ) -> pa.Table:
     """Index (`INDEX_SCHEMA`) of listed files: header fields where they can be used, else a typed problem.
 
-    `accept`: which slices count (`DatasetSpec.accept`). `secret` keys the hash that stands for the
-    patient id, which goes no further than this function.
-    `tally` counts `indexed`, `index_us` and `rejected_<reason>`.
+    `secret` keys the hash that stands for the patient id, which goes no further than this function. `how`: which slices
+    count (`DatasetSpec.accept`), and what deals with a file of many slices. `tally` counts `indexed`, `index_us` and
+    `rejected_<reason>`.
     """
     begin = time.perf_counter_ns()
-    refs = list(sources.refs(listing))
+    refs, tables, rows = list(sources.refs(listing)), [], []
     reader.expect(refs, ct_slice.HEAD_BYTES)
-    rows = [ref._asdict() | _index_row(ref, reader, secret, accept) for ref in refs]
+    accept, keep = how
+    with FrameReader(reader, accept) as frames:
+        for ref in refs:
+            rows += _index_rows(ref, frames, secret, keep)
+            if len(rows) >= _MOST_ROWS:  # of dicts, which take ten times the memory
+                tables.append(_index_table(rows, tally))
+                rows = []
+    tables.append(_index_table(rows, tally))
+    tally["index_us"] += (time.perf_counter_ns() - begin) // 1000
+    return pa.concat_tables(tables).unify_dictionaries() if len(tables) > 1 else tables[0]
+
+
+def _index_table(rows: list[dict[str, Any]], tally: Counter[str]) -> pa.Table:
     tally["indexed"] += len(rows)
     tally.update(f"rejected_{row['reason']}" for row in rows if row["reason"])
-    tally["index_us"] += (time.perf_counter_ns() - begin) // 1000
     return pa.Table.from_pylist(rows, INDEX_SCHEMA)
 
 
-def _index_row(ref: sources.SliceRef, reader: sources.SliceReader, secret: bytes, accept: Accept) -> dict[str, Any]:
+def _index_rows(ref: SliceRef, frames: FrameReader, secret: bytes, keep: Keep) -> list[dict[str, Any]]:
     try:
-        head = reader.read_head(ref, ct_slice.HEAD_BYTES)
-        header = ct_slice.fast_header(head, ref.size_bytes, accept) or ct_slice.read_header(reader.read(ref), accept)
-        if not header.patient_id:
-            raise ct_slice.missing_id("PatientID")  # a slice of nobody belongs to no split
+        return [ref._asdict() | _found(frames.header(ref), secret)]
+    except HoldsFrames:
+        pass
     except Problem as problem:
-        return _NO_HEADER | {"reason": problem.reason, "detail": problem.detail}
+        return [ref._asdict() | _lost(problem)]
+    try:
+        kept = list(keep(ref, frames))
+    except Problem as problem:
+        return [ref._asdict() | _lost(problem)]
+    rows = [one._asdict() | _found_or_lost(found, secret) for one, found in kept]
+    reasons = {row["reason"] for row in rows}
+    # what is wrong with every slice in one way is wrong with the file
+    return rows if len(reasons) > 1 or "" in reasons else [rows[0] | ref._asdict()]
+
+
+def unopened(ref: SliceRef, frames: FrameReader) -> Iterator[tuple[SliceRef, SliceHeader | Problem]]:
+    """A `Keep` for those who want to know of a file only whether it may hold slices: one row, as of a slice."""
+    yield ref, Problem("", "")
+
+
+def _found_or_lost(found: SliceHeader | Problem, secret: bytes) -> dict[str, Any]:
+    return _lost(found) if isinstance(found, Problem) else _found(found, secret)
+
+
+def _found(header: SliceHeader, secret: bytes) -> dict[str, Any]:
+    if not header.patient_id:
+        return _lost(ct_slice.missing_id("PatientID"))  # a slice of nobody belongs to no split
     fields = header._asdict()
     fields["patient_key"] = splits.patient_key(header.patient_id, secret)
     told = facts.of(header.facts)._asdict()
     return {name: fields[name] for name in _FROM_HEADER} | told | {"reason": "", "detail": ""}
 
 
+def _lost(problem: Problem) -> dict[str, Any]:
+    return _NO_HEADER | {"reason": problem.reason, "detail": problem.detail}
+
+
 def convert_shard(
-    shard: PlannedShard, spec: DatasetSpec, reader: sources.SliceReader, file: BinaryIO, tally: Counter[str]
+    work: WorkDir,
+    shard: PlannedShard,
+    spec: DatasetSpec,
+    reader: sources.SliceReader,
+    file: BinaryIO,
+    tally: Counter[str],
 ) -> Sidecar:
     """Write the records of a planned shard to `file`, one slice in memory at a time; returns its sidecar.
 
@@ -100,7 +150,7 @@ def convert_shard(
     table = records.features(spec)
     writer = records.ShardWriter(file)
     rows, offsets, digests, rejects = [], [], [], []
-    slices = _files(shard)
+    slices = _files(work, shard)
     reader.expect(ref for files in slices for _, ref in files)
     for row, (files, meta) in enumerate(zip(slices, _metadata(shard.slices), strict=True)):
         image, unused = _image(files, meta["sop_uid"], spec, reader, tally)
@@ -135,10 +185,12 @@ def convert_shard(
     )
 
 
-def _files(shard: PlannedShard) -> list[Files]:
-    """The files of each slice, the planned one first."""
-    files: list[Files] = [[(row, ref)] for row, ref in enumerate(sources.refs(shard.slices))]
-    for number, (row, ref) in enumerate(zip(shard.repeats["row"].to_pylist(), sources.refs(shard.repeats)), len(files)):
+def _files(work: WorkDir, shard: PlannedShard) -> list[Files]:
+    """The files of each slice, the planned one first; what was a slice of a volume lies in `work` by now."""
+    parts = (shard.slices, shard.repeats)
+    planned, repeated = ([volume_file.place(work, ref) for ref in sources.refs(rows)] for rows in parts)
+    files: list[Files] = [[(row, ref)] for row, ref in enumerate(planned)]
+    for number, (row, ref) in enumerate(zip(shard.repeats["row"].to_pylist(), repeated), len(files)):
         files[row].append((number, ref))
     return files
 
@@ -181,6 +233,10 @@ def _hu(
     was_read = time.perf_counter_ns()
     tally["read"] += 1
     tally["read_bytes"] += ref.stored_bytes
+    if ref.method == RANGE:
+        hu = volume_file.hu_of(data)
+        tally["read_us"] += (was_read - begin) // 1000
+        return hu
     ct = ct_slice.read_slice(data, accept)
     if ct.header.sop_uid != sop_uid:
         raise sources.UnreadableSource("changed", f"the file now holds slice {ct.header.sop_uid}, not {sop_uid}")

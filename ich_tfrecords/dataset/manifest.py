@@ -42,7 +42,8 @@ class Manifest:
     slices, patients, studies, labels and strata of each, and `study_labels` where the set has `studies.parquet`.
     `files`: sha256 of each metadata file. `fingerprint`: sha256 over the spec and every shard's sha256; it names the
     data set. `groups`: the sorted keys of patients that a study or series ties together, seen in a record or not; the
-    split is that of the first key. The file has no such field where nobody is tied.
+    split is that of the first key. The file has no such field where nobody is tied. `further_slices`: how many slices
+    the files of the input hold beyond one each; the file has no such field where there are none.
     """
 
     spec: DatasetSpec
@@ -55,6 +56,7 @@ class Manifest:
     labels_unused: int
     files: dict[str, str]
     groups: list[list[str]]
+    further_slices: int = 0
 
     @property
     def slices(self) -> int:
@@ -77,6 +79,7 @@ def read(directory: AnyPath) -> Manifest:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DatasetError(f"{path} has format {_get(values, 'format')!r}; this version reads format {FORMAT}")
     values.setdefault("groups", [])
+    values.setdefault("further_slices", 0)
     try:
         _check(values, _FIELDS, "the manifest")
         values["spec"] = from_dict(values["spec"], f"{path}: spec")
@@ -96,7 +99,14 @@ class _Damage(ValueError):
 
 
 _FIELDS: dict[str, type] = {"spec": dict, "fingerprint": str, "made_from": dict, "splits": dict, "shards": list}
-_FIELDS |= {"rejects": dict, "not_drawn": int, "labels_unused": int, "files": dict, "groups": list}
+_FIELDS |= {
+    "rejects": dict,
+    "not_drawn": int,
+    "labels_unused": int,
+    "files": dict,
+    "groups": list,
+    "further_slices": int,
+}
 _SHARD: dict[str, type] = {
     "name": str,
     "split": str,
@@ -172,8 +182,9 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
 def as_dict(manifest: Manifest) -> dict[str, Any]:
     """The fields of a manifest's file, sealed."""
     fields = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
-    if not manifest.groups:
-        del fields["groups"]
+    for name in ("groups", "further_slices"):
+        if not fields[name]:
+            del fields[name]
     head = {"format": FORMAT, "generator": f"ich_tfrecords {__version__}"}
     return sealed({**head, **fields, "spec": to_dict(manifest.spec)})
 

@@ -83,7 +83,7 @@ def _file_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:
 
 
 def _reject_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:
-    """Every file of the input gave a slice, stands in rejects.csv, or was not drawn."""
+    """Every file of the input, and every slice in a file of many, is there, stands in rejects.csv, or was not drawn."""
     path = directory / manifest.REJECTS
     if path.is_file():
         try:
@@ -96,9 +96,10 @@ def _reject_problems(directory: AnyPath, done: Manifest) -> Iterator[str]:
     source = done.made_from.get("input")
     files = source.get("files") if isinstance(source, dict) else None
     told = done.slices + sum(done.rejects.values()) + done.not_drawn
-    if files is not None and files != told:
+    if files is not None and files + done.further_slices != told:
         parts = "slices, rejects and slices outside the subset"
-        yield f"{manifest.MANIFEST}: the input had {files} files, but {parts} are {told:,}"
+        many = f" with {done.further_slices:,} further slices" if done.further_slices else ""
+        yield f"{manifest.MANIFEST}: the input had {files} files{many}, but {parts} are {told:,}"
 
 
 def _studies(directory: AnyPath, done: Manifest, problems: list[str]) -> pa.Table | None:

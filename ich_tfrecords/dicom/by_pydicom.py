@@ -52,7 +52,7 @@ Buffer = bytes | bytearray | memoryview
 
 def read_header(data: Buffer, accept: Collection[str] = ORIGINAL_ALONE) -> SliceHeader:
     """Header of a whole file, `pixel_offset` -1. Raises `UnreadableSlice`, `UnsupportedSlice`."""
-    with _typed_problems():
+    with typed_problems():
         return _header(*_up_to_pixel_data(data), len(data), accept)
 
 
@@ -60,11 +60,11 @@ def read_cells(
     data: Buffer, accept: Collection[str] = ORIGINAL_ALONE
 ) -> tuple[SliceHeader, npt.NDArray[np.unsignedinteger]]:
     """Header and unsigned cells [rows * columns] of a whole file. Raises `UnreadableSlice`, `UnsupportedSlice`."""
-    with _typed_problems():
+    with typed_problems():
         dataset, last = _up_to_pixel_data(data)
         header = _header(dataset, last, len(data), accept)
         value = bytes(_raw(dataset, PIXEL_DATA).value or b"")
-        return header, _native(header, value) if header.transfer_syntax in NATIVE else _encoded(header, value)
+        return header, native(header, value) if header.transfer_syntax in NATIVE else _encapsulated(header, value)
 
 
 def study_uid(data: Buffer) -> str:
@@ -74,18 +74,18 @@ def study_uid(data: Buffer) -> str:
     (PS3.5 6.2, UI) out of letters, digits and `_.-`, for RSNA's ids are no UIDs.
     """
     try:
-        with _typed_problems():
+        with typed_problems():
             dataset = _parsed(data, lambda tag, vr, length: tag > STUDY_UID)
             raw = _raw(dataset, STUDY_UID)
             is_whole = raw is not None and raw.length == len(raw.value or b"")
-            value = _text(dataset, STUDY_UID).strip() if is_whole else ""
+            value = text_of(dataset, STUDY_UID).strip() if is_whole else ""
     except SliceProblem:
         return ""
     return value if re.fullmatch(r"[0-9A-Za-z_.\-]{1,64}", value) else ""
 
 
 @contextlib.contextmanager
-def _typed_problems() -> Iterator[None]:
+def typed_problems() -> Iterator[None]:
     """Turns whatever a parser raises into a typed problem.
 
     The values of damaged files reach many corners of pydicom, so every exception counts as damage here;
@@ -95,7 +95,12 @@ def _typed_problems() -> Iterator[None]:
         yield
     except SliceProblem:
         raise
-    except (EOFError, OSError, struct.error) as error:  # pydicom's OSError: no tag of an item where one must be
+    except OSError as error:
+        if error.errno is not None:
+            raise  # of a disk, not of the bytes
+        # pydicom's own: no tag of an item where one must be
+        raise UnreadableSlice("truncated", f"the file ends inside an element: {error}") from error
+    except (EOFError, struct.error) as error:
         raise UnreadableSlice("truncated", f"the file ends inside an element: {error}") from error
     except codestream.BadStream as error:
         raise UnreadableSlice("decode_failed", f"BadStream: {error}") from error
@@ -129,7 +134,7 @@ def _parsed(data: Buffer, is_after: Callable[[int, str | None, int], bool]) -> A
     _check_signature(data)
     whole = bytes(data)
     deflated = _NAMES_DEFLATED.search(whole) is not None
-    with _quiet():
+    with quiet():
         dataset = read_partial(io.BytesIO(_inflated(whole) if deflated else whole), is_after, force=True)
     if deflated:
         dataset.file_meta.TransferSyntaxUID = DEFLATED
@@ -137,7 +142,7 @@ def _parsed(data: Buffer, is_after: Callable[[int, str | None, int], bool]) -> A
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps warnings and log lines of the libraries back; both switches are the process's, hence the lock."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "openjpeg.decode")]
     with _QUIET, warnings.catch_warnings():
@@ -180,8 +185,9 @@ def _inflated(whole: bytes) -> bytes:
     return meta[: place.start] + EXPLICIT_LITTLE.encode().ljust(len(DEFLATED), b"\0") + meta[place.stop :] + inflated
 
 
-def _header(dataset: Any, last: int, size_bytes: int, accept: Collection[str]) -> SliceHeader:
-    fields: dict[str, Any] = {keyword: _text(dataset, tag) for tag, keyword in TEXT.items() if tag in dataset}
+def fields_of(dataset: Any) -> dict[str, Any]:
+    """The elements of a data set that `checked` takes, by keyword."""
+    fields = texts_of(dataset)
     for tag, keyword in SHORT.items():
         raw = _raw(dataset, tag)
         value = b"" if raw is None else raw.value or b""
@@ -189,10 +195,20 @@ def _header(dataset: Any, last: int, size_bytes: int, accept: Collection[str]) -
             fields[keyword] = int.from_bytes(value, "little" if raw.is_little_endian else "big")
         elif value and tag in PADDING:
             fields[keyword] = None
+    return fields
+
+
+def texts_of(dataset: Any) -> dict[str, Any]:
+    """Those of `TEXT` as text, and those of `FACTS` as their bytes, by keyword."""
+    fields: dict[str, Any] = {keyword: text_of(dataset, tag) for tag, keyword in TEXT.items() if tag in dataset}
     for tag, keyword in FACTS.items():
         if (raw := _raw(dataset, tag)) is not None:
             fields[keyword] = bytes(raw.value or b"")
-    fields["TransferSyntaxUID"] = _syntax(dataset)
+    return fields
+
+
+def _header(dataset: Any, last: int, size_bytes: int, accept: Collection[str]) -> SliceHeader:
+    fields = fields_of(dataset) | {"TransferSyntaxUID": syntax_of(dataset)}
     pixel_data = _raw(dataset, PIXEL_DATA)
     if pixel_data is None:
         _check_whole(dataset, last, size_bytes)
@@ -207,20 +223,20 @@ def _raw(dataset: Any, tag: int) -> Any:
     return item if item is not None and hasattr(item, "is_little_endian") else None
 
 
-def _text(dataset: Any, tag: int) -> str:
+def text_of(dataset: Any, tag: int) -> str:
     """Text of an element as the fast walk reads it; pydicom decodes what is not ASCII."""
     raw = _raw(dataset, tag)
     if raw is not None and raw.value is not None:
         value = bytes(raw.value)
         if value.isascii() and ASCII_ESCAPE.encode() not in value:
             return value.decode("ascii").rstrip(" \0")
-    with _quiet():
+    with quiet():
         value = dataset[tag].value
     many = isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue"
     return "\\".join(map(str, value)) if many else str("" if value is None else value).rstrip(" \0")
 
 
-def _syntax(dataset: Any) -> str:
+def syntax_of(dataset: Any) -> str:
     """Transfer syntax by the meta group, or as pydicom guessed it where that is silent."""
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax:
@@ -240,25 +256,29 @@ def _check_whole(dataset: Any, last: int, size_bytes: int) -> None:
         raise UnreadableSlice("truncated", f"the file ends inside element {place}, before PixelData")
 
 
-def _native(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger]:
+def native(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger]:
     order = ">" if header.transfer_syntax == EXPLICIT_BIG else "<"
     kind = np.dtype(f"{order}u{header.bits_allocated // 8}")
     return np.frombuffer(value, kind, header.rows * header.columns).astype(kind.newbyteorder("="), copy=False)
 
 
-def _encoded(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger]:
+def _encapsulated(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger]:
     """Cells of encapsulated PixelData (PS3.5 A.4): one frame of all the fragments, whatever the offset table says."""
     from pydicom.encaps import generate_fragments
 
+    return encoded(header, lambda: b"".join(itertools.islice(generate_fragments(value), 1, None)))
+
+
+def encoded(header: SliceHeader, frame: Callable[[], bytes]) -> npt.NDArray[np.unsignedinteger]:
+    """Cells [rows * columns] of an encoded frame. Raises `UnreadableSlice`, `UnsupportedSlice`, and as decoders do."""
     decode = codestream.DECODERS.get(header.transfer_syntax)
     if decode is None:
         known = re.fullmatch(r"1\.2\.[0-9.]{1,60}", header.transfer_syntax)
         shown = header.transfer_syntax if known else f"of {len(header.transfer_syntax):,} characters, no DICOM UID"
         raise UnsupportedSlice("unsupported_syntax", f"no decoder for transfer syntax {shown}")
     try:
-        with _quiet():
-            frame = b"".join(itertools.islice(generate_fragments(value), 1, None))
-            samples = decode(frame, header.rows, header.columns, header.bits_allocated)
+        with quiet():
+            samples = decode(frame(), header.rows, header.columns, header.bits_allocated)
     except ImportError as error:
         raise UnsupportedSlice(
             "unsupported_syntax", f"transfer syntax {header.transfer_syntax} needs the module {error.name}"

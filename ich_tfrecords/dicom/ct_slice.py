@@ -17,6 +17,7 @@ from ich_tfrecords import pixels
 from ich_tfrecords.dicom import by_pydicom, cells
 from ich_tfrecords.dicom.header import (
     ASCII_ESCAPE,
+    ENHANCED,
     EXPLICIT_LITTLE,
     FACTS,
     IMPLICIT_LITTLE,
@@ -92,13 +93,15 @@ def fast_header(data: Buffer, size_bytes: int, accept: Collection[str] = ORIGINA
     if walked is None:
         return None
     fields, offset, length = walked
+    if fields.get("SOPClassUID") in ENHANCED:
+        return None
     return checked(fields, min(length, size_bytes - offset), length, offset, accept)
 
 
 def read_header(data: Buffer, accept: Collection[str] = ORIGINAL_ALONE) -> SliceHeader:
     """Header of a whole file, whatever its transfer syntax, where `accept` takes it.
 
-    Raises `UnreadableSlice`, `UnsupportedSlice`.
+    Raises `UnreadableSlice`, `UnsupportedSlice`. That of a file of many slices is a `HoldsFrames`.
     """
     return fast_header(data, len(data), accept) or pydicom_header(data, accept)
 
@@ -112,16 +115,16 @@ def read_slice(data: Buffer, accept: Collection[str] = ORIGINAL_ALONE) -> CtSlic
     if header is None:
         return pydicom_slice(data, accept)
     kind, size = f"<u{header.bits_allocated // 8}", header.rows * header.columns
-    return CtSlice(header, _hu(header, np.frombuffer(data, kind, size, header.pixel_offset)))
+    return CtSlice(header, hu_of(header, np.frombuffer(data, kind, size, header.pixel_offset)))
 
 
 def pydicom_slice(data: Buffer, accept: Collection[str] = ORIGINAL_ALONE) -> CtSlice:
     """`read_slice` by way of pydicom alone."""
     header, plain = by_pydicom.read_cells(data, accept)
-    return CtSlice(header, _hu(header, plain))
+    return CtSlice(header, hu_of(header, plain))
 
 
-def _hu(header: SliceHeader, plain: cells.Cells) -> pixels.Int16:
+def hu_of(header: SliceHeader, plain: cells.Cells) -> pixels.Int16:
     """HU [rows, columns] of unsigned cells [rows * columns]: the one way for every file."""
     plain = plain.reshape(header.rows, header.columns)
     padding = cells.padding(plain, header)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from ich_tfrecords.problems import Problem
@@ -25,6 +25,7 @@ RLE = "1.2.840.10008.1.2.5"
 NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # CT, and CT converted from older slices
 
 TEXT = {
@@ -88,6 +89,10 @@ class UnsupportedSlice(SliceProblem):
     """The file is whole, but it is no axial CT slice with known HU."""
 
 
+class HoldsFrames(UnsupportedSlice):
+    """The file is enhanced CT: its slices are frames, whose headers stand in functional groups (PS3.3 C.7.6.16)."""
+
+
 class SliceHeader(NamedTuple):
     """What the header of a CT slice says.
 
@@ -136,7 +141,7 @@ def checked(
     _check_kind(fields, kind, accept)
     sop, patient = _id(fields, "SOPInstanceUID"), fields.get("PatientID", "").strip()
     study, series = _id(fields, "StudyInstanceUID"), _id(fields, "SeriesInstanceUID")
-    rows, columns, allocated, stored = _matrix(fields)
+    rows, columns, allocated, stored = matrix(fields)
     slope, intercept = _number(fields, "RescaleSlope"), _number(fields, "RescaleIntercept")
     if slope == 0:
         raise UnsupportedSlice("no_rescale", "RescaleSlope is 0, so stored values give no HU (PS3.3 C.11.1)")
@@ -165,17 +170,13 @@ def _check_kind(fields: dict[str, Any], kind: list[str], accept: Collection[str]
         shown = _shown(fields, "PhotometricInterpretation", "no")
         raise UnsupportedSlice("color", f"{samples} samples a pixel, {shown} photometric interpretation")
     if fields.get("SOPClassUID") in ENHANCED:
-        raise UnsupportedSlice(
-            "enhanced_ct",
-            "position and rescale stand in functional groups (PS3.3 C.7.6.16), which are not read yet; convert it "
-            "to single-frame CT slices, with dcm4che's emf2sf for one",
-        )
+        raise HoldsFrames("enhanced_ct", "the file holds frames, each a slice; they are read one by one")
     frames = fields.get("NumberOfFrames", "").strip() or "1"
-    if _numbers(frames) != (1.0,):
+    if numbers(frames) != (1.0,):
         shown = _shown(fields, "NumberOfFrames")
         raise UnsupportedSlice(
             "multi_frame",
-            f"NumberOfFrames is '{shown}'; only single-frame slices are read, so convert it to these first",
+            f"NumberOfFrames is '{shown}'; many frames are read of enhanced CT alone, so convert it to single ones",
         )
     if "LOCALIZER" in kind:
         raise UnsupportedSlice("localizer", f"ImageType is {_shown(fields, 'ImageType')}")
@@ -223,7 +224,7 @@ def missing_id(keyword: str) -> UnsupportedSlice:
     return UnsupportedSlice("missing_id", f"{keyword} is empty; slices are told apart and split by their ids")
 
 
-def _matrix(fields: dict[str, Any]) -> tuple[int, int, int, int]:
+def matrix(fields: dict[str, Any]) -> tuple[int, int, int, int]:
     """Rows, Columns, BitsAllocated, BitsStored (PS3.3 C.7.6.3.1, PS3.5 8.1.1)."""
     rows, columns = fields.get("Rows", 0), fields.get("Columns", 0)
     if not (0 < rows <= MAX_SIDE_PX and 0 < columns <= MAX_SIDE_PX):
@@ -254,13 +255,13 @@ def _padding(fields: dict[str, Any], signed: bool) -> tuple[int, int] | None:
 
 
 def _number(fields: dict[str, Any], keyword: str) -> float:
-    numbers = _numbers(fields.get(keyword, ""))
-    if len(numbers) != 1:
+    values = numbers(fields.get(keyword, ""))
+    if len(values) != 1:
         raise UnsupportedSlice("no_rescale", f"{keyword} is '{_shown(fields, keyword)}', so stored values give no HU")
-    return numbers[0]
+    return values[0]
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
     """Values of a DS or IS text (PS3.5 6.2); empty when one is no finite number."""
     if "_" in text:  # Python reads 1_0 as ten
         return ()
@@ -272,11 +273,15 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _position_mm(fields: dict[str, Any]) -> float:
-    """ImagePositionPatient along the normal of ImageOrientationPatient, towards the head."""
-    corner = _numbers(fields.get("ImagePositionPatient", ""))
-    axes = _numbers(fields.get("ImageOrientationPatient", ""))
+    corner = numbers(fields.get("ImagePositionPatient", ""))
+    axes = numbers(fields.get("ImageOrientationPatient", ""))
     if len(corner) != 3 or len(axes) != 6:
         raise UnsupportedSlice("no_position", "ImagePositionPatient or ImageOrientationPatient is absent or unusable")
+    return along_normal(corner, axes)
+
+
+def along_normal(corner: Sequence[float], axes: Sequence[float]) -> float:
+    """ImagePositionPatient in mm along the normal of ImageOrientationPatient, to the head. Raises `SliceProblem`."""
     if max(map(abs, corner)) > MAX_POSITION_MM:
         raise UnsupportedSlice("no_position", f"ImagePositionPatient is beyond {MAX_POSITION_MM:,.0f} mm")
     ax, ay, az, bx, by, bz = axes

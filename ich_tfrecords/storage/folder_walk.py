@@ -21,8 +21,8 @@ from ich_tfrecords.storage.zip_directory import SourceError
 UNKNOWN = -1  # size and time of a file that cannot be looked at
 _SPECIAL = "pipe or device"
 
-# The last part of the name: a DICOM suffix, a numeric one (the end of a UID), or none at all.
-CANDIDATE = r"(?i)(^|/)([^/]*\.(dcm|dicom|ima|[0-9]+)|[^/.]+)$"
+# The last part of the name: a DICOM suffix, a numeric one (the end of a UID), none at all, or that of a NIfTI volume.
+CANDIDATE = r"(?i)(^|/)([^/]*\.(dcm|dicom|ima|nii|nii\.gz|[0-9]+)|[^/.]+)$"
 # `.DS_Store`, `._x`, and the folder that macOS adds to archives; `.` and `..` hide nothing.
 HIDDEN = r"(^|/)(\.[^./]|\.\.[^/]|__MACOSX(/|$))"
 MAGIC = re.compile(r"[*?\[]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import google_crc32c
 from isal import igzip_lib, isal_zlib
@@ -22,10 +22,13 @@ MAX_SLICE_BYTES = 64 << 20
 
 PLAIN = -1  # method of a file that lies in no archive
 OBJECT = -2  # method of an object that lies in no archive
+RANGE = -3  # method of a range of a file or an object that this package wrote
 TRIES = 3  # of bytes that came from far away and fail their check
 # changed: a bit on the way may as well turn in the name that a local header bears
 _MAY_PASS = frozenset(("crc_mismatch", "inflate_failed", "bad_local_header", "size_mismatch", "changed"))
 _ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f])")  # what `escaped` writes
+
+Result = TypeVar("Result")
 
 
 class UnreadableSource(Problem):
@@ -37,7 +40,10 @@ class UnreadableSource(Problem):
 
 
 class SliceRef(NamedTuple):
-    """One row of a listing. Sizes and offset in bytes; `method` is `PLAIN`, `OBJECT`, or the zip's."""
+    """One row of a listing, or one slice of it. Sizes and offset in bytes; `method` is `PLAIN`, `OBJECT`, or the zip's.
+
+    `frame`: the number of a slice in a file that holds many, from 1; 0 for a file that is one slice.
+    """
 
     container: str
     name: str
@@ -47,6 +53,12 @@ class SliceRef(NamedTuple):
     size_bytes: int
     crc32: int
     version: int
+    frame: int = 0
+
+
+def slice_name(row: SliceRef) -> str:
+    """What a slice is called for people: the name of its file, and behind # its number where there are many."""
+    return f"{row.name}#{row.frame}" if row.frame else row.name
 
 
 class SliceReader:
@@ -87,10 +99,12 @@ class SliceReader:
         """The whole slice, its size and (but for a plain file) its checksum checked. Raises `UnreadableSource`."""
         self._require_size(row)
         if row.method == PLAIN:
-            return self._tried(row, lambda: self._read_plain(row, row.size_bytes))
+            return tried(row, lambda: self._read_plain(row, row.size_bytes))
         if row.method == OBJECT:
-            return self._tried(row, lambda: _checked_object(row, self._read_object(row, row.size_bytes)))
-        return self._tried(row, lambda: self._checked(row, self._read_zipped(row)))
+            return tried(row, lambda: _checked_object(row, self._read_object(row, row.size_bytes)))
+        if row.method == RANGE:
+            return tried(row, lambda: _checked_object(row, self._read_range(row)))
+        return tried(row, lambda: self._checked(row, self._read_zipped(row)))
 
     def read_head(self, row: SliceRef, head_bytes: int) -> memoryview:
         """The first `head_bytes` of the slice, or all of a shorter one, without reading the rest.
@@ -100,31 +114,12 @@ class SliceReader:
         self._require_size(row)
         wanted = _head(row, head_bytes)
         if row.method == PLAIN:
-            return self._tried(row, lambda: self._read_plain(row, wanted))
+            return tried(row, lambda: self._read_plain(row, wanted))
         if row.method == OBJECT:
-            return self._tried(row, lambda: self._read_object(row, wanted))
+            return tried(row, lambda: self._read_object(row, wanted))
         if row.method == STORED:
-            return self._tried(row, lambda: self._stored_prefix(row, wanted))
-        return self._tried(row, lambda: self._inflate_head(row, wanted))
-
-    def _tried(self, row: SliceRef, read: Callable[[], memoryview]) -> memoryview:
-        """What `read` gives; bytes that came from a bucket and fail their check are fetched again."""
-        far = is_bucket(row.container)
-        for left in range(TRIES if far else 1, 0, -1):
-            try:
-                return read()
-            except FileNotFoundError as error:
-                raise _changed(row, "it is gone") if far else _unreadable(row, error) from error
-            except buckets.NoAnswer as error:
-                raise buckets.NoAnswer(error.errno, error.strerror, row.container) from error  # the name stays here
-            except OSError as error:
-                if far:
-                    raise
-                raise _unreadable(row, error) from error
-            except UnreadableSource as error:
-                if left == 1 or error.reason not in _MAY_PASS:
-                    raise
-        raise AssertionError("the last try returns or raises")
+            return tried(row, lambda: self._stored_prefix(row, wanted))
+        return tried(row, lambda: self._inflate_head(row, wanted))
 
     def _wanted(self, rows: Iterable[SliceRef], head_bytes: int | None) -> Iterator[Wanted]:
         """The range that each row in a bucket asks for first."""
@@ -132,7 +127,10 @@ class SliceReader:
             if not is_bucket(row.container) or max(row.size_bytes, row.stored_bytes) > self._max_bytes:
                 continue
             size_bytes = row.stored_bytes if head_bytes is None else _first_step(row, head_bytes)
-            yield _object(row, size_bytes) if row.method == OBJECT else _member(row, _guess_bytes(row) + size_bytes)
+            if row.method == RANGE:
+                yield _range(row)
+            else:
+                yield _object(row, size_bytes) if row.method == OBJECT else _member(row, guess_bytes(row) + size_bytes)
 
     def _require_size(self, row: SliceRef) -> None:
         for what, size_bytes in (("size", row.size_bytes), ("stored size", row.stored_bytes)):
@@ -141,80 +139,80 @@ class SliceReader:
                     "too_large", f"{row.name}: {what} is {size_bytes:,} bytes; the limit is {self._max_bytes:,}"
                 )
         if row.method == STORED and row.stored_bytes != row.size_bytes:
-            raise _mismatch(row, row.stored_bytes)
+            raise mismatch(row, row.stored_bytes)
 
     def _read_plain(self, row: SliceRef, wanted: int) -> memoryview:
         # os.open and preadv into a buffer in use: a fresh half-megabyte buffer a slice costs page faults.
-        fd = _open_plain(row)
+        fd = open_plain(row)
         try:
-            status = os.fstat(fd)
-            size_bytes = status.st_size
-            if size_bytes != row.size_bytes:
-                raise _changed(row, f"the file has {size_bytes:,} bytes; the listing said {row.size_bytes:,}")
-            if row.version >= 0 and status.st_mtime_ns != row.version:
-                raise _changed(row, "the file was written after the listing")
+            check_plain(row, fd)
             got = self._fill(fd, 0, wanted)
         finally:
             os.close(fd)
         if got < wanted:
-            raise _changed(row, f"the file ended after {got:,} of {wanted:,} bytes")
+            raise changed(row, f"the file ended after {got:,} of {wanted:,} bytes")
         return self._view[:wanted]
 
     def _read_object(self, row: SliceRef, wanted: int) -> memoryview:
         data = self._objects.fetch(_object(row, wanted))
         if len(data) < wanted:
-            raise _changed(row, f"the object ended after {len(data):,} of {wanted:,} bytes")
+            raise changed(row, f"the object ended after {len(data):,} of {wanted:,} bytes")
         return memoryview(data)
+
+    def _read_range(self, row: SliceRef) -> memoryview:
+        if is_bucket(row.container):
+            found = memoryview(self._objects.fetch(_range(row)))
+        else:
+            fd = open_plain(row)
+            try:
+                found = self._view[: self._fill(fd, row.offset, row.size_bytes)]
+            finally:
+                os.close(fd)
+        if len(found) < row.size_bytes:
+            raise changed(row, f"it ends {row.size_bytes - len(found):,} bytes early")
+        return found
 
     def _read_zipped(self, row: SliceRef) -> memoryview:
         data = self._stored_prefix(row, row.stored_bytes)
         if row.method == STORED:
             return data
-        inflater = _inflater()
+        inflater = new_inflater()
         # One byte more than declared is enough to catch a stream that holds more, and all that a zip bomb gets.
-        content = _inflate(inflater, data, row.size_bytes + 1, row)
+        content = inflate(inflater, data, row.size_bytes + 1, row)
         if not inflater.eof and len(content) <= row.size_bytes:
-            raise _cut_short(row, len(content))
+            raise cut_short(row, len(content))
         return memoryview(content)
 
     def _checked(self, row: SliceRef, content: memoryview) -> memoryview:
         if len(content) != row.size_bytes:
-            raise _mismatch(row, len(content))
-        crc32 = isal_zlib.crc32(content)
-        if crc32 != row.crc32:
-            raise UnreadableSource(
-                "crc_mismatch", f"{row.name}: crc32 is {crc32:08x}, the archive says {row.crc32:08x}"
-            )
+            raise mismatch(row, len(content))
+        check_sum(row, isal_zlib.crc32(content))
         return content
 
     def _inflate_head(self, row: SliceRef, wanted: int) -> memoryview:
         """First `wanted` bytes of a deflated member, from as little of its stream as that takes."""
-        inflater, head, at = _inflater(), b"", 0
+        inflater, head, at = new_inflater(), b"", 0
         while len(head) < wanted and not inflater.eof:
             if at == row.stored_bytes:
-                raise _cut_short(row, len(head))
+                raise cut_short(row, len(head))
             end = min(at + _first_step(row, wanted), row.stored_bytes)
             data = self._stored_prefix(row, end)[at:]
-            head += _inflate(inflater, data, wanted - len(head), row)
+            head += inflate(inflater, data, wanted - len(head), row)
             at = end
         if len(head) < wanted:
-            raise _mismatch(row, len(head))
+            raise mismatch(row, len(head))
         return memoryview(head)
 
     def _stored_prefix(self, row: SliceRef, size_bytes: int) -> memoryview:
         """First bytes of a member as they lie in the archive."""
-        found = self._archive_bytes(row, _guess_bytes(row) + size_bytes)
-        header = zip_directory.parse_local_header(found)
-        if header is None:
-            raise UnreadableSource("bad_local_header", f"{row.name}: no member begins at byte {row.offset:,}")
-        if (header.name, header.method) != (row.name, row.method):
-            raise _changed(row, f"another member begins at byte {row.offset:,}")
-        end = header.header_bytes + size_bytes
+        found = self._archive_bytes(row, guess_bytes(row) + size_bytes)
+        begin = header_bytes(row, found)
+        end = begin + size_bytes
         if end > len(found):
             found = self._archive_bytes(row, end)
         if end > len(found):
-            raise _changed(row, f"the archive ends inside the slice, after {len(found):,} bytes")
-        return found[header.header_bytes : end]
+            raise changed(row, f"the archive ends inside the slice, after {len(found):,} bytes")
+        return found[begin:end]
 
     def _archive_bytes(self, row: SliceRef, size_bytes: int) -> memoryview:
         """Bytes of the archive from where the member begins; fewer at its end."""
@@ -242,12 +240,32 @@ class SliceReader:
         return got
 
 
+def tried(row: SliceRef, read: Callable[[], Result]) -> Result:
+    """What `read` gives; bytes that came from a bucket and fail their check are fetched again."""
+    far = is_bucket(row.container)
+    for left in range(TRIES if far else 1, 0, -1):
+        try:
+            return read()
+        except FileNotFoundError as error:
+            raise changed(row, "it is gone") if far else _unreadable(row, error) from error
+        except buckets.NoAnswer as error:
+            raise buckets.NoAnswer(error.errno, error.strerror, row.container) from error  # the name stays here
+        except OSError as error:
+            if far:
+                raise
+            raise _unreadable(row, error) from error
+        except UnreadableSource as error:
+            if left == 1 or error.reason not in _MAY_PASS:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
 def escaped(name: str) -> str:
     """A file name as text that can be stored: bytes that are not UTF-8 become `\\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _open_plain(row: SliceRef) -> int:
+def open_plain(row: SliceRef) -> int:
     path = f"{row.container}/{row.name}"
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -256,6 +274,26 @@ def _open_plain(row: SliceRef) -> int:
         if raw == path.encode():
             raise
         return os.open(raw, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def check_plain(row: SliceRef, fd: int) -> None:
+    """Raise `UnreadableSource` where an open file is no longer what was listed."""
+    status = os.fstat(fd)
+    size_bytes = status.st_size
+    if size_bytes != row.size_bytes:
+        raise changed(row, f"the file has {size_bytes:,} bytes; the listing said {row.size_bytes:,}")
+    if row.version >= 0 and status.st_mtime_ns != row.version:
+        raise changed(row, "the file was written after the listing")
+
+
+def header_bytes(row: SliceRef, found: memoryview) -> int:
+    """Length of the local header that a member of a zip begins with; `found`: the archive from there on."""
+    header = zip_directory.parse_local_header(found)
+    if header is None:
+        raise UnreadableSource("bad_local_header", f"{row.name}: no member begins at byte {row.offset:,}")
+    if (header.name, header.method) != (row.name, row.method):
+        raise changed(row, f"another member begins at byte {row.offset:,}")
+    return header.header_bytes
 
 
 def _head(row: SliceRef, head_bytes: int) -> int:
@@ -269,9 +307,13 @@ def _first_step(row: SliceRef, head_bytes: int) -> int:
     return min(wanted + 1024, row.stored_bytes) if row.method == DEFLATED else wanted
 
 
-def _guess_bytes(row: SliceRef) -> int:
+def guess_bytes(row: SliceRef) -> int:
     """Length of a local header: one read for it and the bytes, as local names and extras mostly are this short."""
     return zip_directory.LOCAL_HEADER_BYTES + 4 * len(row.name) + 64
+
+
+def _range(row: SliceRef) -> Wanted:
+    return Wanted(f"{row.container}/{row.name}", None, row.offset, row.size_bytes)
 
 
 def _object(row: SliceRef, size_bytes: int) -> Wanted:
@@ -283,28 +325,34 @@ def _member(row: SliceRef, size_bytes: int) -> Wanted:
 
 
 def _checked_object(row: SliceRef, content: memoryview) -> memoryview:
-    crc32c = google_crc32c.value(bytes(content))
-    if row.crc32 != buckets.UNKNOWN_CRC32C and crc32c != row.crc32:
-        raise UnreadableSource("crc_mismatch", f"{row.name}: crc32c is {crc32c:08x}, the bucket says {row.crc32:08x}")
+    check_sum(row, google_crc32c.value(bytes(content)))
     return content
 
 
-def _inflater() -> igzip_lib.IgzipDecompressor:
+def check_sum(row: SliceRef, found: int) -> None:
+    """Raise `UnreadableSource` unless `found` is the sum of a row's bytes: the crc32 of a member, else the crc32c."""
+    zipped = row.method >= 0
+    kind, source = ("crc32", "archive") if zipped else ("crc32c", "bucket" if row.method == OBJECT else "index")
+    if found != row.crc32 and (zipped or row.crc32 != buckets.UNKNOWN_CRC32C):
+        raise UnreadableSource("crc_mismatch", f"{row.name}: {kind} is {found:08x}, the {source} says {row.crc32:08x}")
+
+
+def new_inflater() -> igzip_lib.IgzipDecompressor:
     return igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE, 15)
 
 
-def _inflate(inflater: igzip_lib.IgzipDecompressor, data: memoryview, max_bytes: int, row: SliceRef) -> bytes:
+def inflate(inflater: igzip_lib.IgzipDecompressor, data: memoryview, max_bytes: int, row: SliceRef) -> bytes:
     try:
         return inflater.decompress(data, max_bytes)
     except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub calls this class an instance
         raise UnreadableSource("inflate_failed", f"{row.name}: {error}") from error
 
 
-def _cut_short(row: SliceRef, got_bytes: int) -> UnreadableSource:
+def cut_short(row: SliceRef, got_bytes: int) -> UnreadableSource:
     return UnreadableSource("inflate_failed", f"{row.name}: the deflated stream ends after {got_bytes:,} bytes")
 
 
-def _mismatch(row: SliceRef, got_bytes: int) -> UnreadableSource:
+def mismatch(row: SliceRef, got_bytes: int) -> UnreadableSource:
     more = "more than " if got_bytes > row.size_bytes else ""
     return UnreadableSource(
         "size_mismatch",
@@ -312,7 +360,7 @@ def _mismatch(row: SliceRef, got_bytes: int) -> UnreadableSource:
     )
 
 
-def _changed(row: SliceRef, fact: str) -> UnreadableSource:
+def changed(row: SliceRef, fact: str) -> UnreadableSource:
     return UnreadableSource("changed", f"{row.name}: {fact}; it changed since it was listed")
 
 

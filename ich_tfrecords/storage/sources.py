@@ -122,11 +122,12 @@ def archives(table: pa.Table) -> list[str]:
 
 
 def refs(table: pa.Table) -> Iterator[SliceRef]:
-    """Rows of a listing one after the other, a few thousand in memory at a time."""
+    """Rows of a listing one after the other, a few thousand in memory at a time; those of slices with their `frame`."""
+    fields = [*ROW_FIELDS, *(name for name in ("frame",) if name in table.column_names)]
     for batch in table.to_batches(max_chunksize=4096):
         container = batch.column("container")
         paths = container.dictionary.to_pylist()
-        columns = [batch.column(name).to_pylist() for name in ROW_FIELDS]
+        columns = [batch.column(name).to_pylist() for name in fields]
         for index, *values in zip(container.indices.to_pylist(), *columns):
             yield SliceRef(paths[index], *values)
 
@@ -309,6 +310,7 @@ def _named(members: pa.RecordBatch, name: str) -> list[dict]:
 def _nothing(path: AnyPath, ignored: Counter[str], where: str) -> str:
     kinds = f" ({packed.counted(ignored)})" if ignored else ""
     step = packed.unread(ignored, beside=False) or (
-        "slices end with .dcm, .dicom, .ima or a number, or have no suffix; name other files one by one or with a glob"
+        "slices end with .dcm, .dicom, .ima or a number, or have no suffix, and volumes with .nii or .nii.gz; name "
+        "other files one by one or with a glob"
     )
     return f"{path}: no slice among {counted(ignored.total(), 'file')}{where}{kinds}; {step}"

@@ -61,7 +61,8 @@ def convert(source: Path, output: Path, data_spec: spec.DatasetSpec, table: Labe
     work.create()
     listing = sources.list_inputs([str(source)]).table
     with sources.SliceReader() as reader:
-        index = steps.index_slices(listing, b"secret of the test", reader, tally, data_spec.accept)
+        how = (data_spec.accept, steps.unopened)
+        index = steps.index_slices(listing, b"secret of the test", reader, tally, how)
         planned = plan.build_plan(index, [table] if table else [], data_spec)
         names = job.write_plan(work, planned, data_spec)
         for name in names:

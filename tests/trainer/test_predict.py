@@ -18,6 +18,7 @@ from PIL import Image
 
 from ich_tfrecords.dataset import manifest as manifests
 from ich_tfrecords.dataset import records
+from ich_tfrecords.volumes.reader import FrameReader
 from trainer import predict
 from trainer.models import explain, model_file, networks
 from trainer.models.model_file import About
@@ -394,7 +395,7 @@ def test_flip_is_the_mean_of_a_slice_and_its_mirror_image(run, tmp_path, export,
     model = model_file.load_model(export, about)
     with slice_stream.sources.SliceReader() as reader:
         (ref,) = slice_stream.sources.refs(slice_stream.sources.list_inputs([str(path)]).table)
-        _, image = slice_stream.read_image(ref, reader, about.spec)
+        _, image = slice_stream.read_image(ref, FrameReader(reader), about.spec.image)
     logits = (np.asarray(model(image[None])) + np.asarray(model(image[None, :, ::-1]))) / 2
     (row,) = rows(tmp_path / "out" / "predictions.csv")
     told = [float(row[name]) for name in about.spec.labels.names]

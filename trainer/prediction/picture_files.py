@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from ich_tfrecords.problems import Problem
 from ich_tfrecords.storage import atomic, sources
+from ich_tfrecords.storage.slice_reader import slice_name
 from ich_tfrecords.views.export import safe_stem
 from ich_tfrecords.views.montage import png_bytes, shortened
+from ich_tfrecords.volumes.reader import FrameReader
 from trainer.models.model_file import About
 from trainer.prediction import slice_stream, triage
 from trainer.prediction.folder import PredictFolder
@@ -46,12 +48,13 @@ def draw(
     output.plan_pictures(names)
     output.pictures.mkdir(exist_ok=True)
     maps = explain.explainer(networks.slice_model, method)
-    with sources.SliceReader() as reader:
+    with sources.SliceReader() as reader, FrameReader(reader, about.spec.accept) as frames:
         for name, scored in zip(names, chosen, strict=True):
             try:
-                _, image = slice_stream.read_image(scored.found.ref, reader, about.spec)
+                _, image = slice_stream.read_image(scored.found.ref, frames, about.spec.image)
             except Problem as problem:
-                print(f"predict: no picture of {shortened(scored.found.ref.name, 70)}: {problem}", file=sys.stderr)
+                called = shortened(slice_name(scored.found.ref), 70)
+                print(f"predict: no picture of {called}: {problem}", file=sys.stderr)
                 continue
             warning = partial.get(scored.found.study_uid, "")
             atomic.write_bytes(output.pictures / name, _picture(image, scored, warning, about, maps, METHODS[method]))

@@ -1,7 +1,8 @@
 """Files to batches of images: a thread reads, decodes and windows while the model works on the batch before.
 
-At most `AHEAD` batches wait, so memory does not depend on how many files there are, but for 32 to 64 bytes a file
-that tell a SOP UID that comes again, and whether with the same slice.
+At most `AHEAD` batches wait, so memory does not depend on how many files there are, but for 32 to 64 bytes a slice
+that tell a SOP UID that comes again, and whether with the same slice. A file of many slices is unpacked once, and its
+slices come one by one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import array
 import contextlib
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -24,9 +25,12 @@ from isal import isal_zlib
 from ich_tfrecords import pixels
 from ich_tfrecords.dataset import repeats
 from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.dicom.header import HoldsFrames
 from ich_tfrecords.problems import Problem
-from ich_tfrecords.spec import DatasetSpec
+from ich_tfrecords.spec import DatasetSpec, ImageSpec
 from ich_tfrecords.storage import sources
+from ich_tfrecords.storage.slice_reader import slice_name
+from ich_tfrecords.volumes.reader import FrameReader
 
 AHEAD = 2  # batches decoded before they are wanted: one hides a slow file, more only take memory
 HEAD_BYTES = 1 << 16  # holds the ids of a file, whatever private elements stand in front of them
@@ -62,35 +66,51 @@ class Reject(NamedTuple):
 class Batch(NamedTuple):
     """`images` uint8 [k, size, size, windows] of `slices`, in order of the files, and the rejects among those.
 
-    `contents`: `content` of each slice.
+    `contents`: `content` of each slice. `files`: how many files end with it.
     """
 
     slices: list[FoundSlice]
     images: Uint8
     rejects: list[Reject]
     contents: list[int]
+    files: int
 
 
 class SeenSlices:
-    """Tells whether a UID came before, and with which slice, for at most `most` UIDs, in at most 64 bytes each.
+    """Tells whether a UID came before, and with which slice, in at most 64 bytes each of `most` UIDs, or of more.
 
-    An open table of `uid_hash`.
+    An open table of `uid_hash`, never more than half full.
     """
 
     def __init__(self, most: int) -> None:
-        self._mask = (1 << (2 * most).bit_length()) - 1
-        self._slots, self._contents = (array.array("Q", bytes(8 * (self._mask + 1))) for _ in range(2))
+        self._clear((1 << (2 * most).bit_length()) - 1)
+
+    def _clear(self, mask: int) -> None:
+        self._mask, self._count = mask, 0
+        self._slots, self._contents = (array.array("Q", bytes(8 * (mask + 1))) for _ in range(2))
 
     def earlier(self, uid: str, content: int) -> int | None:
         """The content that `uid` came with first; None where that is now, and then it is remembered."""
-        key = uid_hash(uid) or 1  # 0 marks a free slot
+        return self._earlier(uid_hash(uid) or 1, content)  # 0 marks a free slot
+
+    def _earlier(self, key: int, content: int) -> int | None:
         at = key & self._mask
         while self._slots[at]:
             if self._slots[at] == key:
                 return self._contents[at]
             at = (at + 1) & self._mask
         self._slots[at], self._contents[at] = key, content
+        self._count += 1
+        if 2 * self._count > self._mask + 1:  # a file of many slices holds more UIDs than there are files
+            self._grow()
         return None
+
+    def _grow(self) -> None:
+        slots, contents = self._slots, self._contents
+        self._clear(2 * self._mask + 1)
+        for key, content in zip(slots, contents):
+            if key:
+                self._earlier(key, content)
 
 
 def content(ct: ct_slice.CtSlice, image: Uint8) -> int:
@@ -115,10 +135,40 @@ def _hash64(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def read_image(ref: sources.SliceRef, reader: sources.SliceReader, spec: DatasetSpec) -> tuple[ct_slice.CtSlice, Uint8]:
+def read_image(ref: sources.SliceRef, frames: FrameReader, image: ImageSpec) -> tuple[ct_slice.CtSlice, Uint8]:
     """A slice, until the reader reads again, and its image tensor uint8 [size, size, windows]. Raises `Problem`."""
-    ct = ct_slice.read_slice(reader.read(ref), spec.accept)
-    return ct, pixels.window_slice(ct.hu, spec.image)
+    ct = frames.slice(ref)
+    return ct, pixels.window_slice(ct.hu, image)
+
+
+def read_slices(
+    refs: Iterable[sources.SliceRef], frames: FrameReader
+) -> Iterator[tuple[sources.SliceRef, ct_slice.CtSlice | Problem, bool]]:
+    """Each slice, until the next is asked for, or what keeps it from being one; and whether it is the last of its file.
+
+    A reference without a frame stands for all slices of its file.
+    """
+    for ref in refs:
+        try:
+            found: ct_slice.CtSlice | Problem = frames.slice(ref)
+        except HoldsFrames:
+            yield from _slices_inside(ref, frames)
+            continue
+        except Problem as problem:
+            found = problem
+        yield ref, found, True
+
+
+def _slices_inside(
+    file: sources.SliceRef, frames: FrameReader
+) -> Iterator[tuple[sources.SliceRef, ct_slice.CtSlice | Problem, bool]]:
+    try:
+        inside = frames.frames(file)
+    except Problem as problem:
+        yield file, problem, True
+        return
+    for ref, found, _ in read_slices(inside, frames):
+        yield ref, found, ref == inside[-1]
 
 
 def input_numbers(listing: pa.Table) -> dict[str, int]:
@@ -129,12 +179,12 @@ def input_numbers(listing: pa.Table) -> dict[str, int]:
 def batches(
     listing: pa.Table, spec: DatasetSpec, batch_size: int, numbers: Mapping[str, int] | None = None
 ) -> Generator[Batch, None, None]:
-    """One batch for every `batch_size` files of a listing (`sources.LISTING_SCHEMA`), in its order.
+    """One batch for every `batch_size` slices of a listing (`sources.LISTING_SCHEMA`), in its order.
 
-    A batch has fewer slices where files are rejected, perhaps none. Of files with one SOP UID the first counts; the
-    others are rejects, as copies or, where they are other slices, as in conflict with it. An unforeseen failure of
-    the thread is raised here. Close the iterator (`contextlib.closing`) to end the thread early. `numbers`:
-    `input_numbers` of the whole where `listing` is a part of it.
+    The listing may have a column `frame` (`SliceRef`). A batch has fewer slices where files are rejected, perhaps none.
+    Of slices with one SOP UID the first counts; the others are rejects, as copies or, where they are other slices, as
+    in conflict with it. An unforeseen failure of the thread is raised here. Close the iterator (`contextlib.closing`)
+    to end the thread early. `numbers`: `input_numbers` of the whole where `listing` is a part of it.
     """
     seen, numbers = SeenSlices(listing.num_rows), numbers or input_numbers(listing)
     with contextlib.closing(decoded(sources.refs(listing), spec, batch_size, numbers)) as found:
@@ -145,45 +195,54 @@ def batches(
 def decoded(
     refs: Iterator[sources.SliceRef], spec: DatasetSpec, batch_size: int, numbers: Mapping[str, int]
 ) -> Generator[Batch, None, None]:
-    """`batches` of files in any order, whatever SOP UIDs they bear; `numbers`: `input_numbers`."""
-    parts = iter(lambda: list(islice(refs, batch_size)), [])
+    """`batches` of slices in any order, whatever SOP UIDs they bear; `numbers`: `input_numbers`."""
     waiting: deque[Future[Batch]] = deque()
-    with sources.SliceReader() as reader, ThreadPoolExecutor(1, "decode") as pool:  # the reader is for one thread
+    with (
+        sources.SliceReader() as reader,
+        FrameReader(reader, spec.accept) as frames,
+        ThreadPoolExecutor(1, "decode") as pool,  # the readers are for one thread
+    ):
+        found = read_slices(refs, frames)
         try:
-            for part in parts:
-                waiting.append(pool.submit(_decode, part, reader, spec, numbers))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            while True:
+                while len(waiting) <= AHEAD:
+                    waiting.append(pool.submit(_decode, found, batch_size, spec.image, numbers))
+                batch = waiting.popleft().result()
+                if not batch.slices and not batch.rejects:
+                    return
+                yield batch
         finally:
             for unwanted in waiting:
                 unwanted.cancel()
 
 
 def _decode(
-    part: Sequence[sources.SliceRef], reader: sources.SliceReader, spec: DatasetSpec, numbers: Mapping[str, int]
+    found: Iterator[tuple[sources.SliceRef, ct_slice.CtSlice | Problem, bool]],
+    batch_size: int,
+    image: ImageSpec,
+    numbers: Mapping[str, int],
 ) -> Batch:
+    """A batch of the next slices, an empty one at their end."""
     slices: list[FoundSlice] = []
     rejects: list[Reject] = []
     contents: list[int] = []
-    images = np.empty((len(part), *spec.image.shape), np.uint8)
-    for ref in part:
+    images, files = np.empty((batch_size, *image.shape), np.uint8), 0
+    for ref, ct, is_last in islice(found, batch_size):
         number = numbers[ref.container]
-        try:
-            ct, images[len(slices)] = read_image(ref, reader, spec)
-        except Problem as problem:
-            rejects.append(unread(ref, number, problem))
+        files += is_last
+        if isinstance(ct, Problem):
+            rejects.append(unread(ref, number, ct))
             continue
+        images[len(slices)] = pixels.window_slice(ct.hu, image)
         contents.append(content(ct, images[len(slices)]))
         ids = (ct.header.sop_uid, ct.header.study_uid, ct.header.series_uid)
         slices.append(FoundSlice(ref, number, *ids, ct.header.position_mm))
-    return Batch(slices, images[: len(slices)], rejects, contents)
+    return Batch(slices, images[: len(slices)], rejects, contents, files)
 
 
 def unread(ref: sources.SliceRef, number: int, problem: Problem) -> Reject:
     """The reject of a file of the input `number` that gives no slice."""
-    return Reject(number, ref.name, _study_uid(ref), problem.reason, problem.detail)
+    return Reject(number, slice_name(ref), _study_uid(ref), problem.reason, problem.detail)
 
 
 def _study_uid(ref: sources.SliceRef) -> str:
@@ -197,7 +256,7 @@ def _study_uid(ref: sources.SliceRef) -> str:
 
 def refused(found: FoundSlice, reason: str, detail: str) -> Reject:
     """The reject of a slice that could be read."""
-    return Reject(found.input, found.ref.name, found.study_uid, reason, detail)
+    return Reject(found.input, slice_name(found.ref), found.study_uid, reason, detail)
 
 
 def _without_repeats(batch: Batch, seen: SeenSlices) -> Batch:
@@ -212,7 +271,7 @@ def _without_repeats(batch: Batch, seen: SeenSlices) -> Batch:
     ]
     kept = np.flatnonzero(new)
     slices, contents = [batch.slices[at] for at in kept], [batch.contents[at] for at in kept]
-    return Batch(slices, batch.images[new], [*batch.rejects, *rejects], contents)
+    return Batch(slices, batch.images[new], [*batch.rejects, *rejects], contents, batch.files)
 
 
 def _repeat(found: FoundSlice, is_copy: bool) -> Reject:

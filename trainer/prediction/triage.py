@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ich_tfrecords.dataset import repeats, series_choice
 from ich_tfrecords.problems import BY_NATURE, is_by_nature
 from ich_tfrecords.spec import LabelSpec
+from ich_tfrecords.storage.slice_reader import slice_name
 from ich_tfrecords.views.montage import shortened
 from trainer.prediction.slice_stream import FoundSlice, Reject
 
@@ -194,7 +195,7 @@ def slice_head(labels: LabelSpec) -> list[str]:
 
 def slice_row(found: FoundSlice, probabilities: Probabilities) -> list[object]:
     """A row of predictions.csv."""
-    ids = [found.input, found.ref.name, found.sop_uid, found.study_uid, found.series_uid]
+    ids = [found.input, slice_name(found.ref), found.sop_uid, found.study_uid, found.series_uid]
     return [*ids, round(found.position_mm, 3), *rounded(probabilities)]
 
 
@@ -208,7 +209,7 @@ def study_rows(found: Triage, labels: LabelSpec) -> Iterator[list[object]]:
     """Rows of triage.csv: studies most urgent first, then those without a slice, of which nothing is known."""
     for rank, study in enumerate(found.studies(), 1):
         driver = study.driver.found
-        place = [driver.sop_uid, driver.input, driver.ref.name, round(driver.position_mm, 3)]
+        place = [driver.sop_uid, driver.input, slice_name(driver.ref), round(driver.position_mm, 3)]
         known: list[object] = [rank, study.study_uid, study.slices, study.rejected, study.partial]
         yield [*known, *rounded(study.probabilities), *place]
     for uid, files, partial in found.without_slices():

@@ -253,7 +253,7 @@ def padded_hu(stored: np.ndarray, facts: SliceHeader) -> np.ndarray:
     """HU of cells, by way of all the steps that `dicom` takes."""
     from ich_tfrecords.dicom import ct_slice
 
-    return ct_slice._hu(facts._replace(rows=stored.shape[0], columns=stored.shape[1]), unsigned(stored).ravel())
+    return ct_slice.hu_of(facts._replace(rows=stored.shape[0], columns=stored.shape[1]), unsigned(stored).ravel())
 
 
 @pytest.mark.parametrize(("value", "hu"), [(63536, 62512), (65535, 64511), (5000, 3976)])

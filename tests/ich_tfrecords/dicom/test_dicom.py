@@ -315,7 +315,7 @@ REFUSED: dict[str, tuple[dict[str, bytes | None], str]] = {
     ),
     "multi_frame": (
         {"NumberOfFrames": b"30"},
-        "NumberOfFrames is '30'; only single-frame slices are read, so convert it to these first",
+        "NumberOfFrames is '30'; many frames are read of enhanced CT alone, so convert it to single ones",
     ),
     "localizer": ({"ImageType": b"ORIGINAL\\PRIMARY\\LOCALIZER"}, "ImageType is ORIGINAL\\PRIMARY\\LOCALIZER"),
     "derived_secondary": (
@@ -377,7 +377,7 @@ def test_what_is_no_ct_slice_has_its_reason(reason, syntax):
         ({"ImageType": b"LOCALIZER" + b"\\AAAAAAAA" * 7}, "ImageType is an invalid value of 72 characters"),
         ({"ImageType": b"X\\SECONDARY\\Doe^Jane"}, "ImageType is an invalid value of 20 characters"),
         ({"RescaleSlope": b"Doe^Jane"}, "RescaleSlope is 'an invalid value of 8 characters', so"),
-        ({"NumberOfFrames": b"zwei"}, "NumberOfFrames is 'an invalid value of 4 characters'; only"),
+        ({"NumberOfFrames": b"zwei"}, "NumberOfFrames is 'an invalid value of 4 characters'; many frames"),
         ({"PhotometricInterpretation": b"Doe^Jane"}, "1 samples a pixel, an invalid value of 8 characters photo"),
         ({"ImagePositionPatient": b"1\\2\\12345678"}, "ImagePositionPatient is beyond 1,000,000 mm"),
         ({"ImageOrientationPatient": b"1\\0\\0\\0\\9876\\0"}, "ImageOrientationPatient is not two unit vectors"),

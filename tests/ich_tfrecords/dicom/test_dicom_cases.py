@@ -157,8 +157,8 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
         "ambiguous_sign",
         "to 63,536 and are smooth as two's complement of 16 bits, but the header says unsigned",
     ),
-    "enhanced CT of one frame (fo-dicom#917)": (lambda: enhanced(1), "enhanced_ct", "convert it to single-frame CT"),
-    "enhanced CT of three frames (dicom2nifti#140)": (lambda: enhanced(3), "enhanced_ct", "functional groups"),
+    "enhanced CT of one frame (fo-dicom#917)": (lambda: enhanced(1), "enhanced_ct", "each a slice"),
+    "enhanced CT of three frames (dicom2nifti#140)": (lambda: enhanced(3), "enhanced_ct", "read one by one"),
     "a DICOMDIR with an icon (vtk-dicom#41)": (directory_with_icon, "no_pixel_data", "no PixelData element"),
     "padding of four bytes": (
         lambda: dicom_file(slice_elements(HU) | {0x00280120: ("UL", bytes(4))}),

@@ -316,12 +316,12 @@ def test_archives_beside_slices_are_named_with_their_counts(tmp_path):
     make_zip(tmp_path / "d/two.ZIP", {"d.dcm": b"d"})
     tar_gz(tmp_path / "d/three.tar.gz")
     listing = sources.list_inputs([str(tmp_path / "d")])
-    assert listing.table["name"].to_pylist() == ["a.dcm"]
-    expected = {".zip": 1, ".ZIP": 1, ".dcm.gz": 1, ".tar.gz": 1, ".nii.gz": 1, ".txt": 1, "other": 1}
+    assert listing.table["name"].to_pylist() == ["a.dcm", "nii/h.nii.gz"]
+    expected = {".zip": 1, ".ZIP": 1, ".dcm.gz": 1, ".tar.gz": 1, ".txt": 1, "other": 1}
     assert listing.ignored == expected
     # the step that the line names; what is read is not left aside any more
     both = sources.list_inputs([str(tmp_path / name) for name in ("d", "d/**/*.zip", "d/**/*.ZIP")])
-    assert both.table["name"].to_pylist() == ["a.dcm", "c.dcm", "d.dcm"]
+    assert both.table["name"].to_pylist() == ["a.dcm", "nii/h.nii.gz", "c.dcm", "d.dcm"]
     assert both.ignored == {kind: count for kind, count in expected.items() if kind.lower() != ".zip"}
     # a glob of files takes all but what is packed
     globbed = sources.list_inputs([str(tmp_path / "d/*.*")])
@@ -769,7 +769,7 @@ def test_refs_over_many_batches_and_containers(tmp_path):
     archive = make_zip(tmp_path / "z.zip", {f"{index:05}.dcm": b"" for index in range(5000)})
     table = sources.list_inputs([str(archive), str(tmp_path / "d")]).table
     rows = list(sources.refs(table))
-    assert [row._asdict() for row in rows] == table.to_pylist()
+    assert [row._asdict() for row in rows] == [row | {"frame": 0} for row in table.to_pylist()]
     assert rows == sorted(rows, key=lambda row: (row.container, row.name))
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ich_tfrecords.storage import sources
+from ich_tfrecords.volumes.reader import FrameReader
 from trainer.data import series
 from trainer.models.model_file import About
 from trainer.prediction import series_stream, slice_stream, triage
@@ -84,7 +85,7 @@ def by_hand(place: Path, about: About, views=(embed,)) -> tuple[dict, dict]:
     slices, heads = {}, {}
     with sources.SliceReader() as reader:
         for ref in sources.refs(sources.list_inputs([str(place)]).table):
-            ct, image = slice_stream.read_image(ref, reader, about.spec)
+            ct, image = slice_stream.read_image(ref, FrameReader(reader), about.spec.image)
             slices.setdefault(ct.header.study_uid, []).append((ct.header.position_mm, ct.header.sop_uid, image))
     found = {}
     for study, own in slices.items():
@@ -228,7 +229,8 @@ def test_slices_that_give_no_number_are_lost_and_the_others_go_on(mixed, about):
 
     with sources.SliceReader() as reader:
         refs = {ref.name: ref for ref in sources.refs(sources.list_inputs([str(mixed)]).table)}
-        bad = embed(slice_stream.read_image(refs["0002_0004.dcm"], reader, about.spec)[1][None])[0][0, 0]
+        _, image = slice_stream.read_image(refs["0002_0004.dcm"], FrameReader(reader), about.spec.image)
+        bad = embed(image[None])[0][0, 0]
     slices, studies, rejects = told(mixed, about, asked=InSeries([sometimes], context))
     assert [(one.file, one.reason) for one in rejects] == [("0002_0004.dcm", "no_probability")]
     (mixed / "0002_0004.dcm").unlink()
