@@ -1,4 +1,4 @@
-"""Owns label files: CSV text in the layouts people have -> one row an image, which slice a row belongs to, its stratum.
+"""Owns label files: text in the layouts people have -> what each says, of which slices, and what follows for them.
 
 It never opens a slice and never decides a split.
 """

@@ -139,12 +139,13 @@ class _Together:
         for number, cover in self.covers.items():
             reasons = dict[int, tuple[str, str]]()
             for label, name in enumerate(self.labels.names):
-                for row, at, many in _impossible(cover, self.tables[number].values[:, label], values[:, label]):
+                impossible = _impossible(cover, self.tables[number].values[:, label], values[:, label])
+                for row, at, many in impossible:
                     zero = self._source(int(max(self.own_from[at, label], self.zero_from[at, label])))
                     slices = "its slice" if many == 1 else f"each of its {many:,} slices"
                     detail = f"{name} is 1 for {self._row(number, row)}, and 0 for {slices} (by {zero})"
                     reasons.setdefault(row, (LABEL_CONFLICT, detail))
-                    contested[cover.slices[cover.rows == row], label] = True
+                contested[cover.slices[np.isin(cover.rows, [row for row, *_ in impossible])], label] = True
             self._doubt_rows(cover, reasons)
         while self._spread(contested):
             pass
@@ -245,8 +246,10 @@ def _impossible(cover: Cover, said: Int8, values: Int8) -> list[tuple[int, int, 
     size = len(said)
     slices = np.bincount(cover.rows, minlength=size)
     possible = np.bincount(cover.rows[values[cover.slices] != 0], minlength=size)
-    rows = np.flatnonzero((said == 1) & (slices > 0) & (possible == 0))
-    return [(row, int(cover.slices[(cover.rows == row).argmax()]), int(slices[row])) for row in rows.tolist()]
+    wrong = (said == 1) & (slices > 0) & (possible == 0)
+    rows, first = np.unique(cover.rows[wrong[cover.rows]], return_index=True)
+    one = cover.slices[wrong[cover.rows]][first]
+    return list(zip(rows.tolist(), one.tolist(), slices[rows].tolist(), strict=True))
 
 
 def _two_ids(table: LabelTable, slices: pa.Table) -> str:

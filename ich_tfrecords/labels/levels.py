@@ -81,8 +81,11 @@ def _torn(column: pa.ChunkedArray, pairs: Cover) -> dict[int, int]:
     codes = column.cast(pa.string()).dictionary_encode().combine_chunks().indices.to_numpy()[pairs.slices]
     least = np.full(rows.max(initial=-1) + 1, len(column), np.int64)
     np.minimum.at(least, rows, codes)
-    several = np.unique(rows[codes != least[rows]])
-    return {row: len(np.unique(codes[rows == row])) for row in several.tolist()}
+    torn = np.zeros(len(least), bool)
+    torn[rows[codes != least[rows]]] = True
+    distinct = np.unique(np.stack([rows, codes])[:, torn[rows]], axis=1)
+    several, count = np.unique(distinct[0], return_counts=True)
+    return dict(zip(several.tolist(), count.tolist(), strict=True))
 
 
 def _below(

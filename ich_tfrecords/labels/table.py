@@ -133,7 +133,7 @@ def read_labels(
     if id_column is None:
         ids = f"{', '.join(known[:-1])} or {known[-1]}"
         raise LabelError(
-            f"{file.name}: header is {shorten(file.delimiter.join(file.header))}; expected {','.join(_LONG_COLUMNS)}, "
+            f"{file.name}: {_header(file, labels)}; expected {','.join(_LONG_COLUMNS)}, "
             f"or a column {ids} and one for each label, separated by commas, semicolons or tabs"
         )
     return _read_wide(file, id_column, labels, patient_key, may_miss)
@@ -155,6 +155,14 @@ def stratum_indices(values: np.ndarray, labels: LabelSpec) -> np.ndarray:
     # argmax finds the first true column; the last one catches the rows that nothing else took
     columns = [*(others == 1).T, none, np.ones(len(values), bool)]
     return np.column_stack(columns).argmax(axis=1).astype(np.int8)
+
+
+def _header(file: CsvFile, labels: LabelSpec) -> str:
+    """What to say of the first line; where it may be the row of a patient, it is not shown."""
+    known = {word.lower() for word in (*_LONG_COLUMNS, *ID_COLUMNS, *labels.names)}
+    if known.isdisjoint(word.strip().lower() for word in file.header):
+        return "its first line is no header"
+    return f"header is {shorten(file.delimiter.join(file.header))}"
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

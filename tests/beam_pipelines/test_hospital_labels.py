@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import zipfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -342,6 +343,22 @@ def test_a_level_that_does_not_fit(hospital, convert, capfd, column, name, told)
     assert last_line(capfd) == f"convert: {labels}: {told}"
 
 
+def test_a_file_inside_a_zip_beside_one_outside(hospital, convert):
+    inner = label_file(hospital / "inner.csv", "study_uid", *STUDY_ROWS[:2])
+    outer = label_file(hospital / "outer.csv", "study_uid", *STUDY_ROWS[2:])
+    with zipfile.ZipFile(hospital / "all.zip", "w") as archive:
+        archive.write(inner, "tables/inner.csv")
+        for path in sorted((hospital / "in").rglob("*.dcm")):
+            archive.write(path, path.relative_to(hospital / "in"))
+    assert run(convert, hospital, inner, outer) == 0
+    given = ("--labels", "inner.csv", "--labels", outer)
+    assert convert("--input", hospital / "all.zip", *given, "--output", hospital / "zipped") == 0
+    assert slice_labels(hospital, "zipped") == slice_labels(hospital)
+    names = [path.name for path in (hospital / "out").glob("*.tfrecord*")] + [STUDIES, manifest.SLICES]
+    for name in names:
+        assert (hospital / "zipped" / name).read_bytes() == (hospital / "out" / name).read_bytes()
+
+
 def test_none_goes_alone(hospital, convert, capfd):
     labels = label_file(hospital / "l.csv", "study_uid", *STUDY_ROWS)
     assert run(convert, hospital, labels, Path("none")) == 2
@@ -362,6 +379,7 @@ def test_no_id_of_a_patient_gets_out(hospital, convert, capfd):
         text.replace("MRN-A", "MRN-Q").replace("MRN-B", "MRN-R"),
         text + text,
         text.replace(",", ";", 8),
+        text.partition("\n")[2],
     ):
         labels.write_text(bad)
         run(convert, hospital, labels, out=hashlib.sha256(bad.encode()).hexdigest()[:8])

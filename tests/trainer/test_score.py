@@ -196,3 +196,9 @@ def test_without_tensorflow(files):
     done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (0, 1)
     assert done.stdout.startswith("competition loss ")
+
+
+def test_labels_of_studies_are_no_truth(files, capsys):
+    names = ",".join(LABELS.names)
+    assert score.main(files(labels=["1.2,0,0,0,0,0,0"], head=f"study_uid,{names}")) == 2
+    assert "header is 'study_uid,any,epidural," in one_line(capsys)
