@@ -1,6 +1,7 @@
 """NIfTI: a volume of CT (.nii, .nii.gz), each slice with header and HU as an axial DICOM slice has them.
 
-The voxels lie in a file, unpacked where it is a .gz; one slice is in memory. docs/decisions/0030 says what is taken.
+The voxels lie in a file, unpacked where it is a .gz. One slice is in memory, or 128 MiB where they lie across the
+file. docs/decisions/0030 says what is taken.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ AIR_BELOW_HU, LOWEST_HU, HIGHEST_HU = -500, -32768, 32767  # a head is seen with
 _HEADS = {348: "Nifti1Header", 540: "Nifti2Header"}  # by sizeof_hdr
 _MAGIC = {348: (344, b"n+1\0"), 540: (4, b"n+2\0")}
 _BLOCK_BYTES = 1 << 22
+_SLAB_BYTES = 1 << 27  # of slices that lie across the file, read together
 _GZIP = b"\x1f\x8b"
 _MOST_IN_FRONT, _MOST_BEHIND = 1 << 24, 1 << 20  # bytes in front of the voxels and behind them
 
@@ -72,7 +74,7 @@ class Nifti:
             self._spacing_mm = float(length[1]), float(length[0])  # between rows, between columns
             self._check_values()
             self.header(1)
-            self._voxels: npt.NDArray[Any] | None = None
+            self._slab: tuple[int, npt.NDArray[Any]] = 0, np.empty(0)
             stack.pop_all()
 
     def header(self, frame: int) -> SliceHeader:
@@ -116,7 +118,7 @@ class Nifti:
 
     def close(self) -> None:
         """Close the file."""
-        self._voxels = None
+        self._slab = 0, np.empty(0)
         self._file.close()
 
     def _plane(self, index: int) -> npt.NDArray[Any]:
@@ -127,9 +129,28 @@ class Nifti:
             size_bytes = math.prod(shape) * self._kind.itemsize
             self._file.seek(self._at + index * size_bytes)
             return np.frombuffer(self._file.read(size_bytes), self._kind).reshape(shape, order="F")
-        if self._voxels is None:
-            self._voxels = np.memmap(self._file, self._kind, "r", self._at, self._shape, order="F")
-        return np.asarray(self._voxels.take(index, axis))
+        begin, slab = self._slab
+        if not begin <= index < begin + len(slab):
+            size_bytes = math.prod(self._shape) // self.frames * self._kind.itemsize
+            begin = index - index % max(1, _SLAB_BYTES // size_bytes)
+            slab = self._read_slab(begin, min(self.frames, begin + max(1, _SLAB_BYTES // size_bytes)))
+            self._slab = begin, slab
+        return slab[index - begin]
+
+    def _read_slab(self, begin: int, end: int) -> npt.NDArray[Any]:
+        """Voxels of the slices `begin` to `end` [slices, ...], from one walk through the file, across which they lie."""
+        axis, (first, second, third) = self._view.axes[2], self._shape
+        slab = np.empty((end - begin, first + second - self.frames, third), self._kind)
+        self._file.seek(self._at)
+        plane_bytes = first * second * self._kind.itemsize
+        at_once = max(1, _BLOCK_BYTES // plane_bytes)
+        for at in range(0, third, at_once):
+            planes = min(at_once, third - at)
+            block = np.frombuffer(self._file.read(planes * plane_bytes), self._kind)
+            block = block.reshape((first, second, planes), order="F")
+            part = block[begin:end] if axis == 0 else block[:, begin:end].swapaxes(0, 1)
+            slab[:, :, at : at + planes] = part
+        return slab
 
     def _check_values(self) -> None:
         """Refuse what is no CT in HU: values that are not finite, or without air, or beyond int16."""
@@ -291,8 +312,9 @@ def _unit(vector: Affine) -> list[float]:
 
 
 def _to_hu(voxels: npt.NDArray[Any], slope: float, inter: float) -> pixels.Int16:
-    """HU int16 of voxels: rounded half to even, saturating, as `pixels.to_hu` does it."""
+    """HU int16 of voxels, which are known to fit: rounded half to even, as `pixels.to_hu` does it."""
     if voxels.dtype.kind == "i" and voxels.dtype.itemsize <= 2:
         return pixels.to_hu(voxels.astype(np.int16), 16, True, slope, inter)
-    hu = np.rint(voxels.astype(np.float64) * slope + inter)
-    return np.clip(hu, pixels.INT16_MIN, pixels.INT16_MAX).astype(np.int16)
+    if (slope, inter) != (1.0, 0.0):
+        voxels = voxels.astype(np.float64) * slope + inter
+    return np.rint(voxels).astype(np.int16)
