@@ -66,7 +66,7 @@ class Heads:
         series = [told.facts(uids) for uids, told in zip(self._numbers, self._told, strict=True)]
         out = series_choice.left_out(series, series_rules.packaged(), mode)
         notes = series_choice.notes(out, {one[:2]: one.slices for one in series})
-        why = {self._numbers[uids]: (uids[0], *found) for uids, found in out.items()}
+        why = {self._numbers[uids]: (uids[0], found.reason, found.detail) for uids, found in out.items()}
         rows = np.flatnonzero(np.isin(self._series, [*why]))
         refs = sources.refs(self._listing.take(pa.array(rows)))
         of_files = zip(refs, self._series[rows].tolist(), strict=True)
