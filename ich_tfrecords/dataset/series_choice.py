@@ -95,9 +95,8 @@ def _of_study(study: Sequence[SeriesFacts], rules: SeriesRules, mode: str) -> di
             why = _unfit(one, rules)[0]
             found[_uids(one)] = LeftOut(UNFIT, why.text, why.kind)
         elif one is not best and (against := (_worse if mode == BEST else _told_against)(one, best, rules)):
-            found[_uids(one)] = LeftOut(
-                OTHER, f"{against[0].text}; series {best.series_uid} was taken", against[0].kind
-            )
+            why = against[0]
+            found[_uids(one)] = LeftOut(OTHER, f"{why.text}; series {best.series_uid} was taken", why.kind)
     return found
 
 

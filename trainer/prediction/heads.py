@@ -144,7 +144,7 @@ class _Told:
         self._slices += 1
         self._contrast |= told.contrast
         self._derived |= header.derived
-        self._kernels |= {told.kernel} - {None}
+        self._kernels.add(told.kernel or "")
         if told.thickness_mm is not None:
             self._thickness_mm.append(told.thickness_mm)
 
