@@ -16,7 +16,15 @@ from ich_tfrecords import pixels
 from ich_tfrecords.conversion import job, volume_file
 from ich_tfrecords.conversion.job import WorkDir
 from ich_tfrecords.conversion.patient_key import PatientKey
-from ich_tfrecords.conversion.plan import CHOICE_SCHEMA, FACTS_SCHEMA, HEADER_SCHEMA, INDEX_SCHEMA, PlannedShard
+from ich_tfrecords.conversion.plan import (
+    CHOICE_SCHEMA,
+    FACTS_SCHEMA,
+    FRAME_SCHEMA,
+    HEADER_SCHEMA,
+    INDEX_SCHEMA,
+    PROBLEM_SCHEMA,
+    PlannedShard,
+)
 from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import records, repeats, splits
 from ich_tfrecords.dataset.records import IDS
@@ -33,10 +41,13 @@ Accept = tuple[str, ...]
 Files = list[tuple[int, SliceRef]]  # of one slice, by their numbers in its shard
 # Where each slice of a file lies from now on, and its header. Raises `Problem`.
 Keep = Callable[[SliceRef, FrameReader], Iterable[tuple[SliceRef, SliceHeader | Problem]]]
+_Row = tuple[dict[str, Any], tuple[Any, ...]]
 _MOST_ROWS = 4096
 
-_FROM_HEADER = [*HEADER_SCHEMA.names, "derived"]
-_NO_HEADER = dict.fromkeys((*HEADER_SCHEMA.names, *FACTS_SCHEMA.names, *CHOICE_SCHEMA.names)) | {"sop_uid": ""}
+_NO_HEADER = dict.fromkeys(HEADER_SCHEMA.names) | {"sop_uid": ""}
+_ROW_SCHEMA = pa.unify_schemas([sources.LISTING_SCHEMA, FRAME_SCHEMA, HEADER_SCHEMA, PROBLEM_SCHEMA])
+_TOLD = pa.unify_schemas([FACTS_SCHEMA, CHOICE_SCHEMA])  # in the order of `SliceFacts`, and whether it is derived
+_NOTHING_TOLD = (None,) * len(_TOLD)
 
 
 def index_part(
@@ -88,27 +99,32 @@ def index_slices(
     return pa.concat_tables(tables).unify_dictionaries() if len(tables) > 1 else tables[0]
 
 
-def _index_table(rows: list[dict[str, Any]], tally: Counter[str]) -> pa.Table:
+def _index_table(rows: list[_Row], tally: Counter[str]) -> pa.Table:
     tally["indexed"] += len(rows)
-    tally.update(f"rejected_{row['reason']}" for row in rows if row["reason"])
-    return pa.Table.from_pylist(rows, INDEX_SCHEMA)
+    tally.update(f"rejected_{row['reason']}" for row, _ in rows if row["reason"])
+    index = pa.Table.from_pylist([row for row, _ in rows], _ROW_SCHEMA)
+    # column by column: a slice's facts would cost as much as a dict as all the rest
+    columns = zip(*(told for _, told in rows), strict=True) if rows else [()] * len(_TOLD)
+    for name, values in zip(_TOLD.names, columns, strict=True):
+        index = index.append_column(_TOLD.field(name), pa.array(values, _TOLD.field(name).type))
+    return index.select(INDEX_SCHEMA.names)
 
 
-def _index_rows(ref: SliceRef, frames: FrameReader, secret: bytes, keep: Keep) -> list[dict[str, Any]]:
+def _index_rows(ref: SliceRef, frames: FrameReader, secret: bytes, keep: Keep) -> list[_Row]:
     try:
-        return [ref._asdict() | _found(frames.header(ref), secret)]
+        return [_row(ref, frames.header(ref), secret)]
     except HoldsFrames:
         pass
     except Problem as problem:
-        return [ref._asdict() | _lost(problem)]
+        return [_row(ref, problem, secret)]
     try:
         kept = list(keep(ref, frames))
     except Problem as problem:
-        return [ref._asdict() | _lost(problem)]
-    rows = [one._asdict() | _found_or_lost(found, secret) for one, found in kept]
-    reasons = {row["reason"] for row in rows}
+        return [_row(ref, problem, secret)]
+    rows = [_row(one, found, secret) for one, found in kept]
+    reasons = {row["reason"] for row, _ in rows}
     # what is wrong with every slice in one way is wrong with the file
-    return rows if len(reasons) > 1 or "" in reasons else [rows[0] | ref._asdict()]
+    return rows if len(reasons) > 1 or "" in reasons else [(rows[0][0] | ref._asdict(), rows[0][1])]
 
 
 def unopened(ref: SliceRef, frames: FrameReader) -> Iterator[tuple[SliceRef, SliceHeader | Problem]]:
@@ -116,21 +132,16 @@ def unopened(ref: SliceRef, frames: FrameReader) -> Iterator[tuple[SliceRef, Sli
     yield ref, Problem("", "")
 
 
-def _found_or_lost(found: SliceHeader | Problem, secret: bytes) -> dict[str, Any]:
-    return _lost(found) if isinstance(found, Problem) else _found(found, secret)
-
-
-def _found(header: SliceHeader, secret: bytes) -> dict[str, Any]:
-    if not header.patient_id:
-        return _lost(ct_slice.missing_id("PatientID"))  # a slice of nobody belongs to no split
-    fields = header._asdict()
-    fields["patient_key"] = splits.patient_key(header.patient_id, secret)
-    told = facts.of(header.facts)._asdict()
-    return {name: fields[name] for name in _FROM_HEADER} | told | {"reason": "", "detail": ""}
-
-
-def _lost(problem: Problem) -> dict[str, Any]:
-    return _NO_HEADER | {"reason": problem.reason, "detail": problem.detail}
+def _row(ref: SliceRef, found: SliceHeader | Problem, secret: bytes) -> _Row:
+    """The columns of `_ROW_SCHEMA`, and those of `_TOLD`."""
+    if not isinstance(found, Problem) and not found.patient_id:
+        found = ct_slice.missing_id("PatientID")  # a slice of nobody belongs to no split
+    if isinstance(found, Problem):
+        return ref._asdict() | _NO_HEADER | {"reason": found.reason, "detail": found.detail}, _NOTHING_TOLD
+    fields = found._asdict()
+    fields["patient_key"] = splits.patient_key(found.patient_id, secret)
+    row = {name: fields[name] for name in HEADER_SCHEMA.names} | {"reason": "", "detail": ""}
+    return ref._asdict() | row, (*facts.of(found.facts), found.derived)
 
 
 def convert_shard(

@@ -38,10 +38,16 @@ class SeriesFacts(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """Why a series is not read: `OTHER` or `UNFIT`, and the facts for people."""
+    """Why a series is not read: `OTHER` or `UNFIT`, the facts for people, and the kind of fact in a word or two."""
 
     reason: str
     detail: str
+    kind: str
+
+
+class _Why(NamedTuple):
+    kind: str
+    text: str
 
 
 def series_facts(
@@ -80,68 +86,69 @@ def _uids(one: SeriesFacts) -> tuple[str, str]:
 
 def _of_study(study: Sequence[SeriesFacts], rules: SeriesRules, mode: str) -> dict[tuple[str, str], LeftOut]:
     fit = [one for one in study if not _unfit(one, rules)]
-    if not fit:
-        return {_uids(one): LeftOut(UNFIT, _unfit(one, rules)) for one in study} if mode == BEST else {}
-    best = min(fit, key=functools.partial(_rank, rules=rules))
-    against = _worse if mode == BEST else _told_against
+    if not fit and mode != BEST:
+        return {}
     found = {}
+    best = min(fit, key=functools.partial(_rank, rules=rules), default=None)
     for one in study:
-        if one is not best and (why := against(one, best, rules)):
-            found[_uids(one)] = LeftOut(OTHER, f"{why}; series {best.series_uid} was taken")
+        if best is None:
+            why = _unfit(one, rules)[0]
+            found[_uids(one)] = LeftOut(UNFIT, why.text, why.kind)
+        elif one is not best and (against := (_worse if mode == BEST else _told_against)(one, best, rules)):
+            why = against[0]
+            found[_uids(one)] = LeftOut(OTHER, f"{why.text}; series {best.series_uid} was taken", why.kind)
     return found
 
 
-def _unfit(one: SeriesFacts, rules: SeriesRules) -> str:
-    """Why a series does not qualify, "" where it does."""
-    if one.contrast:
-        return "contrast agent"
+def _unfit(one: SeriesFacts, rules: SeriesRules) -> list[_Why]:
+    """Why a series does not qualify, the weightiest first; empty where it does."""
+    found = [_Why("contrast", "contrast agent")] if one.contrast else []
     if one.slices < rules.least_slices:
-        return f"{counted(one.slices, 'slice')}, {rules.least_slices} are the least"
-    return ""
+        found.append(_Why("few slices", f"{counted(one.slices, 'slice')}, {rules.least_slices} are the least"))
+    return found
 
 
-def _faults(one: SeriesFacts, rules: SeriesRules) -> dict[str, str]:
-    """What the header says against a series, by kind, the weightiest first."""
-    low_mm, high_mm = rules.thickness_mm
-    faults = {
-        "contrast": "contrast agent" if one.contrast else "",
-        "derived": "made from another series" if one.derived else "",
-        "kernel": f"sharp kernel {one.kernel}" if rules.kernel(one.kernel) == SHARP else "",
-        "thickness": "",
-    }
-    if one.thickness_mm is not None and not low_mm <= one.thickness_mm <= high_mm:
-        faults["thickness"] = f"slices of {one.thickness_mm:g} mm, {low_mm:g} to {high_mm:g} mm are preferred"
-    return {kind: why for kind, why in faults.items() if why}
+def _faults(one: SeriesFacts, rules: SeriesRules) -> list[_Why]:
+    """What the header says against a series, the weightiest first."""
+    (low_mm, high_mm), mm = rules.thickness_mm, one.thickness_mm
+    found = [_Why("contrast", "contrast agent")] if one.contrast else []
+    if one.derived:
+        found.append(_Why("derived", "made from another series"))
+    if rules.kernel(one.kernel) == SHARP:
+        found.append(_Why("sharp kernel", f"sharp kernel {one.kernel}"))
+    if mm is not None and not low_mm <= mm <= high_mm:
+        found.append(_Why("thickness", f"slices of {mm:g} mm, {low_mm:g} to {high_mm:g} mm are preferred"))
+    return found
 
 
 def _rank(one: SeriesFacts, rules: SeriesRules) -> tuple[object, ...]:
     """Least for the best of the series that qualify."""
-    faults = _faults(one, rules)
-    told = ["derived" in faults, "kernel" in faults, rules.kernel(one.kernel) != SOFT, "thickness" in faults]
-    return (not one.labelled, *told, one.thickness_mm is None, -one.slices, one.series_uid)
+    faults = {why.kind for why in _faults(one, rules)}
+    told = [kind in faults for kind in ("derived", "sharp kernel")] + [rules.kernel(one.kernel) != SOFT]
+    thickness = ["thickness" in faults, one.thickness_mm is None]
+    return (not one.labelled, *told, *thickness, -one.slices, one.series_uid)
 
 
-def _told_against(one: SeriesFacts, best: SeriesFacts, rules: SeriesRules) -> str:
-    """What the header says against a series and not against the best, "" where that is nothing."""
+def _told_against(one: SeriesFacts, best: SeriesFacts, rules: SeriesRules) -> list[_Why]:
+    """What the header says against a series and not against the best, which has labels where that has some."""
     if one.labelled > best.labelled:
-        return ""
-    known = _faults(best, rules)
-    return next((why for kind, why in _faults(one, rules).items() if kind not in known), "")
+        return []
+    known = {why.kind for why in _faults(best, rules)}
+    return [why for why in _faults(one, rules) if why.kind not in known]
 
 
-def _worse(one: SeriesFacts, best: SeriesFacts, rules: SeriesRules) -> str:
-    """Why a series is not the best one of its study."""
-    if why := _unfit(one, rules) or _told_against(one, best, rules):
-        return why
+def _worse(one: SeriesFacts, best: SeriesFacts, rules: SeriesRules) -> list[_Why]:
+    """Why a series is not the best one of its study, the weightiest first; never empty."""
+    found = [*_unfit(one, rules), *_told_against(one, best, rules)]
     if one.labelled < best.labelled:
-        return "no slice has a label"
+        found.append(_Why("no label", "no slice has a label"))
     if rules.kernel(one.kernel) != SOFT and rules.kernel(best.kernel) == SOFT:
-        return f"kernel {one.kernel or 'not told'}, {best.kernel} is soft"
+        found.append(_Why("kernel", f"kernel {one.kernel or 'not told'}, {best.kernel} is soft"))
     if one.thickness_mm is None and best.thickness_mm is not None:
-        return "thickness not told"
+        found.append(_Why("thickness", "thickness not told"))
     if one.slices < best.slices:
-        return f"{one.slices:,} of {best.slices:,} slices"
-    return "nothing tells them apart but the UID"
+        found.append(_Why("fewer slices", f"{one.slices:,} of {best.slices:,} slices"))
+    return [*found, _Why("alike", "nothing tells them apart but the UID")]
 
 
 def notes(found: Mapping[tuple[str, str], LeftOut], slices: Mapping[tuple[str, str], int]) -> list[str]:
@@ -149,7 +156,7 @@ def notes(found: Mapping[tuple[str, str], LeftOut], slices: Mapping[tuple[str, s
     others = [uids for uids, why in found.items() if why.reason == OTHER]
     lines = []
     if others:
-        kinds = Counter(_kind(found[uids].detail) for uids in others)
+        kinds = Counter(found[uids].kind for uids in sorted(others))
         why = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
         what = f"{counted(sum(slices[uids] for uids in others), 'slice')} of {len(others):,} series"
         lines.append(f"{what} left out, as a better series of the study was taken ({why}); --series all takes all")
@@ -163,9 +170,3 @@ def notes(found: Mapping[tuple[str, str], LeftOut], slices: Mapping[tuple[str, s
         studies = counted(len(unfit), "study", "studies")
         lines.append(f"no series qualifies in {studies}: {shown}{more}; --series all takes them")
     return lines
-
-
-def _kind(detail: str) -> str:
-    """The kind of a reason, without its numbers."""
-    words = {"contrast": "contrast", "made from": "derived", "sharp": "sharp kernel", "slices of": "thickness"}
-    return next((word for begin, word in words.items() if detail.startswith(begin)), "less fit")

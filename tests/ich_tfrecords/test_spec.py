@@ -72,9 +72,36 @@ def test_the_fingerprint_is_stable_and_follows_every_value():
     assert spec.differences(base, spec.from_dict(changed("shards.seed", 7))) == ["shards.seed: 0, now 7"]
 
 
+def test_a_spec_from_before_there_was_a_choice_of_slices_keeps_its_fingerprint():
+    """The sums are those of the version before; data sets and trained models hold them."""
+    before = {
+        "rsna_ich": "06b56ece51c995b4ca7b6b4a3885bed69275634f7f4785e61a46794e3d75f452",
+        "thesis_subset": "9f2bd8dfb125961e4ea6325fafc3ca17d68c71dd9f18fa4a748cebf68cb9c097",
+        "unlabelled": "b3d13f605e04749a00324b1450ca8bc3ac7d548e9fedf174de51e3c456a1b609",
+    }
+    assert {name: spec.fingerprint(spec.load(name)) for name in before} == before
+    assert "accept" not in GOOD
+    assert spec.from_dict(GOOD).accept == ("original",)
+    assert spec.from_dict(GOOD | {"accept": ["original"]}) == spec.from_dict(GOOD)
+
+
+def test_a_spec_that_accepts_derived_slices_is_another_one():
+    base, both = spec.from_dict(GOOD), spec.from_dict(GOOD | {"accept": ["original", "derived"]})
+    assert spec.fingerprint(base) != spec.fingerprint(both)
+    assert spec.from_dict(spec.to_dict(both)) == both
+    assert spec.differences(base, both) == ["accept: ['original'], now ['original', 'derived']"]
+    assert spec.load("hospital").accept == ("original", "derived")
+    names = [line.split(":")[0] for line in spec.differences(spec.load("rsna_ich"), spec.load("hospital"))]
+    assert names == ["accept", "name"]
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
+        ("accept", ["derived"], "accept is ['derived']; write [original], or [original, derived]"),
+        ("accept", ["original", "secondary"], "write [original], or [original, derived]"),
+        ("accept", [], "accept is []; write [original]"),
+        ("accept", "derived", "accept is 'derived'; it must be a list"),
         ("imgae", {}, "unknown key 'imgae'; did you mean 'image'?"),
         ("image.size", 5, "unknown key 'size'; did you mean 'size_px'?"),
         ("image.size_px", None, "missing key 'size_px'"),

@@ -74,7 +74,7 @@ class Heads:
         series = [told.facts(uids) for uids, told in zip(self._numbers, self._told, strict=True)]
         out = series_choice.left_out(series, series_rules.packaged(), mode)
         notes = series_choice.notes(out, {one[:2]: one.slices for one in series})
-        why = {self._numbers[uids]: (uids[0], *found) for uids, found in out.items()}
+        why = {self._numbers[uids]: (uids[0], found.reason, found.detail) for uids, found in out.items()}
         rows = np.flatnonzero(np.isin(self._series, [*why]))
         of_slices = zip(sources.refs(self._taken(rows)), self._series[rows].tolist(), strict=True)
         rejects = [Reject(self.inputs[ref.container], slice_name(ref), *why[number]) for ref, number in of_slices]
@@ -191,8 +191,7 @@ class _Told:
         self._slices += 1
         self._contrast |= told.contrast
         self._derived |= header.derived
-        if told.kernel is not None:
-            self._kernels.add(told.kernel)
+        self._kernels.add(told.kernel or "")
         if told.thickness_mm is not None:
             self._thickness_mm.append(told.thickness_mm)
 
