@@ -134,7 +134,7 @@ class Nifti:
         return slab[index - begin]
 
     def _read_slab(self, begin: int, end: int) -> npt.NDArray[Any]:
-        """Voxels of the slices `begin` to `end` [slices, ...], from one walk through the file, across which they lie."""
+        """Voxels of the slices `begin` to `end` [slices, ...], from one walk through the file that they lie across."""
         axis, (first, second, third) = self._view.axes[2], self._shape
         slab = np.empty((end - begin, first + second - self.frames, third), self._kind)
         self._file.seek(self._at)
