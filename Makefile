@@ -111,6 +111,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_odds.py
 	$(BIN)/python benchmarks/bench_bootstrap.py
 	$(BIN)/python benchmarks/bench_predict.py
+	$(BIN)/python benchmarks/bench_volumes.py
 
 clean:
 	rm -rf $(VENV) $(TFIO_VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

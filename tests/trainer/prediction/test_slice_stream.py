@@ -287,3 +287,10 @@ def test_the_same_hu_stored_otherwise_are_a_copy(tmp_path):
     elements = slice_elements(head_slice() + np.int16(24), SOPInstanceUID=b"1.2", RescaleIntercept=b"-1048")
     (tmp_path / "b.dcm").write_bytes(dicom_file(elements))
     assert [one.reason for one in rejected(tmp_path)] == ["duplicate_slice"]
+
+
+def test_the_table_of_uids_grows():
+    """Files of many slices hold more UIDs than there are files."""
+    seen = SeenSlices(1)
+    assert [seen.earlier(f"1.2.{number}", number + 7) for number in range(500)] == [None] * 500
+    assert [seen.earlier(f"1.2.{number}", 0) for number in range(500)] == [number + 7 for number in range(500)]
