@@ -31,9 +31,9 @@ def card(manifest: Manifest) -> str:
             *(_card_row(name, values) for name, values in manifest.splits.items()),
             "",
             "Numbers under a label count its positive slices. Patients stand in one split only.",
-            *_card_studies(manifest),
             *(f"No slices fell into: {', '.join(names)}." for names in [_empty(manifest)] if names),
             f"{sum(manifest.rejects.values()):,} files gave no record; `rejects.csv` names each with its reason.",
+            *_card_studies(manifest),
             "",
             f"Fingerprint `{manifest.fingerprint}`. `manifest.json` holds the spec and the sha256 of every shard;",
             "`python -m ich_tfrecords.inspect verify .` checks them all.",
@@ -116,7 +116,7 @@ def _studies(done: Manifest) -> list[str]:
     }
     studies_counted = counted(sum(values["studies"] for values in found), "study", "studies")
     told = ", ".join(f"{label} {total[label]['positive']:,} of {_known(total, label):,}" for label in total)
-    return [f"  {studies_counted} with labels of their own, positive of known: {told}; see {studies.STUDIES}"]
+    return [f"  labels of {studies_counted}, positive of known: {told}; see {studies.STUDIES}"]
 
 
 def _labels(values: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_runs import train
 
@@ -65,6 +67,25 @@ def test_a_folder_to_a_bucket(dataset, synthetic_set, bucket, convert):
     assert sha256s(output) == sha256s(dataset)
     assert (any_path(output) / manifest.MANIFEST).read_bytes() == (dataset / manifest.MANIFEST).read_bytes()
     assert not any_path(f"{output}/{job.WORK}").exists()
+
+
+def test_labels_of_two_levels_in_a_bucket(dataset, raw, gcs, bucket, convert, tmp_path):
+    """A second file beside the slices' labels, which says of one series what they say already."""
+    rows = pq.read_table(dataset / manifest.SLICES).to_pylist()
+    names = manifest.read(dataset).spec.labels.names
+    uid = rows[0]["series_uid"]
+    values = [max(row[name] for row in rows if row["series_uid"] == uid) for name in names]
+    series = tmp_path / "series.csv"
+    series.write_text(f"series_uid;{';'.join(names)}\n{uid};{';'.join(map(str, values))}\n")
+    upload(gcs, bucket, "raw/", series)
+    output = f"gs://{bucket}/out"
+    assert convert(*from_bucket(raw, output), "--labels", f"{raw}/series.csv") == 0
+    assert inspect.main(["verify", output]) == 0
+    shards = {name: sha256 for name, sha256 in sha256s(dataset).items() if ".tfrecord" in name}
+    assert sha256s(output).items() >= shards.items()
+    studies = pq.read_table(pa.BufferReader((any_path(output) / "studies.parquet").read_bytes()))
+    assert studies["study_uid"].to_pylist() == sorted({row["study_uid"] for row in rows})
+    assert all(-1 not in studies[name].to_pylist() for name in names)  # all of their slices are known
 
 
 @pytest.mark.parametrize("more", [(), TWO_PROCESSES], ids=["one process", "two processes"])

@@ -97,7 +97,7 @@ def test_labels_of_studies(hospital, convert, capfd, sign):
         assert values == ([-1, 0, 0, 0, 0, -1] if positive else NEGATIVE), uid
     assert study_labels(hospital) == {"1.1": BLEED, "1.2": NEGATIVE, "1.3": NEGATIVE, "1.4": BLEED}
     output = capfd.readouterr().out
-    assert "4 studies with labels of their own, positive of known: any 2 of 4, epidural 0 of 4," in output
+    assert "labels of 4 studies, positive of known: any 2 of 4, epidural 0 of 4," in output
     assert verify(hospital / "out").problems == []
     done = manifest.read(hospital / "out")
     assert done.files[STUDIES] == hashlib.sha256((hospital / "out" / STUDIES).read_bytes()).hexdigest()

@@ -359,6 +359,23 @@ WIDE_HEADER = "filename,any,epidural,intraparenchymal,intraventricular,subarachn
             "ID,Label\r\nx_any,0\r\n\r\nx_any,0,0\r\n",
             "labels.csv, line 4: 'x_any,0,0' has 3 columns, the header has 2; is the file cut off or edited?",
         ),
+        # signs of two kinds
+        (
+            WIDE.replace(",", ";") + "ID_3.png,0,0,0,0,0,0\n",
+            (
+                "labels.csv, line 4: the row has 1 columns, the header has 7; it is parted by ',', the header by ';'"
+            ),
+        ),
+        (
+            WIDE + "ID_3.png;0;0;0;0;0;0\n",
+            (
+                "labels.csv, line 4: the row has 1 columns, the header has 7; it is parted by ';', the header by ','"
+            ),
+        ),
+        ("ID_1;0\nID_2;1\n", (
+            "labels.csv: its first line is no header; expected ID,Label, or a column sop_uid or filename and one for "
+            "each label, separated by commas, semicolons or tabs"
+        )),
         (
             "filename,any\nx,0\n",
             ("labels.csv: no column for label 'epidural' (a spec may ask for other labels); known are filename, any; "
@@ -457,6 +474,21 @@ def test_missing_file_folder_and_damaged_gzip(tmp_path):
     flipped = packed[:20] + bytes([packed[20] ^ 0xFF]) + packed[21:]
     for damaged in (packed[:40], packed + b"tail", flipped):
         assert "labels.csv: damaged gzip file (" in message(damaged)
+
+
+@pytest.mark.parametrize("sign", [";", "\t"])
+@pytest.mark.parametrize("text", [RSNA_ROWS, "\ufeff" + WIDE, WIDE.replace("\n", "\r"), "\n\n" + WIDE + "\n"])
+def test_semicolons_and_tabs_part_as_commas_do(text, sign):
+    expected, table = read(text), read(text.replace(",", sign))
+    assert table.ids.equals(expected.ids)
+    assert np.array_equal(table.values, expected.values)
+
+
+def test_a_comma_in_a_file_of_semicolons_is_a_letter():
+    assert read(WIDE.replace(",", ";").replace("ID_1", "a,b/ID_1")).ids.to_pylist() == [
+        "ID_07fa4d5ce",
+        "a,b/ID_12cadc6af",
+    ]
 
 
 # --- against an oracle ---------------------------------------------------------------------------------------
