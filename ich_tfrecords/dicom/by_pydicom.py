@@ -189,9 +189,8 @@ def _header(dataset: Any, last: int, size_bytes: int, accept: Collection[str]) -
             fields[keyword] = int.from_bytes(value, "little" if raw.is_little_endian else "big")
         elif value and tag in PADDING:
             fields[keyword] = None
-    for tag, keyword in FACTS.items():
-        if (raw := _raw(dataset, tag)) is not None:
-            fields[keyword] = bytes(raw.value or b"")
+    told = {keyword: _raw(dataset, tag) for tag, keyword in FACTS.items()}
+    fields["facts"] = {keyword: bytes(raw.value or b"").rstrip(b" \0") for keyword, raw in told.items() if raw}
     fields["TransferSyntaxUID"] = _syntax(dataset)
     pixel_data = _raw(dataset, PIXEL_DATA)
     if pixel_data is None:

@@ -241,7 +241,7 @@ def test_12_bit_scanners_clip_and_both_intercepts_are_dealt() -> None:
         plan.SIGNED: (-1024, 2047),
     }
     for scanner, limits in wanted.items():
-        stored = rsna_layout._stored(hu, scanner)
+        stored = rsna_layout.stored_values(hu, scanner)
         assert (stored.min(), stored.max()) == limits
     dealt = Counter(scanner for scanner, _ in plan.deal_scanners(400, np.random.default_rng(0)))
     assert dealt[plan.UNSIGNED] == dealt[plan.UNSIGNED_1000] == 7
