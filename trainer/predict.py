@@ -54,10 +54,11 @@ EPILOG = """\
 Written to --output: predictions.csv (one row a slice), triage.csv (one row a study,
 most urgent first; "partial" says of which a slice is missing; below them, without a
 rank, studies of which no file gave a probability), rejects.csv (files without a
-prediction, and why), run.json, and pictures of the most urgent slices. Files that are no
-CT slice do not stop the work. "file" is the name below the folder or archive, and
-"input" says below which: 1, 2, ... in order of their paths. Of a file that holds many
-slices (enhanced CT, NIfTI) it is followed by # and the number of the slice: head.nii.gz#7.
+prediction, and why; also those of a series left out), run.json, and pictures of the most
+urgent slices. Files that are no CT slice do not stop the work. "file" is the name below
+the folder or archive, and "input" says below which: 1, 2, ... in order of their paths. Of
+a file that holds many slices (enhanced CT, NIfTI) it is followed by # and the number of
+the slice: head.nii.gz#7.
 
 Studies are ranked by their greatest probability of any hemorrhage in one slice. A series
 model ("--model series" in training) first groups the files by study and series, from

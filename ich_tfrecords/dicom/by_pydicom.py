@@ -187,7 +187,7 @@ def _inflated(whole: bytes) -> bytes:
 
 def fields_of(dataset: Any) -> dict[str, Any]:
     """The elements of a data set that `checked` takes, by keyword."""
-    fields = texts_of(dataset)
+    fields: dict[str, Any] = texts_of(dataset)
     for tag, keyword in SHORT.items():
         raw = _raw(dataset, tag)
         value = b"" if raw is None else raw.value or b""
@@ -195,16 +195,19 @@ def fields_of(dataset: Any) -> dict[str, Any]:
             fields[keyword] = int.from_bytes(value, "little" if raw.is_little_endian else "big")
         elif value and tag in PADDING:
             fields[keyword] = None
+    fields["facts"] = facts_of(dataset)
     return fields
 
 
-def texts_of(dataset: Any) -> dict[str, Any]:
-    """Those of `TEXT` as text, and those of `FACTS` as their bytes, by keyword."""
-    fields: dict[str, Any] = {keyword: text_of(dataset, tag) for tag, keyword in TEXT.items() if tag in dataset}
-    for tag, keyword in FACTS.items():
-        if (raw := _raw(dataset, tag)) is not None:
-            fields[keyword] = bytes(raw.value or b"")
-    return fields
+def texts_of(dataset: Any) -> dict[str, str]:
+    """Those of `TEXT`, by keyword."""
+    return {keyword: text_of(dataset, tag) for tag, keyword in TEXT.items() if tag in dataset}
+
+
+def facts_of(dataset: Any) -> dict[str, bytes]:
+    """The bytes of those of `FACTS`, by keyword, without their padding."""
+    told = {keyword: _raw(dataset, tag) for tag, keyword in FACTS.items()}
+    return {keyword: bytes(raw.value or b"").rstrip(b" \0") for keyword, raw in told.items() if raw}
 
 
 def _header(dataset: Any, last: int, size_bytes: int, accept: Collection[str]) -> SliceHeader:

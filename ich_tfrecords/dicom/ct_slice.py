@@ -141,7 +141,8 @@ def _walk(data: Buffer) -> tuple[dict[str, Any], int, int] | None:
     if meta is None:
         return None
     syntax, begin = meta
-    fields: dict[str, Any] = {"TransferSyntaxUID": syntax}
+    facts: dict[str, bytes] = {}
+    fields: dict[str, Any] = {"TransferSyntaxUID": syntax, "facts": facts}
     for tag, offset, length in _elements(data, begin, len(data), syntax == EXPLICIT_LITTLE, _META_END):
         if tag == PIXEL_DATA:
             return None if length == _UNDEFINED else (fields, offset, length)
@@ -152,7 +153,7 @@ def _walk(data: Buffer) -> tuple[dict[str, Any], int, int] | None:
                 return None
             fields[SHORT[tag]] = data[offset] | data[offset + 1] << 8
         elif tag in FACTS:
-            fields[FACTS[tag]] = bytes(data[offset : offset + length])
+            facts[FACTS[tag]] = bytes(data[offset : offset + length]).rstrip(b" \0")
     return None
 
 

@@ -128,7 +128,7 @@ def checked(
 ) -> SliceHeader:
     """Header of understood elements, or the typed problem that keeps the file from being a slice.
 
-    `fields`: values by keyword, `TEXT` ones str, `SHORT` ones int, `FACTS` ones bytes, and TransferSyntaxUID; a value
+    `fields`: values by keyword, `TEXT` ones str, `SHORT` ones int, TransferSyntaxUID, and `SliceHeader.facts`; a value
     of `PADDING` that is no number of two bytes is None. `accept`: `DatasetSpec.accept`. `present`,
     `declared`: bytes of PixelData in the file and by its length field (None: undefined length); `present`
     None: there is no PixelData.
@@ -151,8 +151,8 @@ def checked(
         _check_length(rows * columns * allocated // 8, present, declared)
     signed = fields["PixelRepresentation"] == 1
     scale = (allocated, stored, signed, slope, intercept, _padding(fields, signed))
-    facts = {keyword: fields[keyword].rstrip(b" \0") for keyword in FACTS.values() if keyword in fields}
     is_derived = not SECONDARY.isdisjoint(kind[:2])
+    facts: dict[str, bytes] = fields["facts"]
     return SliceHeader(
         sop, patient, study, series, position_mm, rows, columns, *scale, syntax, offset, is_derived, facts
     )

@@ -47,9 +47,9 @@ class Frames:
 
     def fields(self, frame: int) -> dict[str, Any]:
         """Elements of a frame by keyword; its own groups come before the shared ones. Raises `SliceProblem`."""
-        found = self._same | self._shared
-        if self._own:
-            found |= _elements(self._own[frame - 1])
+        parts = [self._same, self._shared, _elements(self._own[frame - 1]) if self._own else {}]
+        found = parts[0] | parts[1] | parts[2]
+        found["facts"] = {name: value for part in parts for name, value in part.get("facts", {}).items()}
         if self._sop_uid:
             found["SOPInstanceUID"] = frame_uid(self._sop_uid, frame, self.count)
         kind = found.get("ImageType", "").upper().split("\\")
@@ -84,13 +84,14 @@ def _items(dataset: Any, tag: int) -> list[Any]:
 
 def _elements(item: Any) -> dict[str, Any]:
     """Elements of the groups of one item. Raises `UnreadableSlice` for a group that is there twice."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"facts": {}}
     for tag in _GROUPS:
         groups = _items(item, tag)
         if len(groups) > 1:
             raise _contradiction(f"the group ({tag >> 16:04X},{tag & 0xFFFF:04X}) has {len(groups):,} items, not one")
         for group in groups:
             found |= by_pydicom.texts_of(group)
+            found["facts"] |= by_pydicom.facts_of(group)
             if _FRAME_TYPE in group:
                 found["ImageType"] = by_pydicom.text_of(group, _FRAME_TYPE)
             if tag == _RESCALE:

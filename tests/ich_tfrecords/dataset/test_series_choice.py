@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ich_tfrecords import problems
 from ich_tfrecords.dataset import series_choice
 from ich_tfrecords.dataset.series_choice import ALL, BEST, OTHER, TOLD, UNFIT, SeriesFacts, left_out, series_facts
 from ich_tfrecords.dataset.series_rules import NEUTRAL, SHARP, SOFT, packaged
@@ -111,6 +112,11 @@ def test_what_was_left_out_is_told_in_one_line():
 def test_facts_of_a_series_are_those_of_its_slices():
     found = series_facts(("s", "a"), 4, True, False, ["H31S", None, "H30S"], [4.0, None, 7.0, 4.0])
     assert found == SeriesFacts("s", "a", 4, True, False, "H30S", 4.0)
+
+
+def test_what_is_left_out_is_not_held_against_the_limit():
+    assert {OTHER, UNFIT} == problems.NOT_WANTED
+    assert not problems.NOT_WANTED & problems.BY_NATURE
 
 
 SERIES = st.builds(

@@ -223,6 +223,7 @@ ODD = ["truncated", "localizer", "duplicate_slice", "bad_bits", "truncated"]
         ([], ""),
         (sorted(BY_NATURE), ""),  # reports and scouts are no slices
         (["duplicate_slice"] * 3, ""),
+        (["other_series"] * 3, ""),  # a better series of the study was judged
         (["uid_conflict"] * 5, "1 of 6 slices (missing: 5 uid_conflict)"),
         (ODD, "1 of 4 slices (missing: 2 truncated, 1 bad_bits)"),
         (["no_probability"] * 1000, "1 of 1,001 slices (missing: 1,000 no_probability)"),
