@@ -164,7 +164,7 @@ def test_a_volume_is_unpacked_once_for_its_slices(rsna_spec, tmp_path, monkeypat
     unpacked, real = [], nifti_reader._unpacked
     monkeypatch.setattr(nifti_reader, "_unpacked", lambda file: (unpacked.append(1), real(file))[1])
     listing = sources.list_inputs([str(write(tmp_path / "in", FILES))]).table
-    batches = list(slice_stream.batches(listing, rsna_spec.image, 2))
+    batches = list(slice_stream.batches(listing, rsna_spec, 2))
     assert unpacked == [1]
     assert [len(batch.slices) for batch in batches] == [2] * 6
     assert sum(batch.files for batch in batches) == 2
