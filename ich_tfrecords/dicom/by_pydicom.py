@@ -260,6 +260,7 @@ def _check_whole(dataset: Any, last: int, size_bytes: int) -> None:
 
 
 def native(header: SliceHeader, value: bytes) -> npt.NDArray[np.unsignedinteger]:
+    """Unsigned cells [rows * columns] of a value that is not encoded."""
     order = ">" if header.transfer_syntax == EXPLICIT_BIG else "<"
     kind = np.dtype(f"{order}u{header.bits_allocated // 8}")
     return np.frombuffer(value, kind, header.rows * header.columns).astype(kind.newbyteorder("="), copy=False)

@@ -266,6 +266,7 @@ def escaped(name: str) -> str:
 
 
 def open_plain(row: SliceRef) -> int:
+    """A descriptor of a file that lies in no archive, whatever bytes its name has. Raises `OSError`."""
     path = f"{row.container}/{row.name}"
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -338,10 +339,12 @@ def check_sum(row: SliceRef, found: int) -> None:
 
 
 def new_inflater() -> igzip_lib.IgzipDecompressor:
+    """Of the raw deflate streams that zips hold."""
     return igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE, 15)
 
 
 def inflate(inflater: igzip_lib.IgzipDecompressor, data: memoryview, max_bytes: int, row: SliceRef) -> bytes:
+    """The next bytes of a member, `max_bytes` at most. Raises `UnreadableSource`."""
     try:
         return inflater.decompress(data, max_bytes)
     except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub calls this class an instance
@@ -349,10 +352,12 @@ def inflate(inflater: igzip_lib.IgzipDecompressor, data: memoryview, max_bytes: 
 
 
 def cut_short(row: SliceRef, got_bytes: int) -> UnreadableSource:
+    """The problem of a member whose stream ends early."""
     return UnreadableSource("inflate_failed", f"{row.name}: the deflated stream ends after {got_bytes:,} bytes")
 
 
 def mismatch(row: SliceRef, got_bytes: int) -> UnreadableSource:
+    """The problem of a member of another size than the archive says."""
     more = "more than " if got_bytes > row.size_bytes else ""
     return UnreadableSource(
         "size_mismatch",
@@ -361,6 +366,7 @@ def mismatch(row: SliceRef, got_bytes: int) -> UnreadableSource:
 
 
 def changed(row: SliceRef, fact: str) -> UnreadableSource:
+    """The problem of a source that no longer is what was listed."""
     return UnreadableSource("changed", f"{row.name}: {fact}; it changed since it was listed")
 
 

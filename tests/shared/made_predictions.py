@@ -31,3 +31,13 @@ def predictions_of(
     inside = np.clip(probabilities, 1e-15, 1 - 1e-15)
     logits = (np.log(inside) - np.log1p(-inside)).astype(np.float32)
     return Predictions(NAMES[:width], NAMES[0], pa.table(ids), labels, logits, probabilities)
+
+
+def made(patients: int, seed: int, slices: int = 12) -> Predictions:
+    """Of a model that is right: labels `any` and two kinds, drawn with the probabilities that it says."""
+    rng = np.random.default_rng(seed)
+    kinds = 1 / (1 + np.exp(-rng.normal(-1.5, 1.5, (patients * slices, 2))))
+    drawn = rng.random(kinds.shape) < kinds
+    labels = np.column_stack([drawn.any(axis=1), drawn])
+    shown = np.column_stack([1 - (1 - kinds).prod(axis=1), kinds])
+    return predictions_of(labels, shown, np.repeat(np.arange(patients), slices).tolist())
