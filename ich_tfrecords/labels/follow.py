@@ -44,7 +44,7 @@ def follow(slices: pa.Table, tables: Sequence[LabelTable], labels: LabelSpec, ma
     A slice of which no table speaks is `no_label`; where labels `may_miss`, its labels are unknown. Raises
     `LabelError` for a table that speaks of no slice.
     """
-    if len(tables) == 1 and tables[0].of_slices and not may_miss:
+    if len(tables) == 1 and tables[0].of_slices and not (may_miss or levels.in_files_of_many(slices).any()):
         return Labelled(join.join(slices, tables[0]), None)
     return _Together(slices, tables, labels).result(may_miss)
 
@@ -62,6 +62,7 @@ class _Together:
         self.doubt = np.full(shape[0], -1, np.int64)  # index into `doubts`
         self.doubts: list[tuple[str, str]] = []
         self.covers: dict[int, Cover] = {}
+        self.inside = levels.in_files_of_many(slices)
         self.unused, self.notes = 0, list[str]()
 
     def result(self, may_miss: bool) -> Labelled:
@@ -82,10 +83,14 @@ class _Together:
         return Labelled(joined, studies if self.covers else None)
 
     def _of_slices(self, number: int, table: LabelTable) -> None:
-        """Take what a table says of slices, each by its own row."""
+        """Take what a table says of slices, each by its own row; that of a file of many slices speaks of them all."""
         found = join.match(self.slices, table)
         self._require_any(table, found.row >= 0)
         self.spoken |= found.row >= 0
+        if table.by_file_name and (self.inside & (found.row >= 0)).any():
+            self._take(number, table, levels.of_files(self.slices, table, np.where(self.inside, found.row, -1)))
+            self.unused -= len(np.unique(self.covers[number].rows))
+            found = found._replace(row=np.where(self.inside, -1, found.row), known=found.known & ~self.inside)
         self.unused += len(table.ids) - int(found.known.sum())
         self.notes += found.notes
         doubtful = (found.row >= 0) & ~found.known
@@ -107,6 +112,11 @@ class _Together:
         """Take what a table says of series, studies, patients or folders."""
         cover = levels.cover(self.slices, table)
         self._require_any(table, cover.slices)
+        self._take(number, table, cover)
+        self.unused += len(table.ids) - len(np.unique(self.covers[number].rows))
+
+    def _take(self, number: int, table: LabelTable, cover: Cover) -> None:
+        """Take what a table says of several slices at once."""
         self.spoken[cover.slices] = True
         reasons = {row: (AMBIGUOUS, detail) for row, detail in cover.refused.items()}
         for row, (name, reason) in enumerate(table.dropped.items(), len(table.ids)):
@@ -114,7 +124,6 @@ class _Together:
         self._doubt_rows(cover, reasons)
         good = ~np.isin(cover.rows, list(reasons))
         cover = Cover(cover.slices[good], cover.rows[good], {})
-        self.unused += len(table.ids) - len(np.unique(cover.rows))
         for label in range(len(self.labels.names)):
             at = cover.slices[table.values[cover.rows, label] == 0]
             self.zero_from[at, label] = np.where(self.zero_from[at, label] < 0, number, self.zero_from[at, label])
@@ -226,6 +235,11 @@ class _Together:
         if len(self.tables) > 1:
             return [f"none of the {len(self.tables)} label files has a row for it"] * int(lacking.sum())
         table = self.tables[0]
+        if table.by_file_name:
+            ids = table.ids.to_pylist()
+            own = join.stems(self.slices["name"].filter(pa.array(lacking))).to_pylist()
+            told = {text: join.no_row([text], ids) for text in set(own)}
+            return [told[text] for text in own]
         column = levels.ID_OF.get(table.id_column)
         if table.id_column == PATIENT or column is None:
             whose = "patient" if table.id_column == PATIENT else "folder"

@@ -70,6 +70,25 @@ def cover(slices: pa.Table, table: LabelTable) -> Cover:
     return found._replace(refused=told)
 
 
+def in_files_of_many(slices: pa.Table) -> npt.NDArray[np.bool_]:
+    """bool [n]: slices of enhanced CT or of a NIfTI volume, by their `frame`, which may lack where none is."""
+    if "frame" not in slices.column_names:
+        return np.zeros(slices.num_rows, bool)
+    inside: npt.NDArray[np.bool_] = slices["frame"].to_numpy() > 0
+    return inside
+
+
+def of_files(slices: pa.Table, table: LabelTable, row: Int64) -> Cover:
+    """As `cover`, of a table of file names and files of many slices; `row` int64 [n] of each slice, -1 for none."""
+    ids, found = names_of(table), Cover(np.flatnonzero(row >= 0), row[row >= 0], {})
+    files = pc.binary_join_element_wise(slices["container"].cast(pa.string()), slices["name"], "/")
+    told = {
+        at: f"{what(table)} {ids[at].as_py()} names {count:,} files; write their paths below the input"
+        for at, count in _torn(files, found).items()
+    }
+    return found._replace(refused=told)
+
+
 def what(table: LabelTable) -> str:
     """What to call an id of a table, which is a key where the file has ids of patients."""
     return {PATIENT: "patient key", READS: "CQ500 study"}.get(table.id_column, table.id_column)

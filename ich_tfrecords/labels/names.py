@@ -16,7 +16,7 @@ _BLANK = (
     "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 )
-_NOT_OF_THE_NAME = r"(?i)^(\./)+|\.(dcm|dicom|ima|png|jpg)$"
+_NOT_OF_THE_NAME = r"(?i)^(\./)+|\.(dcm|dicom|ima|png|jpg|nii|nii\.gz)$"
 
 
 def composed(texts: Texts) -> Texts:
@@ -39,7 +39,8 @@ def trimmed(texts: Texts) -> Texts:
 def bare(names: Texts) -> Texts:
     """File names as both sides of the join write them: NFC, folders kept, parted by `/`, and without one suffix.
 
-    Only `.dcm .dicom .ima .png .jpg` are suffixes; any other dot belongs to the name, as in `p1/1.2.840.7`.
+    Only `.dcm .dicom .ima .png .jpg .nii .nii.gz` are suffixes; any other dot belongs to the name, as in
+    `p1/1.2.840.7`.
     """
     return pc.replace_substring_regex(pc.replace_substring(composed(names), "\\", "/"), _NOT_OF_THE_NAME, "")
 

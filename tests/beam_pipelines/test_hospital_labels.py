@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import dicom_file, head_slice, slice_elements
+from volume_files import head, nifti
 
 from ich_tfrecords.dataset import manifest
 from ich_tfrecords.dataset.studies import STUDIES
@@ -504,3 +505,27 @@ def test_a_name_that_is_none_of_cq500(cq500, convert, capfd, name):
     (cq500 / "reads.csv").write_text(reads((name, ["000000"] * 3)))
     assert run(convert, cq500, cq500 / "reads.csv") == 2
     assert f"reads.csv, line 2: name is {name!r}; expected such as CQ500-CT-12" in last_line(capfd)
+
+
+def test_the_name_of_a_volume_is_the_label_of_all_its_slices(convert, tmp_path):
+    """A 0 is that of each slice, a 1 is that of the study; a name that is two files is nobody's."""
+    folder = tmp_path / "in"
+    for seed, name in enumerate(("049.nii.gz", "050.nii", "a/051.nii", "b/051.nii")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        packed = name.endswith(".gz")
+        (folder / name).write_bytes(nifti(head(4, seed=seed), "LAS", packed=packed))
+    ids = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.9.1", "SOPInstanceUID": "1.9.1.1"}
+    put(folder / "single.dcm", 9, PatientID="one", **ids)
+    rows = [("049", NEGATIVE), ("050.nii", BLEED), ("single", BLEED), ("051", NEGATIVE)]
+    assert run(convert, tmp_path, label_file(tmp_path / "scans.csv", "filename", *rows)) == 0
+    found = pq.read_table(tmp_path / "out" / "slices.parquet").to_pylist()
+    assert sorted([row[name] for name in NAMES] for row in found) == sorted(
+        [NEGATIVE] * 4 + [[-1, 0, 0, 0, 0, -1]] * 4 + [BLEED]
+    )
+    studies = pq.read_table(tmp_path / "out" / STUDIES).to_pylist()
+    assert sorted([row[name] for name in NAMES] for row in studies) == sorted([NEGATIVE, BLEED, BLEED])
+    with (tmp_path / "out" / "rejects.csv").open(newline="") as file:
+        lost = list(csv.DictReader(file))
+    assert [row["reason"] for row in lost] == ["ambiguous_label"] * 8
+    assert {"filename 051 names 2 files; write their paths below the input"} == {row["detail"] for row in lost}
+    assert verify(tmp_path / "out").problems == []

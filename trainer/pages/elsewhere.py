@@ -92,7 +92,11 @@ def _recalibrated(labels: Mapping[str, Any]) -> Table:
     heads = ["label", "log loss as it is", "anew", "calibration error as it is", "anew", "slope", "intercept"]
     rows = [
         [name, *(cell(one[key]) for key in keys)]
-        + ([one["kept"], ""] if one["kept"] else [f"{one['slope']:.3f}", f"{one['intercept']:.3f}"])
+        + (
+            [one["kept"], ""]
+            if one["kept"]
+            else [f"{one['slope']:.3f}", f"{one['intercept']:.3f}".replace("-0.000", "0.000")]
+        )
         for name, one in labels.items()
     ]
     return Table(heads, rows)

@@ -94,15 +94,19 @@ def _doubts(what: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _facts(measures: Mapping[str, Any], any_name: str) -> dict[str, str]:
-    shown = measures["labels"][any_name]
-    numbers = {
-        "log loss": measures["log_loss"],
-        "skill": measures["skill"]["overall"]["skill"],
-        f"AUC {any_name}": shown["auc"],
-        "mean AUC": measures["auc"],
-        f"sensitivity {any_name}": shown["sensitivity"],
-        f"specificity {any_name}": shown["specificity"],
-    }
+    slices, studies = measures["labels"][any_name], measures["studies_level"][any_name]
+    if slices["known"] or not studies["known"]:
+        numbers = {
+            "log loss": measures["log_loss"],
+            "skill": measures["skill"]["overall"]["skill"],
+            f"AUC {any_name}": slices["auc"],
+            "mean AUC": measures["auc"],
+            f"sensitivity {any_name}": slices["sensitivity"],
+            f"specificity {any_name}": slices["specificity"],
+        }
+    else:  # of studies alone is anything known
+        keys = {"AUC": "auc", "sensitivity": "sensitivity", "specificity": "specificity"}
+        numbers = {f"{words} {any_name}, studies": studies[key] for words, key in keys.items()}
     facts = {}
     for name, value in numbers.items():
         number, _, interval = figures.with_interval(value["value"], value["low"], value["high"]).partition(" ")
