@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trainer.results.measures import unskilled
+from trainer.results.measures import studies_alone, unskilled
 
 
 def of_measures(measured: Mapping[str, Any], names: Sequence[str], any_name: str) -> Iterator[str]:
@@ -18,7 +18,7 @@ def of_measures(measured: Mapping[str, Any], names: Sequence[str], any_name: str
         f"{_plain(measured['log_loss_before'])} before calibration, {_plain(skill['log_loss_of_prevalence'])} of the "
         f"prevalence alone; skill {_told(skill['skill'])}"
     )
-    for name in [name for name in names if measured["labels"][name]["known"]]:
+    for name in () if studies_alone(measured) else names:
         found = measured["labels"][name]
         yield (
             f"  {name:<18} {found['positives']:>7,} positive, AUC {_told(found['auc'])}, "
@@ -27,8 +27,7 @@ def of_measures(measured: Mapping[str, Any], names: Sequence[str], any_name: str
         if found["note"]:
             yield f"  {'':<18} {found['note']}"
     yield f"{measured['studies']:,} studies, by their greatest slice:"
-    alone = not any(label["known"] for label in measured["labels"].values())
-    for name in names if alone else [any_name]:
+    for name in names if studies_alone(measured) else [any_name]:
         found = measured["studies_level"][name]
         yield (
             f"  {name:<18} {found['positives']:>7,} positive, AUC {_told(found['auc'])}, "

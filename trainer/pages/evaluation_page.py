@@ -17,7 +17,7 @@ from ich_tfrecords.views import html_page, montage
 from ich_tfrecords.views.html_page import Table
 from trainer.pages import elsewhere, figures, sections
 from trainer.results import evaluated
-from trainer.results.measures import unskilled
+from trainer.results.measures import studies_alone, unskilled
 from trainer.results.predictions import Predictions
 from trainer.results.probability import log_losses
 
@@ -95,7 +95,7 @@ def _doubts(what: Mapping[str, Any]) -> Iterator[str]:
 
 def _facts(measures: Mapping[str, Any], any_name: str) -> dict[str, str]:
     slices, studies = measures["labels"][any_name], measures["studies_level"][any_name]
-    if slices["known"] or not studies["known"]:
+    if not studies_alone(measures):
         numbers = {
             "log loss": measures["log_loss"],
             "skill": measures["skill"]["overall"]["skill"],
@@ -104,7 +104,7 @@ def _facts(measures: Mapping[str, Any], any_name: str) -> dict[str, str]:
             f"sensitivity {any_name}": slices["sensitivity"],
             f"specificity {any_name}": slices["specificity"],
         }
-    else:  # of studies alone is anything known
+    else:
         keys = {"AUC": "auc", "sensitivity": "sensitivity", "specificity": "specificity"}
         numbers = {f"{words} {any_name}, studies": studies[key] for words, key in keys.items()}
     facts = {}

@@ -18,6 +18,7 @@ from trainer.results.ratings import (
     calibration_errors,
     decisions,
     known_patients,
+    predictive,
     ratio,
     resampled,
     scale,
@@ -113,13 +114,6 @@ def _at_prevalence(
         values = predictive(decisions(one["confusion"]), share)
         found[way] = _values(values, lambda _, rating=rating: rating.carriers("precision"))  # type: ignore[misc]
     return {"at_prevalence": {"prevalence": share, "studies": found}}
-
-
-def predictive(found: Mapping[str, _Numbers], share: float) -> Drawn:
-    """`precision` and `npv`, float64 [c], by sensitivity and specificity where `share` is positive (Bayes)."""
-    hits, alarms = found["sensitivity"] * share, (1 - found["specificity"]) * (1 - share)
-    missed, left = (1 - found["sensitivity"]) * share, found["specificity"] * (1 - share)
-    return {"precision": ratio(hits, hits + alarms), "npv": ratio(left, left + missed)}
 
 
 def of_group(slices: Rating, of_slices: Drawn, studies: Rating, of_studies: Drawn) -> dict[str, Any]:
@@ -227,11 +221,11 @@ def _skill(every: Sequence[Drawn], weights: Sequence[float], patients: int) -> d
 def unskilled(measured: Mapping[str, Any]) -> str:
     """A sentence that says why no skill over the prevalence can be claimed; the empty text where it can be.
 
-    `measured`: as `measure` gives it.
+    Nothing is said either of slices that are of `studies_alone`. `measured`: as `measure` gives it.
     """
     found = measured["skill"]["overall"]
     loss, other, gained = (found[key] for key in ("log_loss", "log_loss_of_prevalence", "skill"))
-    if gained["value"] is None or (gained["low"] is not None and gained["low"] > 0):
+    if studies_alone(measured) or gained["value"] is None or (gained["low"] is not None and gained["low"] > 0):
         return ""
     what = f"its log loss is {loss['value']:.3f}, that of the prevalence alone {other['value']:.3f}"
     if gained["low"] is None:
@@ -241,6 +235,14 @@ def unskilled(measured: Mapping[str, Any]) -> str:
     words = "It knows less than the prevalence" if gained["high"] < 0 else "It shows no skill over the prevalence"
     interval = f"{gained['low']:.3f} to {gained['high']:.3f}"
     return f"{words}: {what}, a skill of {gained['value']:.3f} ({measured['level']:.0%} interval {interval})."
+
+
+def studies_alone(measured: Mapping[str, Any]) -> bool:
+    """Whether positive studies are known and no positive slice, as where all labels are of studies."""
+    slices, studies = (
+        any(label["positives"] for label in measured[level].values()) for level in ("labels", "studies_level")
+    )
+    return studies and not slices
 
 
 def _label(rating: Rating, drawn: Drawn, chosen: Mapping[str, float]) -> dict[str, Any]:

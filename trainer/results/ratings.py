@@ -193,6 +193,13 @@ def decisions(confusion: Any) -> Drawn:
     }
 
 
+def predictive(found: Mapping[str, _Numbers], share: float) -> Drawn:
+    """`precision` and `npv`, float64 [c], by sensitivity and specificity where `share` is positive (Bayes)."""
+    hits, alarms = found["sensitivity"] * share, (1 - found["specificity"]) * (1 - share)
+    missed, left = (1 - found["sensitivity"]) * share, found["specificity"] * (1 - share)
+    return {"precision": ratio(hits, hits + alarms), "npv": ratio(left, left + missed)}
+
+
 def calibration_errors(drawn: Mapping[str, _Numbers], suffix: str) -> _Numbers:
     """float64 [c]: the calibration error of each row of what `drawn` gave, see `calibration.calibration_error`.
 
