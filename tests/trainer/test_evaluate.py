@@ -180,7 +180,7 @@ def test_a_split_without_labels(blob_run_copy, capsys, monkeypatch):
 
     monkeypatch.setattr(assembly, "split", unlabelled)
     assert run("--job_dir", blob_run_copy) == 2
-    assert "no slice of split test in " in one_line(capsys)
+    assert "no slice or study of split test in " in one_line(capsys)
 
 
 def test_a_data_set_of_other_pixels(blob_run_copy, tmp_path, capsys):

@@ -168,8 +168,33 @@ def test_a_volume_is_unpacked_once_for_its_slices(rsna_spec, tmp_path, monkeypat
     assert unpacked == [1]
     assert [len(batch.slices) for batch in batches] == [2] * 6
     assert sum(batch.files for batch in batches) == 2
-    heads = Heads(listing)
+    heads = Heads(listing, rsna_spec.accept)
     assert sum(outcome.files for outcome in heads.read()) == 2
     assert len(heads) == 12
-    assert len(list(slice_stream.decoded(heads.refs(), rsna_spec.image, 5, heads.inputs))) == 3
+    assert len(list(slice_stream.decoded(heads.refs(), rsna_spec, 5, heads.inputs))) == 3
     assert len(unpacked) == 3  # once for the heads, once for the pixels
+
+
+def test_a_volume_after_contrast_is_left_out_whole(rsna_spec, tmp_path):
+    """What its header says of the scan stands at the top, or in the groups of its frames."""
+    from ich_tfrecords.storage import sources
+
+    same = {"PatientID": "one", "StudyInstanceUID": "1.2.3.99"}
+    files = {
+        "a_contrast": enhanced(
+            head(12, seed=4), uid="1.2.3.99.1", SeriesInstanceUID="1.2.3.99.11", **same, ContrastBolusAgent="yes"
+        ),
+        "b_plain": enhanced(head(12, seed=5), uid="1.2.3.99.2", SeriesInstanceUID="1.2.3.99.12", **same),
+    }
+    listing = sources.list_inputs(
+        [str(write(tmp_path / "in", {name: written(ds) for name, ds in files.items()}))]
+    ).table
+    heads = Heads(listing, rsna_spec.accept)
+    assert sum(len(outcome.rejects) for outcome in heads.read()) == 0
+    left_out = heads.choose("best").rejects
+    assert {(one.file.partition("#")[0], one.reason) for one in left_out} == {("a_contrast", "other_series")}
+    assert sorted(int(one.file.partition("#")[2]) for one in left_out) == list(range(1, 13))
+    assert heads.kept()["name"].to_pylist() == ["b_plain"]
+    assert [ref.name for ref in heads.refs()] == ["b_plain"] * 12
+    (found,) = slice_stream.batches(heads.kept(), rsna_spec, 12, heads.inputs)
+    assert (len(found.slices), len(found.rejects)) == (12, 0)
