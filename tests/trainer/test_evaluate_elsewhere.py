@@ -123,7 +123,8 @@ def test_too_few_patients_for_a_calibration(blob_run, others, tmp_path, capsys):
         if name in NAMES:
             table = table.set_column(at, name, pa.array([0] * len(table), pa.int8()))
     blob_dataset.add_studies(second, table)
-    assert run("--job_dir", blob_run, "--data_dir", second, "--split", "all", "--recalibrate", "0.5") == 2
+    given = ("--data_dir", second, "--split", "all", "--output", tmp_path / "out")
+    assert run("--job_dir", blob_run, *given, "--recalibrate", "0.5") == 2
     line = one_line(capsys)
     assert "no label can be calibrated on " in line
     assert line.endswith("take a greater share")
