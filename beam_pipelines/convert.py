@@ -115,12 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--subset", metavar="SPLIT=N,...", help="draw N slices of a split, such as train=50000,test=5000 (seeded)"
     )
-    how.add_argument(
-        "--series", choices=(series_choice.ALL, series_choice.BEST),
-        help="all: every series of a study; best: one of each study, and none where none qualifies (12 slices, no "
-        "contrast). Without it, of several series those are left out against which their header speaks beside a "
-        "better one: contrast, sharp kernel, thickness. rejects.csv says why",
-    )  # fmt: skip
+    how.add_argument("--series", choices=(series_choice.ALL, series_choice.BEST), help=series_choice.HELP)
     how.add_argument(
         "--max_reject_fraction", type=_fraction, default=0.01, metavar="F",
         help="fail when more than this part of the slices gives no record (default: %(default)s); files that never "

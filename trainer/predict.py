@@ -105,12 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", required=True, type=_path, metavar="DIR", help="new or empty, or written by this command before"
     )
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--series", choices=(series_choice.ALL, series_choice.BEST),
-        help="all: every series of a study; best: one of each study, and none where none qualifies (12 slices, no "
-        "contrast). Without it, of several series those are left out against which their header speaks beside a "
-        "better one: contrast, sharp kernel, thickness. rejects.csv says why",
-    )  # fmt: skip
+    how.add_argument("--series", choices=(series_choice.ALL, series_choice.BEST), help=series_choice.HELP)
     how.add_argument("--flip", action="store_true", help="mean over each slice and its left-right mirror image")
     how.add_argument(
         "--pictures", type=_whole_number(0, MOST_PICTURES), default=8, metavar="N",

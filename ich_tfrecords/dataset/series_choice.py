@@ -18,6 +18,11 @@ from ich_tfrecords.plural import counted
 ALL, BEST, TOLD = "all", "best", "told"  # `TOLD`: as `BEST`, but only what a header says against a series leaves it out
 OTHER, UNFIT = "other_series", "unfit_series"  # reasons: a better one was taken; none of the study qualifies
 SHOWN_STUDIES = 3
+HELP = (  # of the flag --series
+    "all: every series of a study; best: one of each study, and none where none qualifies (12 slices, no contrast). "
+    "Without it, of several series those are left out against which their header speaks beside a better one: contrast, "
+    "sharp kernel, thickness. rejects.csv says why"
+)
 
 
 class SeriesFacts(NamedTuple):

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ich_tfrecords.dicom.header import CT_IMAGE
+
 _EXPLICIT, _IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
-_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _IMPLEMENTATION = "2.25.196420071895321104227803"
 
 
@@ -118,7 +119,7 @@ def _file_meta(sop_uid: str, explicit_vr: bool) -> bytes:
     instance = "2.25." + str(int.from_bytes(hashlib.blake2b(sop_uid.encode(), digest_size=15).digest(), "big"))
     elements: list[tuple[int, str, _Value]] = [
         (0x00020001, "OB", b"\0\1"),
-        (0x00020002, "UI", _CT_IMAGE),
+        (0x00020002, "UI", CT_IMAGE),
         (0x00020003, "UI", instance),
         (0x00020010, "UI", _EXPLICIT if explicit_vr else _IMPLICIT),
         (0x00020012, "UI", _IMPLEMENTATION),

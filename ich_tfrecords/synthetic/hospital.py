@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ich_tfrecords.dicom.header import CT_IMAGE
 from ich_tfrecords.dicom.writer import Element, SliceFields, dicom_bytes
 from ich_tfrecords.synthetic.phantom import Phantom
 from ich_tfrecords.synthetic.plan import Ids, Pose, Study, plan_studies
@@ -34,7 +35,6 @@ FOLDERS = {"train": "ct", "test": "ct_unlabelled"}  # split of the plan -> folde
 STUDIES = "studies.csv"
 _NOISE_HU, _BONE_NOISE_HU = 5.0, 12.0
 _VESSELS_MM = ((0.0, 62.0), (0.0, -34.0), (-14.0, -22.0), (14.0, -22.0), (-24.0, -18.0), (24.0, -18.0))
-_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
 class Series(NamedTuple):
@@ -150,7 +150,7 @@ def _fields(pose: Pose, index: int, at: int, series: Series) -> SliceFields:
     kind = "LOCALIZER" if series is LOCALIZER else "AXIAL"
     extra: list[Element] = [
         (0x00080008, "CS", f"ORIGINAL\\PRIMARY\\{kind}"),
-        (0x00080016, "UI", _CT_IMAGE),
+        (0x00080016, "UI", CT_IMAGE),
         (0x00080070, "LO", "SYNTHETIC"),
         (0x00081090, "LO", "Phantom 2"),
         (0x00180050, "DS", (pose.step_mm,)),

@@ -103,17 +103,18 @@ class Dataset:
 
     def named(self, names: Sequence[str]) -> list[Slices]:
         """The slices of the named splits, each once, or of all that have some. Raises `WrongUse`."""
-        filled = [name for name, entry in self.manifest.splits.items() if entry["slices"]]
-        if not filled:
-            raise WrongUse(f"{self.place} holds no slices; convert some first")
-        return [self.split(name) for name in dict.fromkeys(names or filled)]
+        return [self.split(name) for name in dict.fromkeys(names or self._filled())]
 
     def every(self) -> Slices:
         """The slices of all splits as one. Raises `WrongUse`."""
+        return self._joined(self._filled(), EVERY, self.local)
+
+    def _filled(self) -> list[str]:
+        """Splits that have slices. Raises `WrongUse` where none has."""
         filled = [name for name, entry in self.manifest.splits.items() if entry["slices"]]
         if not filled:
             raise WrongUse(f"{self.place} holds no slices; convert some first")
-        return self._joined(filled, EVERY, self.local)
+        return filled
 
     def fold(self, names: Sequence[str], fold: int, folds: int) -> tuple[Slices, Slices]:
         """The slices of these splits to train on, and those of the patients of `fold`, 0 to `folds` - 1, held out.

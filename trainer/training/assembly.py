@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -35,7 +35,9 @@ def splits(data: Dataset, settings: HParams) -> dict[str, Slices]:
     for setting, way_on in _ways_on(settings).items():
         if name := getattr(settings, setting):
             data.require_slices(name, way_on)
-    slices = {name: split(data, settings, name) for name in sorted(names)}
+    slices = {name: _drawn(data, settings, name) for name in sorted(names)}
+    held = [part for name, part in slices.items() if name != settings.train_split]
+    slices[settings.train_split] = _without_twins(slices[settings.train_split], held)
     labels = data.manifest.spec.labels.names
     metrics.better(settings.monitor, labels)
     _check_labels(slices[settings.train_split], labels, settings)
@@ -57,20 +59,30 @@ def split(data: Dataset, settings: HParams, name: str) -> Slices:
     found = _drawn(data, settings, name)
     if name != settings.train_split:
         return found
-    left_out = twins(data, settings)
-    return found.take(~left_out, found.split) if left_out.any() else found
+    held = {settings.validation_split, settings.test_split} - {""}
+    return _without_twins(found, [_drawn(data, settings, other) for other in sorted(held)])
 
 
-def twins(data: Dataset, settings: HParams) -> npt.NDArray[np.bool_]:
-    """bool [n], slices of the training split with the pixels of a slice that is held out for validation or test.
+def left_out(data: Dataset, settings: HParams, slices: Mapping[str, Slices]) -> int:
+    """How many `twins` the training split of `splits` lacks."""
+    drawn_from = [settings.train_split, *[settings.validation_split] * (settings.folds > 0)]
+    there = sum(data.manifest.splits[name]["slices"] for name in drawn_from)
+    return int(there) - sum(len(slices[name]) for name in drawn_from)
+
+
+def twins(train: Slices, held: Sequence[Slices]) -> npt.NDArray[np.bool_]:
+    """bool [n], slices of `train` with the pixels of a slice that is held out for validation or test.
 
     RSNA's data hold such slices under the ids of several patients; learnt by heart, they would flatter.
     """
-    train = _drawn(data, settings, settings.train_split)
-    held = {settings.validation_split, settings.test_split} - {""}
-    digests = [_drawn(data, settings, name).table["pixel_digest"] for name in sorted(held)]
+    digests = [part.table["pixel_digest"] for part in held]
     known = pa.chunked_array([chunk for column in digests for chunk in column.chunks], pa.string())
     return pc.is_in(train.table["pixel_digest"], value_set=known.combine_chunks()).to_numpy()
+
+
+def _without_twins(train: Slices, held: Sequence[Slices]) -> Slices:
+    found = twins(train, held)
+    return train.take(~found, train.split) if found.any() else train
 
 
 def _drawn(data: Dataset, settings: HParams, name: str) -> Slices:

@@ -139,7 +139,7 @@ def _train(
     fed = kind.data_of(settings, slices, devices)
     network = kind.network(settings, data, devices, fed.plan.steps)
     note(f"{settings.model}: {network.model.count_params():,} parameters; {fed.plan.steps:,} steps an epoch")
-    twins = int(assembly.twins(data, settings).sum())
+    twins = assembly.left_out(data, settings, slices)
     _note_left_out(fed, settings, twins, note)
     identity = {
         "settings": dataclasses.asdict(settings), "fingerprint": data.manifest.fingerprint, **kind.identity()

@@ -72,16 +72,19 @@ def test_pixels_that_are_held_out_are_not_trained_on(data, parts):
     alike |= {uids["train"][8]: "c", uids["train"][9]: "c"}  # both are trained on
     alike |= {uids["validation"][4]: "d", uids["test"][4]: "d"}
     again = with_digests(data, alike)
-    assert np.flatnonzero(assembly.twins(again, settings())).tolist() == [3, 5, 7]
     found = assembly.splits(again, settings())
+    assert assembly.left_out(again, settings(), found) == 3
     left = [uid for at, uid in enumerate(uids["train"]) if at not in (3, 5, 7)]
     assert found["train"].table["sop_uid"].to_pylist() == left
     assert found["train"].labels.tolist() == np.delete(parts["train"].labels, [3, 5, 7], axis=0).tolist()
     assert {name: found[name].table["sop_uid"].to_pylist() for name in ("validation", "test")} == {
         name: uids[name] for name in ("validation", "test")
     }
-    assert np.flatnonzero(assembly.twins(again, settings(test_split=""))).tolist() == [3, 7]
-    assert not assembly.twins(again, settings(validation_split="", test_split="")).any()
+    one = assembly.split(again, settings(test_split=""), "train").table["sop_uid"].to_pylist()
+    assert one == [uid for at, uid in enumerate(uids["train"]) if at not in (3, 7)]
+    alone = settings(validation_split="", test_split="")
+    assert assembly.split(again, alone, "train").table["sop_uid"].to_pylist() == uids["train"]
+    assert assembly.left_out(again, alone, assembly.splits(again, alone)) == 0
 
 
 def test_pixels_of_the_fold_that_is_held_out_are_not_trained_on(data):
@@ -91,6 +94,7 @@ def test_pixels_of_the_fold_that_is_held_out_are_not_trained_on(data):
     )
     again = with_digests(data, {train[0]: "a", held[0]: "a"})
     assert assembly.split(again, with_folds, "train").table["sop_uid"].to_pylist() == train[1:]
+    assert assembly.left_out(again, with_folds, assembly.splits(again, with_folds)) == 1
     assert assembly.split(again, settings(folds=3, fold=2), "validation").split == "fold 2 of 3"
 
 
