@@ -289,7 +289,8 @@ def test_a_natural_epoch_shows_every_slice_once(tiny_dataset, tmp_path, monkeypa
     """
     monkeypatch.setattr(metrics, "coherent", lambda log_odds, any_index: log_odds)
     settings = {"epochs": 1, "steps_per_epoch": 0, "sampling": "natural", "learning_rate": 1e-30}
-    monkeypatch.setattr(assembly, "split", lambda data, settings, name: data.split("train"))  # validation too
+    monkeypatch.setattr(assembly, "_drawn", lambda data, settings, name: data.split("train"))  # validation too
+    monkeypatch.setattr(assembly, "_without_twins", lambda train, held: train)
     assert train(tiny_dataset, tmp_path, **settings) == 0
     [row] = history(tmp_path)
     assert row["log_loss"] == pytest.approx(row["val_log_loss"], abs=1e-6)
