@@ -56,7 +56,8 @@ def made(folder: Path, series: int) -> SeriesFeed:
     split = Slices(
         place="made up", split="train", random_access=True, spec=data_spec, names=("made",), paths=("made",),
         shard=nothing.astype(np.int32), record=nothing, offset=nothing, length=nothing,
-        stratum=stratum_indices(labels, data_spec.labels), labels=labels, table=table,
+        stratum=stratum_indices(labels, data_spec.labels), part=nothing.astype(np.int8), study_labels=None,
+        labels=labels, table=table,
     )  # fmt: skip
     dtype = np.dtype([("vector", np.float16, (DIM,)), ("logits", np.float32, (len(PREVALENCE),))])
     with (folder / "part.npy").open("wb") as file:  # piece by piece: what it takes to make them is not to be measured

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trainer.data.dataset import open_dataset
+from trainer.data.joined import open_datasets
 from trainer.models import model_file
 from trainer.shell import command, quiet
 from trainer.shell.command import Parser
@@ -46,7 +46,7 @@ def _parser() -> Parser:
         epilog=EPILOG,
     )
     parser.add_argument("--job_dir", required=True, metavar="RUN", help="folder of the run")
-    command.add_data_dir(parser, "the one that the run was trained on")
+    command.add_data_dirs(parser, "those that the run was trained on")
     parser.add_argument(
         "--split", nargs="+", default=[], metavar="NAME", help="the slices of these splits alone (default: of all)"
     )
@@ -58,13 +58,12 @@ def _embed(args: argparse.Namespace) -> None:
     about = model_file.read_about(model_file.find(args.job_dir))
     if about.blend is not None:
         raise WrongUse(f"{args.job_dir} is a series model, which takes vectors; name the run of its slice model")
-    place = command.data_place(args.data_dir, about.facts.get("data_dir", ""))
-    data = open_dataset(place)  # before TensorFlow, which takes seconds to import
-    splits = data.named(args.split)
+    data = open_datasets(command.data_places(args.data_dir, about.facts.get("data_dir")))
+    splits = [slices.split for slices in data.named(args.split)]  # before TensorFlow, which takes seconds to import
     quiet.import_tensorflow()
     from trainer.training import scoring
 
-    scoring.check_spec(about, data.manifest, place)
+    scoring.check_spec(about, data.manifest, data.place)
     scoring.embed(args.job_dir, about, data, splits, args.flip)
 
 

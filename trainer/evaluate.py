@@ -24,7 +24,8 @@ from ich_tfrecords.storage import atomic
 from ich_tfrecords.views import progress_line
 from ich_tfrecords.views.montage import shortened
 from trainer.data import subgroup_columns
-from trainer.data.dataset import EVERY, Dataset, Slices, open_dataset
+from trainer.data.dataset import EVERY, Dataset, Slices
+from trainer.data.joined import open_datasets
 from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.results import cohort, evaluated
@@ -70,7 +71,7 @@ def _parser() -> command.Parser:
         epilog=EPILOG,
     )
     parser.add_argument("--job_dir", required=True, metavar="RUN", help="folder of the run")
-    command.add_data_dir(parser, "the one that the run was trained on")
+    command.add_data_dirs(parser, "those that the run was trained on")
     parser.add_argument("--split", default="test", metavar="NAME", help="split to evaluate, or all (default: test)")
     parser.add_argument(
         "--output", type=Path, metavar="DIR",
@@ -113,18 +114,18 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise WrongUse(f"--resamples is {args.resamples}; 100 to 100,000 give an interval")
     folder = model_file.find(args.job_dir)
     about = model_file.read_about(folder)
-    place = command.data_place(args.data_dir, about.facts.get("data_dir", ""))
-    data = open_dataset(place)  # before TensorFlow, which takes seconds to import
+    # before TensorFlow, which takes seconds to import
+    data = open_datasets(command.data_places(args.data_dir, about.facts.get("data_dir")))
     quiet.import_tensorflow()
     from trainer.training import scoring
 
-    scoring.check_spec(about, data.manifest, place)
+    scoring.check_spec(about, data.manifest, data.place)
     slices = _slices(about, data, args.split)
     run = model_file.run_folder(folder)
     output = args.output or evaluated.folder(run, _name(about, data, args))
     _make(output)
-    print(f"{args.job_dir}: {len(slices):,} slices of split {slices.split} in {place}", flush=True)
-    if about.fingerprint != data.manifest.fingerprint:
+    print(f"{args.job_dir}: {len(slices):,} slices of split {slices.split} in {data.place}", flush=True)
+    if data.manifest.fingerprint not in about.fingerprints:
         print(f"the model was {evaluated.DOUBTS['elsewhere']}")
     groups = {asked: subgroup_columns.values(slices.table, asked, cohort.FACTS) for asked in args.by}
     if args.recalibrate == OWN:
@@ -152,7 +153,7 @@ def _slices(about: About, data: Dataset, name: str) -> Slices:
     """The split, or the fold that stands for it in the run. Raises `WrongUse` where nothing is known of it."""
     from trainer.training import assembly
 
-    own, every = about.fingerprint == data.manifest.fingerprint, name == EVERY and name not in data.manifest.splits
+    own, every = data.manifest.fingerprint in about.fingerprints, name == EVERY and name not in data.manifest.splits
     if own and every:
         raise WrongUse(
             f"--split {EVERY} of {data.place} holds the slices that the model was trained on; name one split of it, or "
@@ -270,7 +271,7 @@ def _elsewhere(
     from trainer.training import ending
 
     result: dict[str, Any] = {}
-    if about.fingerprint != data.manifest.fingerprint:
+    if data.manifest.fingerprint not in about.fingerprints:
         result["cohort"] = {"training": about.facts.get("cohort"), "here": ending.cohort_of(slices)}
     if groups:
         chosen = about.study_thresholds
@@ -297,7 +298,7 @@ def _prevalence(about: About, data: Dataset) -> Mapping[str, float]:
         found: Mapping[str, float] = about.facts["prevalence"]
         return found
     settings = hparams.from_dict(about.settings)
-    own = about.fingerprint == data.manifest.fingerprint
+    own = data.manifest.fingerprint in about.fingerprints
     names = [name for name, entry in data.manifest.splits.items() if entry["slices"]]
     every = [assembly.split(data, settings, settings.train_split)] if own else [data.split(name) for name in names]
     labels = np.concatenate([slices.labels for slices in every])
@@ -309,11 +310,13 @@ def _what(args: argparse.Namespace, about: About, folder: Path, data: Dataset, r
 
     settings, manifest = about.settings, data.manifest
     dataset = {"name": manifest.spec.name, "version": manifest.spec.version, "fingerprint": manifest.fingerprint}
+    parts = about.fingerprints[1:]
     return {
         "run": model_file.run_folder(folder).resolve().name,
         "split": args.split,
         "dataset": dataset,
         "trained_on": about.fingerprint,
+        **({"trained_on_parts": list(parts)} if parts else {}),
         "foreseen": about.facts.get("foreseen", {}),  # runs of before did not foresee
         "weights": model_file.digest(folder),
         "flip": args.flip,

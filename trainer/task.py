@@ -16,7 +16,7 @@ from typing import Any
 
 from ich_tfrecords import environment
 from ich_tfrecords.storage.bucket_path import local_path
-from trainer.data.dataset import open_dataset
+from trainer.data.joined import open_datasets
 from trainer.shell import command, quiet, vertex
 from trainer.shell.command import Parser
 from trainer.shell.problems import Stopped
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         help="any setting, such as --set clip_norm=1 or --set architecture.dropout=0.2; repeatable",
     )  # fmt: skip
     where = parser.add_argument_group("where")
-    command.add_data_dir(where)
+    command.add_data_dirs(where)
     where.add_argument(
         "--cache_dir", type=local_path, metavar="DIR",
         help="copy the shards of a gs:// data set here first, each checked (default: read them from the bucket)",
@@ -128,8 +128,9 @@ def _sets(args: argparse.Namespace) -> dict[str, Any]:
 
 def _train(settings: HParams, args: argparse.Namespace) -> int:
     note = Notes(vertex.cluster(os.environ).is_chief)
-    place = command.data_place(args.data_dir)
-    data = open_dataset(place, args.cache_dir, note)  # before TensorFlow, which takes seconds to import
+    data = open_datasets(
+        command.data_places(args.data_dir), args.cache_dir, note
+    )  # before TensorFlow, which takes seconds to import
     environment.apply(os.environ, environment.without_proxy(os.environ, vertex.hosts(os.environ)))
     quiet.import_tensorflow()
     from trainer.series.assembly import OfSeries

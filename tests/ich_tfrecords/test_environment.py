@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from doors import DOORS, PROXY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,35 +19,6 @@ from ich_tfrecords import environment
 ROOT = Path(__file__).parents[2]
 LOCAL = "localhost,127.0.0.1,::1"
 WORKERS = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
-PROXY = "http://192.0.2.1:3128"  # TEST-NET-1 (RFC 5737): nobody answers
-DOORS = {  # each alone ended or hung a command once
-    "http_proxy": PROXY,
-    "https_proxy": PROXY,
-    "no_proxy": "",
-    "PYTHONWARNINGS": "error",
-    "PYTHONOPTIMIZE": "1",
-    "PYTHONHASHSEED": "7",
-    "PANDAS_FUTURE": "junk",
-    "BEAM_SERVICE_OVERRIDES": "junk",
-    "PIPELINE_OPTIONS_FILE": "/nowhere",
-    "STATUS_API_SERVICE_DESCRIPTOR": "junk",
-    "WORKER_ID": "x",
-    "SCIPY_ARRAY_API": "junk",
-    "SKLEARN_WORKING_MEMORY": "junk",
-    "MPLBACKEND": "junk",
-    "TMPDIR": "/nowhere",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "GRPC_VERBOSITY": "DEBUG",
-    "GOOGLE_APPLICATION_CREDENTIALS": "/nowhere",
-    "STORAGE_EMULATOR_HOST": "nowhere",
-    "REQUESTS_CA_BUNDLE": "/nowhere",
-    "API_ENDPOINT_OVERRIDE": "http://192.0.2.1",
-    "PYDICOM_FUTURE": "1",
-    "TZ": "Pacific/Kiritimati",
-    "TERM": "dumb",
-    "COLUMNS": "junk",
-}
 
 
 @pytest.mark.parametrize(

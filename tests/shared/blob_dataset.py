@@ -48,14 +48,16 @@ def in_runs(rng: np.random.Generator, slices: int) -> tuple[Found, Found]:
     return true | ((rng.random(true.shape) < 2 * np.array(RATES)) & ~near), true
 
 
-def make(output: Path, patients: int, slices_a_patient: int = 20, seed: int = 0, draw: Draw = one_by_one) -> Path:
-    """A converted data set, and beside it `<name>-dicom` with the files it was made from."""
+def make(
+    output: Path, patients: int, slices_a_patient: int = 20, seed: int = 0, draw: Draw = one_by_one, first: int = 0
+) -> Path:
+    """A converted data set, and beside it `<name>-dicom` with the files it was made from; patients from `first` on."""
     rng = np.random.default_rng(seed)
     data_spec = small_spec()
     source = output.parent / f"{output.name}-dicom"
     source.mkdir(parents=True)
     rows = []
-    for patient in range(patients):
+    for patient in range(first, first + patients):
         shown, true = draw(rng, slices_a_patient)
         for number in range(slices_a_patient):
             uid = f"ID_{patient:04d}{number:02d}"

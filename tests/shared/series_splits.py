@@ -58,8 +58,8 @@ def slices_of(labels: Sequence[Sequence[tuple[int, ...]]], seed: int = 0) -> Sli
     return Slices(
         place="made up", spec=SPEC, names=("shard",), paths=("shard",), shard=nothing.astype(np.int32),
         record=np.arange(len(order), dtype=np.int32), offset=nothing, length=nothing, labels=values[order],
-        split="train", random_access=True, stratum=stratum_indices(values[order], SPEC.labels), study_labels=None,
-        table=pa.table(columns),
+        split="train", random_access=True, stratum=stratum_indices(values[order], SPEC.labels),
+        part=np.zeros(len(order), np.int8), study_labels=None, table=pa.table(columns),
     )  # fmt: skip
 
 

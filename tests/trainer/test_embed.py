@@ -59,7 +59,7 @@ def one_line(capsys) -> str:
 
 def read(job_dir: Path, data, slices: Slices, mirrored: bool = False) -> vectors.Vectors:
     about = model_file.read_about(model_file.find(str(job_dir)))
-    return vectors.read(scoring.source(str(job_dir), about, data, mirrored), data, slices)
+    return vectors.read([scoring.source(str(job_dir), about, data, mirrored)], data, slices)
 
 
 def every(found: vectors.Vectors) -> tuple[np.ndarray, np.ndarray]:

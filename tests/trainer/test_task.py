@@ -132,7 +132,7 @@ def asked(monkeypatch):
         made.append((settings, (*data, job_dir)))
 
     monkeypatch.setattr(session, "run", run)
-    monkeypatch.setattr(task, "open_dataset", lambda place, cache_dir, note: (place, cache_dir))
+    monkeypatch.setattr(task, "open_datasets", lambda places, cache_dir, note: (*places, cache_dir))
     return made
 
 

@@ -35,14 +35,15 @@ class Slices(Located):
     """One split, a row for each slice.
 
     `random_access`: its records are read one by one in any order (`shard_reader`), else as streams of shards
-    (`shard_stream`). `stratum` int8 [n]: index into `spec.labels.strata`. `study_labels` int8 [n, L]: what is known of
-    the study of each slice as a whole, -1 where nothing is; None where the data set has no such labels. `table`: ids,
-    place in the series and the rest of `slices.parquet`.
+    (`shard_stream`). `stratum` int8 [n]: index into `spec.labels.strata`. `part` int8 [n]: which of `Dataset.parts` it
+    is of. `study_labels` int8 [n, L]: what is known of the study of each slice as a whole, -1 where nothing is; None
+    where the data set has no such labels. `table`: ids, place in the series and the rest of `slices.parquet`.
     """
 
     split: str
     random_access: bool
     stratum: npt.NDArray[np.int8]
+    part: npt.NDArray[np.int8]
     study_labels: npt.NDArray[np.int8] | None
     table: pa.Table
 
@@ -76,7 +77,7 @@ class Slices(Located):
 
 
 EVERY = "all"  # all splits as one
-_COLUMNS = ("shard", "record", "offset", "length", "stratum", "labels")
+_COLUMNS = ("shard", "record", "offset", "length", "stratum", "part", "labels")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,6 +95,11 @@ class Dataset:
     studies: pa.Table | None
     sizes: dict[str, int]
 
+    @property
+    def parts(self) -> tuple[Dataset, ...]:
+        """The data sets that this one is put together of: itself, or those of a `joined.Joined`."""
+        return (self,)
+
     def split(self, name: str, stream: bool = False) -> Slices:
         """The slices of a split. Raises `WrongUse` for an unknown or empty split, a shard lost or of another size.
 
@@ -104,6 +110,14 @@ class Dataset:
     def named(self, names: Sequence[str]) -> list[Slices]:
         """The slices of the named splits, each once, or of all that have some. Raises `WrongUse`."""
         return [self.split(name) for name in dict.fromkeys(names or self._filled())]
+
+    def those_of(self, names: Sequence[str]) -> list[Slices]:
+        """The slices of those of the named splits that have some here. Raises `WrongUse` as `split` does."""
+        return [self.split(name) for name in names if self.has(name)]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a split of that name with slices."""
+        return bool(self.manifest.splits.get(name, {}).get("slices"))
 
     def every(self) -> Slices:
         """The slices of all splits as one. Raises `WrongUse`."""
@@ -180,6 +194,7 @@ class Dataset:
             offset=offset,
             length=ends - offset - FRAME_BYTES,
             stratum=_codes(table["stratum"], spec.labels.strata, f"{self.place}/{SLICES}: stratum").astype(np.int8),
+            part=np.zeros(len(table), np.int8),
             labels=np.stack([table[label].to_numpy() for label in spec.labels.names], axis=1),
             study_labels=self._study_labels(table["study_uid"]),
             table=table,

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from trainer.data import input_pipeline
+from trainer.data import input_pipeline, sampling
 from trainer.data.dataset import Slices
 from trainer.data.input_pipeline import EpochPlan, Share
 
@@ -15,7 +15,7 @@ class Feed(Protocol):
     """A split as a run reads it, in samples: what a step takes `batch_size` of.
 
     `slices`: the split. `samples`: what they are called; `slices_a_sample`: how many slices one holds on average.
-    `stratum_counts`: samples of each stratum but `unlabelled`, in stratum order.
+    `stratum_counts`: samples of each stratum but `unlabelled`, in stratum order; `counts_of_parts`: of each data set.
     """
 
     @property
@@ -29,6 +29,8 @@ class Feed(Protocol):
 
     @property
     def stratum_counts(self) -> Mapping[str, int]: ...
+
+    def counts_of_parts(self, parts: int) -> list[Mapping[str, int]]: ...
 
     def epoch_size(self, share: Share) -> int:
         """Samples of a whole natural epoch."""
@@ -62,6 +64,9 @@ class SliceFeed:
     @property
     def stratum_counts(self) -> Mapping[str, int]:
         return self.slices.stratum_counts
+
+    def counts_of_parts(self, parts: int) -> list[Mapping[str, int]]:
+        return sampling.counts_of_parts(self.slices.stratum, self.slices.part, self.slices.spec.labels.strata, parts)
 
     def epoch_size(self, share: Share) -> int:
         return input_pipeline.epoch_size(self.slices, share)

@@ -72,7 +72,8 @@ class Share:
 class EpochPlan:
     """What one epoch trains on: `size` slices by `policy` and `shares` (`sampling`), in batches of `batch_size`.
 
-    `quantum`: replicas times accumulation, of which every batch is a multiple. `epoch`: 0, 1, ...
+    `quantum`: replicas times accumulation, of which every batch is a multiple. `epoch`: 0, 1, ... `of_parts`: where
+    shares of several data sets are set, what of all falls to each stratum of each of them; `shares` is their sum.
     """
 
     policy: str
@@ -83,6 +84,17 @@ class EpochPlan:
     batch_size: int
     quantum: int
     augmentation: Augmentation
+    of_parts: tuple[Mapping[str, float], ...] = ()
+
+    def order(
+        self, strata: npt.NDArray[np.int8], part: npt.NDArray[np.int8], names: Sequence[str]
+    ) -> npt.NDArray[np.int64]:
+        """int64 [size], the rows of the epoch in order, see `sampling.epoch_order`; `part` int8 [n]: as in `Slices`."""
+        when = (self.seed, self.epoch, self.size)
+        if not self.of_parts:
+            return sampling.epoch_order(strata, names, self.policy, self.shares, *when)
+        cells, names, shares = sampling.cells(strata, part, names, self.of_parts)
+        return sampling.epoch_order(cells, names, sampling.EXPLICIT, shares, *when)
 
     @property
     def batches(self) -> tuple[int, int]:
@@ -141,8 +153,7 @@ def train_batches(slices: Slices, plan: EpochPlan, share: Share, skip_steps: int
 
 def _order(slices: Slices, plan: EpochPlan) -> npt.NDArray[np.int64]:
     """int64 [size], the rows of the epoch in order."""
-    names = slices.spec.labels.strata
-    return sampling.epoch_order(slices.stratum, names, plan.policy, plan.shares, plan.seed, plan.epoch, plan.size)
+    return plan.order(slices.stratum, slices.part, slices.spec.labels.strata)
 
 
 def batches_of(columns: Mapping[str, npt.NDArray[Any]], parts: Sequence[npt.NDArray[np.int64]]) -> tf.data.Dataset:
@@ -263,4 +274,4 @@ def problem(slices: Slices, error: Exception) -> TrainerError | None:
     if not any(words in message for words in (*_OF_DATA, *slices.paths)):
         return None
     plain = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message.split("\n")[0]).strip()
-    return TrainingFailed(f"{slices.place}: reading split {slices.split} failed: {plain}; {advice(slices.place)}")
+    return TrainingFailed(f"{slices.place}: reading split {slices.split} failed: {plain}; {advice(*slices.places)}")

@@ -62,6 +62,13 @@ def counted(strata: npt.NDArray[np.int8], names: Sequence[str]) -> dict[str, int
     return {name: int(count) for name, count in zip(names, counts, strict=True) if name != UNLABELLED}
 
 
+def counts_of_parts(
+    strata: npt.NDArray[np.int8], part: npt.NDArray[np.int8], names: Sequence[str], parts: int
+) -> list[Mapping[str, int]]:
+    """`counted` of the rows of each of `parts` data sets; `part` int8 [n]: which one each row is of."""
+    return [counted(strata[part == number], names) for number in range(parts)]
+
+
 def stratum_counts(shares: Mapping[str, float], size: int) -> dict[str, int]:
     """Slices of each stratum in an epoch of `size`, whole numbers that sum to it (method of largest remainders).
 
@@ -80,7 +87,7 @@ def stratum_counts(shares: Mapping[str, float], size: int) -> dict[str, int]:
 
 
 def epoch_order(
-    strata: npt.NDArray[np.int8],
+    strata: npt.NDArray[np.int8] | npt.NDArray[np.int64],
     names: Sequence[str],
     policy: str,
     shares: Mapping[str, float],
@@ -110,6 +117,22 @@ def epoch_order(
             raise WrongUse(f"stratum {name} has share {shares[name]:g} and no slices; leave it out of the shares")
         order[choices == index] = _stream(rows, f"rows:{name}", seed, epoch * count, count)
     return order
+
+
+def cells(
+    strata: npt.NDArray[np.int8],
+    part: npt.NDArray[np.int8],
+    names: Sequence[str],
+    of_parts: Sequence[Mapping[str, float]],
+) -> tuple[npt.NDArray[np.int64], list[str], dict[str, float]]:
+    """Strata of each of several data sets as strata of their own: int64 [n] index into the names, names, and shares.
+
+    `part` int8 [n]: which data set each row is of; `of_parts`: what of all falls to the strata of each.
+    """
+    found = strata.astype(np.int64) + len(names) * part.astype(np.int64)
+    named = [f"{number} {name}" for number in range(len(of_parts)) for name in names]
+    shares = {f"{number} {name}": share for number, one in enumerate(of_parts) for name, share in one.items()}
+    return found, named, shares
 
 
 def choice_sequence(counts: Sequence[int], seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -201,7 +224,7 @@ def _check_explicit(counts: Mapping[str, int], explicit: Mapping[str, float]) ->
 
 
 def _natural_order(
-    strata: npt.NDArray[np.int8], shares: Mapping[str, float], seed: int, epoch: int, size: int
+    strata: npt.NDArray[np.int8] | npt.NDArray[np.int64], shares: Mapping[str, float], seed: int, epoch: int, size: int
 ) -> npt.NDArray[np.int64]:
     rows = np.flatnonzero(np.array([share > 0 for share in shares.values()])[strata])
     if size > len(rows):

@@ -104,6 +104,14 @@ class SeriesFeed:
         lost = ~(known | (self.labels >= 0).any(axis=1))
         return np.where(lost, labels.strata.index(UNLABELLED), found).astype(np.int8)
 
+    @functools.cached_property
+    def part(self) -> npt.NDArray[np.int8]:
+        """int8 [k]: which of `Dataset.parts` a series is of."""
+        return self.slices.part[self.series.rows[self.series.offsets[:-1]]]
+
+    def counts_of_parts(self, parts: int) -> list[Mapping[str, int]]:
+        return sampling.counts_of_parts(self.strata, self.part, self.slices.spec.labels.strata, parts)
+
     @property
     def stratum_counts(self) -> Mapping[str, int]:
         return sampling.counted(self.strata, self.slices.spec.labels.strata)
@@ -155,15 +163,18 @@ class SeriesFeed:
         return self.slices.table["sop_uid"].take(pa.array(rows)).to_pylist()
 
     def _order(self, plan: EpochPlan) -> Int64:
-        names = self.slices.spec.labels.strata
-        return sampling.epoch_order(self.strata, names, plan.policy, plan.shares, plan.seed, plan.epoch, plan.size)
+        return plan.order(self.strata, self.part, self.slices.spec.labels.strata)
 
     def _shares(self, plan: EpochPlan) -> npt.NDArray[np.float32]:
-        """float32 [k], mean 1 over the series as they are drawn."""
-        counts = self.stratum_counts
-        drawn, every = sampling.weights(plan.shares, counts), sum(counts.values())
-        of_stratum = [1 / (drawn[name] * every) if drawn.get(name) else 0.0 for name in self.slices.spec.labels.strata]
-        return np.array(of_stratum, np.float32)[self.strata]
+        """float32 [k], mean 1 over the series as they are drawn; of each data set where those have shares."""
+        names = self.slices.spec.labels.strata
+        if not plan.of_parts:
+            return _levelled(plan.shares, self.stratum_counts, names)[self.strata]
+        counts = self.counts_of_parts(len(plan.of_parts))
+        levelled = [
+            _levelled(shares, of_part, names, sum(shares.values())) for shares, of_part in zip(plan.of_parts, counts)
+        ]
+        return np.stack(levelled)[self.part, self.strata]
 
     # what a batch holds
 
@@ -247,6 +258,17 @@ class SeriesFeed:
         vectors = tf.cast(blurred(vectors, seeds(plan, batch["position"]), self.blur), tf.float16)
         kept = {name: batch[name] for name in ("place", "mask", "labels", "study", "share")}
         return {"vectors": tf.ensure_shape(vectors, batch["vectors"].shape), **kept}
+
+
+def _levelled(
+    shares: Mapping[str, float], counts: Mapping[str, int], names: Sequence[str], whole: float = 1.0
+) -> npt.NDArray[np.float32]:
+    """float32 [strata], what a series of each counts so that all do alike, mean 1 as they are drawn by `shares`.
+
+    `whole`: the sum of the shares.
+    """
+    drawn, every = sampling.weights(shares, counts), sum(counts.values())
+    return np.array([whole / (drawn[name] * every) if drawn.get(name) else 0.0 for name in names], np.float32)
 
 
 def seeds(plan: EpochPlan, position: Any) -> Any:

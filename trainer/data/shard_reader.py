@@ -52,6 +52,11 @@ class Located:
     def __len__(self) -> int:
         return len(self.shard)
 
+    @property
+    def places(self) -> list[str]:
+        """The data sets whose shards they are, several where `place` stands for several."""
+        return list(dict.fromkeys(path.rpartition("/")[0] for path in self.paths))
+
 
 class ShardReader:
     """Reads images and labels of a split's slices; several threads may read at once.
@@ -216,17 +221,17 @@ def damage_of(framed: Any, length: int) -> str:
 
 def record_problem(slices: Located, row: int, what: str) -> TrainingFailed:
     """The problem with the record of a row: shard, record number, byte offset, and how to see all the damage."""
-    name = slices.names[slices.shard[row]]
-    where = f"{slices.place}: shard {name}, record {slices.record[row]} at byte {slices.offset[row]:,}"
-    return TrainingFailed(f"{where}: {what}; {advice(slices.place)}")
+    place, _, name = slices.paths[slices.shard[row]].rpartition("/")
+    where = f"{place}: shard {name}, record {slices.record[row]} at byte {slices.offset[row]:,}"
+    return TrainingFailed(f"{where}: {what}; {advice(place)}")
 
 
-def advice(place: str) -> str:
-    """What to do about a damaged data set."""
-    verify = f"python -m ich_tfrecords.inspect verify {place}"
-    if place.startswith("gs://"):
-        verify = "python -m ich_tfrecords.inspect verify DIR on a copy of it"
-    return f"restore it or convert again; see what is damaged with: {verify}"
+def advice(*places: str) -> str:
+    """What to do about a damaged data set, or one of several that is."""
+    command = "python -m ich_tfrecords.inspect verify"
+    far = f"{command} DIR on a copy of it"
+    verify = [far if place.startswith("gs://") else f"{command} {place}" for place in places]
+    return f"restore it or convert again; see what is damaged with: {' and '.join(dict.fromkeys(verify))}"
 
 
 def _files_to_keep(shards: int) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, to_dict
+from ich_tfrecords.spec import DatasetSpec, SpecError, differences, from_dict, to_dict
 from ich_tfrecords.storage import atomic
 from trainer.results import blend as blends
 from trainer.results import calibration as calibrations
@@ -42,8 +42,9 @@ class About:
 
     `fingerprint`: of the data set it was trained on. `settings`: of its run. `thresholds`: label -> rule ->
     probability from which on a slice counts as positive, chosen on the validation split; `study_thresholds`: the
-    same for the greatest probability of a study. `facts`: data_dir, parameters, epoch (of the weights), step (at the
-    end of training), prevalence (label -> share of positives of the training split), foreseen (what the
+    same for the greatest probability of a study. `facts`: data_dir (of several
+    data sets a list, with data_sets, their fingerprints), parameters, epoch (of the weights), step (at the end of
+    training), prevalence (label -> share of positives of the training split), foreseen (what the
     thresholds rest on and will hold, see `thresholds.foreseen`), versions. `odds`: what lies between logits and
     natural log odds, before the calibration; None for one of the earlier kind, which takes one shift off each label.
     `blend`: of a series model, what joins context and slice model; its "logits" are the natural log odds of both.
@@ -58,6 +59,11 @@ class About:
     facts: Mapping[str, Any]
     odds: Odds | None = None
     blend: blends.Blend | None = None
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of the data set it was trained on, then of those that this one was put together of, if it was."""
+        return (self.fingerprint, *self.facts.get("data_sets", ()))
 
     def log_odds(self, logits: Any) -> npt.NDArray[np.float64]:
         """float64 [n, L], what the calibration starts from; `logits` float [n, L] of the model."""
@@ -213,8 +219,8 @@ def load_slice_model(folder: Path, about: About) -> tuple[keras.Model, About]:
     beside = folder / SLICE
     known = read_about(beside)
     model = load_model(beside, known)
-    wanted = about.facts["vector_dim"], about.spec, about.fingerprint
-    if (vector_dim(model), known.spec, known.fingerprint) != wanted:
+    differs = [line for line in differences(about.spec, known.spec) if line.startswith(("image.", "labels."))]
+    if differs or vector_dim(model) != about.facts["vector_dim"] or known.fingerprint not in about.fingerprints:
         raise WrongUse(
             f"{beside} is not the slice model that {folder / MODEL} stands on; end its training again to write both"
         )

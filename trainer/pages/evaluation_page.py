@@ -154,7 +154,7 @@ def _made_from(what: Mapping[str, Any], measures: Mapping[str, Any]) -> Table:
         "training": _number(train["seconds"], "s"),
         "speed of training": _number(train["images_per_s"], "images/s"),
         "fold": "none" if what["fold"] is None else "{} of {}".format(*what["fold"]),
-        "trained on the fingerprint": what["trained_on"],
+        "trained on the fingerprint": ", ".join([what["trained_on"], *what.get("trained_on_parts", ())]),
         "data set": f"{data['name']} {data['version']}, split {what['split']}",
         "its fingerprint": data["fingerprint"],
         "mean with the mirror image": "yes" if what["flip"] else "no",

@@ -37,7 +37,7 @@ def parts_of(name: str) -> tuple[str, bool, bool]:
 
 def doubt(what: Mapping[str, Any]) -> str:
     """Which of `DOUBTS` an evaluation is in, or none: the empty text. `what`: that part of its `METRICS`."""
-    if what["dataset"]["fingerprint"] != what["trained_on"]:
+    if what["dataset"]["fingerprint"] not in (what["trained_on"], *what.get("trained_on_parts", ())):
         return "elsewhere"
     settings = what["settings"]
     return next((key for key in ("train_split", "validation_split") if settings.get(key) == what["split"]), "")

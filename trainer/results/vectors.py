@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import atomic
@@ -212,22 +213,24 @@ class Vectors:
         return out
 
 
-def read(source: Source, data: Dataset, slices: Slices) -> Vectors:
+def read(sources: Sequence[Source], data: Dataset, slices: Slices) -> Vectors:
     """The vectors of `slices`, a split or fold of `data`: their row is the number.
 
-    Raises `WrongUse` with the command that makes them, where they lack, are of other weights or another data set, or
-    do not have the bytes that were written.
+    `sources`: of each of `data.parts`. Raises `WrongUse` with the command that makes them, where they lack, are of
+    other weights or another data set, or do not have the bytes that were written.
     """
     parts: list[Part] = []
-    begins: dict[str, int] = {}  # shard -> where among the parts its first record stands
+    begins: dict[str, int] = {}  # path of a shard -> where among the parts its first record stands
     at = 0
-    for split in sorted(slices.table["split"].unique().to_pylist()):
-        sizes = {shard["name"]: shard["slices"] for shard in data.manifest.shards if shard["split"] == split}
-        parts += _split_parts(source, split, sum(sizes.values()))
-        for name in sorted(sizes):
-            begins[name] = at
-            at += sizes[name]
-    first = np.array([begins.get(name, 0) for name in slices.names], np.int64)
+    for number, (source, one) in enumerate(zip(sources, data.parts, strict=True)):
+        mine = slices.table["split"].filter(pa.array(slices.part == number))
+        for split in sorted(mine.unique().to_pylist()):
+            sizes = {shard["name"]: shard["slices"] for shard in one.manifest.shards if shard["split"] == split}
+            parts += _split_parts(source, split, sum(sizes.values()))
+            for name in sorted(sizes):
+                begins[f"{one.place.rstrip('/')}/{name}"] = at
+                at += sizes[name]
+    first = np.array([begins.get(path, 0) for path in slices.paths], np.int64)
     return Vectors(parts, first[slices.shard] + slices.record)
 
 

@@ -16,8 +16,8 @@ from trainer.data.series import Series
 from trainer.data.series_feed import Blur, SeriesFeed
 from trainer.models import context, model_file
 from trainer.models.model_file import About
-from trainer.results import joint, vectors
-from trainer.results.vectors import Source, Vectors
+from trainer.results import joint
+from trainer.results.vectors import Vectors
 from trainer.series import ending
 from trainer.series import settings as series_settings
 from trainer.series.objective import SeriesObjective
@@ -60,8 +60,7 @@ class OfSeries:
         blur: Blur,
         workers: int,
     ) -> Mapping[str, SeriesFeed]:
-        sources = scoring.sources(settings.slice_run, self.slice_about, data, settings.flip)
-        views = _views(sources, data, slices, may_make=workers <= 1)
+        views = _views(settings, self.slice_about, data, slices, may_make=workers <= 1)
         return {name: SeriesFeed(part, plans[name], views[name], blur) for name, part in slices.items()}
 
     def identity(self) -> Mapping[str, str]:
@@ -126,14 +125,19 @@ def slice_run(settings: HParams, data: Dataset) -> tuple[Path, About]:
     about = model_file.read_about(folder)
     if about.settings["model"] == hparams.SERIES:
         raise WrongUse(f"--slice_run {place} is a series model itself; name the run of a model of slices")
-    if about.fingerprint != data.manifest.fingerprint:
+    theirs, known = hparams.of_run(about.settings), {one.manifest.fingerprint for one in (data, *data.parts)}
+    if about.fingerprint not in known:
         raise WrongUse(
             f"--slice_run {place} was trained on another data set ({about.fingerprint[:16]}) than {data.place} "
             f"({data.manifest.fingerprint[:16]}), so it may have seen what is held out here; train one on this"
         )
+    if settings.folds and about.fingerprint != data.manifest.fingerprint:
+        raise WrongUse(
+            f"--slice_run {place} was trained on one of the data sets alone, whose folds may be others than those of "
+            "all together; train one on all of them"
+        )
     if about.odds is None:
         raise WrongUse(f"--slice_run {place}: {'; '.join(about.notes(place))}")
-    theirs = hparams.of_run(about.settings)
     names = ("folds", "fold", "train_split", "validation_split")
     if differs := [name for name in names if getattr(theirs, name) != getattr(settings, name)]:
         told = ", ".join(f"{name} {getattr(theirs, name)!r} and not {getattr(settings, name)!r}" for name in differs)
@@ -145,25 +149,30 @@ def slice_run(settings: HParams, data: Dataset) -> tuple[Path, About]:
 
 
 def _views(
-    sources: list[Source], data: Dataset, slices: Mapping[str, Slices], may_make: bool
+    settings: HParams, about: About, data: Dataset, slices: Mapping[str, Slices], may_make: bool
 ) -> dict[str, list[Vectors]]:
-    """Vectors of each split, of slices and of mirror images; made first where some lack. Raises `TrainerError`."""
+    """Vectors of each split, of slices and of mirror images; made first where some lack. Raises `TrainerError`.
+
+    `about`: of the slice run.
+    """
+
+    def read() -> dict[str, list[Vectors]]:
+        of = settings.slice_run, about, data
+        return {name: scoring.views(*of, part, settings.flip) for name, part in slices.items()}
+
     try:
-        return _read(sources, data, slices)
+        return read()
     except WrongUse:
         if not may_make:  # the others would wait for hours; the message has the command
             raise
     names = sorted({name for part in slices.values() for name in part.table["split"].unique().to_pylist()})
-    command = [sys.executable, "-m", "trainer.embed", "--job_dir", sources[0].job_dir, "--data_dir", data.place]
+    places = [word for part in data.parts for word in ("--data_dir", part.place)]
+    command = [sys.executable, "-m", "trainer.embed", "--job_dir", settings.slice_run, *places, "--split", *names]
     # a process of its own: this one must not have met the devices before its strategy does
-    made = subprocess.run([*command, "--split", *names, *["--flip"] * (len(sources) > 1)], check=False)
+    made = subprocess.run([*command, *["--flip"] * settings.flip], check=False)
     if made.returncode:
         raise WrongUse(EMBED_FAILED) if made.returncode == WrongUse.exit_code else WorkFailed(EMBED_FAILED)
-    return _read(sources, data, slices)
-
-
-def _read(sources: list[Source], data: Dataset, slices: Mapping[str, Slices]) -> dict[str, list[Vectors]]:
-    return {name: [vectors.read(source, data, part) for source in sources] for name, part in slices.items()}
+    return read()
 
 
 def wants_shapes(settings: HParams, devices: Devices) -> bool:

@@ -16,9 +16,10 @@ from trainer.data.dataset import Dataset, Slices
 from trainer.data.series_feed import Blur, SeriesFeed
 from trainer.models import model_file
 from trainer.models.model_file import About
-from trainer.results import study_level, thresholds, vectors
+from trainer.results import study_level, thresholds
 from trainer.results.predictions import IDS, Predictions
 from trainer.results.probability import sigmoid
+from trainer.results.vectors import Vectors
 from trainer.series import ending
 from trainer.series import scoring as series_scoring
 from trainer.series.scoring import Said
@@ -104,13 +105,12 @@ class _SeriesModel:
         logits = [view.logits(np.arange(len(slices))) for view in views]
         return series_scoring.say(self._context, SeriesFeed(slices, plan, views, AS_IT_IS), logits, batch_size, tell)
 
-    def _views(self, slices: Slices) -> list[vectors.Vectors]:
+    def _views(self, slices: Slices) -> list[Vectors]:
         """Vectors of the split, and of its mirror images."""
         about = model_file.read_about(model_file.find(self._place))
         names = sorted(slices.table["split"].unique().to_pylist())
-        scoring.embed(self._place, about, self._data, self._data.named(names), self._flip)
-        sources = scoring.sources(self._place, about, self._data, self._flip)
-        return [vectors.read(source, self._data, slices) for source in sources]
+        scoring.embed(self._place, about, self._data, names, self._flip)
+        return scoring.views(self._place, about, self._data, slices, self._flip)
 
 
 def _slice_model(folder: Path, about: About) -> str:

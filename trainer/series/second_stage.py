@@ -14,7 +14,7 @@ from trainer.data.series import Series
 from trainer.data.series_feed import Blur, SeriesFeed
 from trainer.data.series_images import ImageFeed
 from trainer.models import model_file
-from trainer.results import vectors
+from trainer.models.model_file import About
 from trainer.results.predictions import IDS
 from trainer.results.probability import prevalence
 from trainer.series import ending
@@ -25,6 +25,7 @@ from trainer.series.judging import SLICE_MODEL
 from trainer.series.objective import SeriesObjective
 from trainer.shell.problems import WrongUse
 from trainer.training import assembly, fitting, hparams, scoring
+from trainer.training import ending as slice_ending
 from trainer.training.hparams import HParams
 from trainer.training.loop import Loop
 from trainer.training.state import State
@@ -80,27 +81,33 @@ class OfBoth(OfSeries):
         model, settings = loop.network.model, loop.settings
         folder = loop.doors.run_dir.path / SLICE_MODEL
         encoder = model_file.float32_copy(model.encoder, lambda: self._encoder(data))
-        about = dataclasses.replace(self.slice_about, odds=loop.data.odds)
+        about = dataclasses.replace(
+            self.slice_about,
+            fingerprint=data.manifest.fingerprint,
+            facts={**self.slice_about.facts, **slice_ending.place_facts(data)},
+            odds=loop.data.odds,
+        )
         model_file.write(folder, encoder, about)
         held = {name: self.feeds[name] for name in (settings.validation_split, settings.test_split) if name}
         names = sorted({name for feed in held.values() for name in feed.slices.table["split"].unique().to_pylist()})
-        scoring.embed(str(folder), about, data, data.named(names), False)
-        source = scoring.source(str(folder), about, data, False)
+        scoring.embed(str(folder), about, data, names, False)
         feeds = {
-            name: SeriesFeed(feed.slices, feed.series, [vectors.read(source, data, feed.slices)], feed.blur)
+            name: SeriesFeed(
+                feed.slices, feed.series, scoring.views(str(folder), about, data, feed.slices, False), feed.blur
+            )
             for name, feed in held.items()
         }
         if settings.validation_split:
-            self._calibrate(folder, loop, feeds[settings.validation_split])
+            self._calibrate(folder, about, loop, feeds[settings.validation_split])
         dim = model_file.vector_dim(encoder)
         copy = model_file.float32_copy(model.context, lambda: context_of(settings, data, dim))
         return ending.Ended(copy, folder, feeds)
 
-    def _calibrate(self, folder: Path, loop: Loop, held: SeriesFeed) -> None:
+    def _calibrate(self, folder: Path, about: About, loop: Loop, held: SeriesFeed) -> None:
         """Say in the slice model's `about.json` what the validation split says; its weights stay, so vectors do too."""
         logits = held.views[0].logits(np.arange(len(held.slices)))
         ids, trained = held.slices.table.select(list(IDS)), loop.data.train.slices.labels
         found = fitting.fit(loop.data.odds, ids, held.slices.labels, logits, prevalence(trained))
-        facts = {**self.slice_about.facts, "foreseen": found.foreseen}
-        about = dataclasses.replace(self.slice_about, odds=loop.data.odds, facts=facts, **found.decided)
+        facts = {**about.facts, "foreseen": found.foreseen}
+        about = dataclasses.replace(about, facts=facts, **found.decided)
         model_file.write_about(folder, about)

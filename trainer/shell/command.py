@@ -56,9 +56,26 @@ def add_data_dir(parser: argparse._ActionsContainer, default: str = f"$ICH_DATA_
     )  # fmt: skip
 
 
-def data_place(given: str | None, otherwise: str = "") -> str:
-    """The data set that --data_dir names, else `otherwise`, else the environment or the usual place."""
-    return given or otherwise or os.environ.get("ICH_DATA_DIR") or DATA_DIR
+def add_data_dirs(parser: argparse._ActionsContainer, default: str = f"$ICH_DATA_DIR or {DATA_DIR}") -> None:
+    """The flag --data_dir that may be given several times; `default` says what is taken without it."""
+    parser.add_argument(
+        "--data_dir", metavar="DIR", action="append",
+        help=f"converted data set, or gs://BUCKET/PATH; repeatable, for several as one (default: {default})",
+    )  # fmt: skip
+
+
+def data_places(given: Sequence[str] | None, otherwise: str | Sequence[str] | None = None) -> list[str]:
+    """The data sets that --data_dir names, else `otherwise`, else the environment or the usual place."""
+    if given:
+        return list(given)
+    if otherwise:
+        return [otherwise] if isinstance(otherwise, str) else list(otherwise)
+    return [data_place(None)]
+
+
+def data_place(given: str | None) -> str:
+    """The data set that --data_dir names, else the environment or the usual place."""
+    return given or os.environ.get("ICH_DATA_DIR") or DATA_DIR
 
 
 def run(name: str, work: Callable[[], int | None], goes_on: str = "nothing half-written is left") -> int:

@@ -32,6 +32,7 @@ from trainer.training.strategy import Devices
 def splits(data: Dataset, settings: HParams) -> dict[str, Slices]:
     """The slices of the splits that the run uses, by name. Raises `WrongUse`."""
     names = {settings.train_split, settings.validation_split, settings.test_split} - {""}
+    _check_data_shares(settings, data)
     for setting, way_on in _ways_on(settings).items():
         if name := getattr(settings, setting):
             data.require_slices(name, way_on)
@@ -103,6 +104,17 @@ def _ways_on(settings: HParams) -> dict[str, str]:
     }
 
 
+def _check_data_shares(settings: HParams, data: Dataset) -> None:
+    shares = settings.data_shares
+    if shares and len(shares) != len(data.parts):
+        raise WrongUse(
+            f"data_shares is {shares}, a share for each --data_dir, and {len(data.parts)} given; give as many shares, "
+            "or leave it empty"
+        )
+    if shares and not data.local:
+        raise WrongUse(f"{data.place}: data_shares need the shards as files; copy them here with --cache_dir DIR")
+
+
 def _check_labels(train: Slices, labels: tuple[str, ...], settings: HParams) -> None:
     if not train.labelled.any():
         raise WrongUse(f"no slice of split {settings.train_split} has labels, so there is nothing to learn")
@@ -140,9 +152,11 @@ def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -
 
 def plan_of(settings: HParams, train: Feed, devices: Devices) -> EpochPlan:
     """How an epoch is drawn. Raises `WrongUse`."""
+    of_parts = _of_parts(settings, train.counts_of_parts(len(settings.data_shares)))
     return EpochPlan(
         policy=settings.sampling,
-        shares=sampling.proportions(settings.sampling, train.stratum_counts, settings.proportions),
+        shares=_shares(settings, train.stratum_counts, of_parts),
+        of_parts=of_parts,
         seed=settings.seed,
         epoch=0,
         size=_epoch_size(settings, train, devices),
@@ -150,6 +164,24 @@ def plan_of(settings: HParams, train: Feed, devices: Devices) -> EpochPlan:
         quantum=_quantum(settings, devices),
         augmentation=Augmentation(settings.flip, settings.rotate_deg, settings.shift),
     )
+
+
+def _of_parts(settings: HParams, counts: Sequence[Mapping[str, int]]) -> tuple[Mapping[str, float], ...]:
+    """What of all falls to each stratum of each data set by `data_shares`; nothing where none are set."""
+    whole, found = sum(settings.data_shares), []
+    for share, of_part in zip(settings.data_shares, counts, strict=True):
+        inside = sampling.proportions(settings.sampling, of_part, settings.proportions) if share else {}
+        found.append({name: share / whole * inside.get(name, 0.0) for name in of_part})
+    return tuple(found)
+
+
+def _shares(
+    settings: HParams, counts: Mapping[str, int], of_parts: Sequence[Mapping[str, float]]
+) -> Mapping[str, float]:
+    """What falls to each stratum of all data sets together."""
+    if not of_parts:
+        return sampling.proportions(settings.sampling, counts, settings.proportions)
+    return {name: sum(one[name] for one in of_parts) for name in counts}
 
 
 def _quantum(settings: HParams, devices: Devices) -> int:
@@ -180,7 +212,8 @@ def odds_of(settings: HParams, train: Slices) -> Odds:
     """What loss and sampling do to the odds of the labels of `train`, and so what to undo. Raises `WrongUse`."""
     labels, loss = train.spec.labels, (settings.label_smoothing, settings.focal_gamma)
     counts = train.stratum_counts
-    shares = sampling.proportions(settings.sampling, counts, settings.proportions)
+    parts = sampling.counts_of_parts(train.stratum, train.part, labels.strata, len(settings.data_shares))
+    shares = _shares(settings, counts, _of_parts(settings, parts))
     if len(labels.names) == 1 or sampling.is_natural(shares, counts):
         return joint.unchanged(labels.names, labels.any, *loss)
     if not joint.fits(labels.names):

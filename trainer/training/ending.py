@@ -67,7 +67,7 @@ def _calibrated(loop: Loop) -> Fitted:
 def about_of(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
     """What is to be known of the model of a run that ends, with what was `found` on the validation split."""
     facts = {
-        "data_dir": data.place,
+        **place_facts(data),
         "parameters": loop.network.model.count_params(),
         "epoch": int(state.best.get("epoch", state.epoch)),
         "step": state.step,
@@ -79,6 +79,16 @@ def about_of(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
     settings = dataclasses.asdict(loop.settings)
     spec, fingerprint = data.manifest.spec, data.manifest.fingerprint
     return About(spec, fingerprint, settings, facts=facts, odds=loop.data.odds, **found.decided)
+
+
+def place_facts(data: Dataset) -> dict[str, Any]:
+    """Where the data set lies; of several as one where each lies, and which they are."""
+    if len(data.parts) == 1:
+        return {"data_dir": data.place}
+    return {
+        "data_dir": [part.place for part in data.parts],
+        "data_sets": [part.manifest.fingerprint for part in data.parts],
+    }
 
 
 def cohort_of(slices: Slices) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class HParams:
     eval_batch_size: int
     sampling: str
     proportions: dict[str, float]
+    data_shares: list[float]
     flip: bool
     rotate_deg: float
     shift: float
@@ -127,6 +128,11 @@ def _check_pairs(hparams: HParams) -> None:
     """Refuse a setting that another one would leave without effect."""
     explicit = hparams.sampling == "explicit"
     _require(explicit == bool(hparams.proportions), "proportions and sampling: explicit go together")
+    shares = hparams.data_shares
+    _require(
+        not shares or (all(0 <= share < _INF for share in shares) and sum(shares) > 0),
+        f"data_shares is {shares}; use numbers of 0 or more, one more than 0",
+    )
     cosine_decays = hparams.schedule == "cosine" and hparams.decay_per_epoch != 1
     _require(not cosine_decays, "decay_per_epoch belongs to schedule: steps; with cosine leave it at 1")
     decays = hparams.weight_decay > 0
@@ -350,6 +356,9 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
     if str(kind).startswith("dict"):
         _require(isinstance(value, dict), f"{key} is {value!r}; it must be a mapping")
         return dict(value)
+    if str(kind).startswith("list"):
+        _require(isinstance(value, list), f"{key} is {value!r}; it must be a list, such as [1, 3]")
+        return [_typed(key, one, float) for one in value]
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     _require(fits, f"{key} is {value!r}; it must be {_KINDS[kind]}")
     return value

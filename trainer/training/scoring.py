@@ -25,7 +25,7 @@ from trainer.models import model_file
 from trainer.models.model_file import About, Embedder
 from trainer.results import vectors
 from trainer.results.predictions import IDS, Predictions
-from trainer.results.vectors import Source, Store
+from trainer.results.vectors import Source, Store, Vectors
 from trainer.shell import folder_lock
 from trainer.shell.problems import WorkFailed, WrongUse
 from trainer.training.metrics import Scores
@@ -68,8 +68,8 @@ def predict_split(
     return Predictions(names.names, names.any, ids, *found)
 
 
-def embed(job_dir: str, about: About, data: Dataset, splits: Sequence[Slices], flip: bool) -> None:
-    """Make what is missing of the vectors of `splits` of `data`, in the run's folder, and tell it on stdout.
+def embed(job_dir: str, about: About, data: Dataset, names: Sequence[str], flip: bool) -> None:
+    """Make what is missing of the vectors of the named splits of `data`, in the run's folder, and tell it on stdout.
 
     `job_dir`: the run or export, `about`: of its model. `flip`: of the mirror images too. Raises `TrainerError`:
     where the run cannot be written to or is in use, the disk has no room, a record cannot be read or a value is not
@@ -79,18 +79,30 @@ def embed(job_dir: str, about: About, data: Dataset, splits: Sequence[Slices], f
     with contextlib.closing(_lock(model_file.run_folder(folder) / vectors.FOLDER)):
         model = model_file.load_model(folder, about)
         dim, labels = model_file.vector_dim(model), about.spec.labels.names
-        stores: dict[bool, list[Store]] = {}
-        for view in sources(job_dir, about, data, flip):
-            stores[view.mirrored] = [Store(view, slices.split, len(slices), dim, labels) for slices in splits]
-        vectors.require_room([store for of_view in stores.values() for store in of_view])
-        for mirrored, of_view in stores.items():
+        work: dict[bool, list[tuple[Slices, Store]]] = {}
+        for part in data.parts:
+            for slices in part.those_of(names):
+                for view in sources(job_dir, about, part, flip):
+                    store = Store(view, slices.split, len(slices), dim, labels)
+                    work.setdefault(view.mirrored, []).append((slices, store))
+        vectors.require_room([store for of_view in work.values() for _, store in of_view])
+        for mirrored, of_view in work.items():
             forward = model_file.embedder(model, mirrored)
-            for slices, store in zip(splits, of_view):
+            for slices, store in of_view:
                 _embed_split(forward, slices, store)
 
 
+def views(job_dir: str, about: About, data: Dataset, slices: Slices, flip: bool) -> list[Vectors]:
+    """Vectors of a split or fold of `data`, and with `flip` those of the mirror images; made before, else `WrongUse`.
+
+    `job_dir`: the run or export, `about`: of its model.
+    """
+    of_parts = zip(*(sources(job_dir, about, part, flip) for part in data.parts))
+    return [vectors.read(every, data, slices) for every in of_parts]
+
+
 def source(job_dir: str, about: About, data: Dataset, mirrored: bool) -> Source:
-    """Whose vectors they are that the model of a run or export gives for `data`."""
+    """Whose vectors they are that the model of a run or export gives for `data`, which is no joined one."""
     folder = model_file.find(job_dir)
     fingerprints = (data.manifest.fingerprint, about.fingerprint)
     return Source(

@@ -53,7 +53,7 @@ def test_places_and_commands():
     words = shlex.split(other.command("my split"))
     assert words[:3] == ["python", "-m", "trainer.embed"]
     args = embed._parser().parse_args(words[3:])
-    assert (args.job_dir, args.data_dir, args.split, args.flip) == ("runs/a run", "data/it's", ["my split"], True)
+    assert (args.job_dir, args.data_dir, args.split, args.flip) == ("runs/a run", ["data/it's"], ["my split"], True)
 
 
 def store(folder: Path, slices: int, **changes: object) -> Store:

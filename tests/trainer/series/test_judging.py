@@ -49,7 +49,7 @@ def by_hand(series_run, runs_of_blobs) -> tuple[np.ndarray, np.ndarray, np.ndarr
     about, slices = model_file.read_about(folder), data.split("test")
     mix, place = about.blend, str(series_run.parent / "slice_run")
     slice_about = model_file.read_about(model_file.find(place))
-    view = vectors.read(slice_scoring.source(place, slice_about, data, False), data, slices)
+    view = vectors.read([slice_scoring.source(place, slice_about, data, False)], data, slices)
     feed = SeriesFeed(slices, series.plan(slices.table), [view], judging.AS_IT_IS)
     logits, model = view.logits(np.arange(len(slices))), model_file.load_model(folder, about)
     said = scoring.say(model, feed, [logits], 7, lambda done, total: None)

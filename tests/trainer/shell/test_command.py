@@ -74,8 +74,9 @@ def test_the_help_keeps_its_lines_and_ends_with_the_exit_codes(parser):
 
 def test_the_data_set_is_the_flag_then_the_run_then_the_environment_then_the_usual_place(monkeypatch):
     monkeypatch.setenv("ICH_DATA_DIR", "/environment")
-    assert command.data_place("/flag", "/run") == "/flag"
-    assert command.data_place(None, "/run") == "/run"
-    assert command.data_place(None) == "/environment"
+    assert command.data_places(["/flag", "/other"], "/run") == ["/flag", "/other"]
+    assert command.data_places(None, "/run") == ["/run"]
+    assert command.data_places(None, ["/run", "/other"]) == ["/run", "/other"]
+    assert command.data_places(None) == [command.data_place(None)] == ["/environment"]
     monkeypatch.delenv("ICH_DATA_DIR")
-    assert command.data_place(None) == "data/rsna_ich"
+    assert command.data_places(None) == [command.data_place("")] == ["data/rsna_ich"]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import training_runs as runs
+from doors import DOORS
 from hypothesis import given
 from hypothesis import strategies as st
-from test_environment import DOORS
 
 from trainer.shell import tf_environment
 from trainer.shell.problems import WrongUse

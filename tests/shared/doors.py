@@ -1,0 +1,31 @@
+"""What the environment of other projects may hold: variables that libraries read by themselves."""
+
+PROXY = "http://192.0.2.1:3128"  # TEST-NET-1 (RFC 5737): nobody answers
+DOORS = {  # each alone ended or hung a command once
+    "http_proxy": PROXY,
+    "https_proxy": PROXY,
+    "no_proxy": "",
+    "PYTHONWARNINGS": "error",
+    "PYTHONOPTIMIZE": "1",
+    "PYTHONHASHSEED": "7",
+    "PANDAS_FUTURE": "junk",
+    "BEAM_SERVICE_OVERRIDES": "junk",
+    "PIPELINE_OPTIONS_FILE": "/nowhere",
+    "STATUS_API_SERVICE_DESCRIPTOR": "junk",
+    "WORKER_ID": "x",
+    "SCIPY_ARRAY_API": "junk",
+    "SKLEARN_WORKING_MEMORY": "junk",
+    "MPLBACKEND": "junk",
+    "TMPDIR": "/nowhere",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "GRPC_VERBOSITY": "DEBUG",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/nowhere",
+    "STORAGE_EMULATOR_HOST": "nowhere",
+    "REQUESTS_CA_BUNDLE": "/nowhere",
+    "API_ENDPOINT_OVERRIDE": "http://192.0.2.1",
+    "PYDICOM_FUTURE": "1",
+    "TZ": "Pacific/Kiritimati",
+    "TERM": "dumb",
+    "COLUMNS": "junk",
+}
