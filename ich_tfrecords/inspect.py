@@ -195,7 +195,7 @@ def facts(done: Manifest, generator: str) -> dict[str, Any]:
         "fingerprint": done.fingerprint,
         "generator": generator,
         **totals(done),
-        "image": {"shape": list(image.shape), "dtype": "uint8", "pad_hu": image.pad_hu},
+        "image": {"shape": list(image.shape), "dtype": "uint8", "pad_hu": image.pad_hu, "crop": image.crop},
         "windows": [
             {"name": window.name, "level_hu": window.level_hu, "width_hu": window.width_hu} for window in image.windows
         ],
@@ -211,11 +211,12 @@ def facts(done: Manifest, generator: str) -> dict[str, Any]:
 def describe(done: Manifest, known: Mapping[str, Any]) -> str:
     """The facts of a data set as text, in aligned columns."""
     counted = ("shards", "slices", "patients", "studies", "series")
-    windows = ", ".join(f"{one.name} {one.level_hu}/{one.width_hu}" for one in done.spec.image.windows)
+    image = done.spec.image
+    windows = ", ".join(f"{one.name} {one.level_hu}/{one.width_hu}" for one in image.windows)
     head = [
         ["data set", f"{known['name']} {known['version']}, by {known['generator']}"],
         ["fingerprint", known["fingerprint"]],
-        ["image", f"uint8 {done.spec.image.shape}, padded with {done.spec.image.pad_hu} HU"],
+        ["image", f"uint8 {image.shape}, {image.shown}, padded with {image.pad_hu} HU"],
         ["windows", f"{windows} (level/width in HU)"],
         *([name, plain(value)] for name, value in flat(known["made_from"]).items()),
         ["outside subset", f"{done.not_drawn:,} slices"],

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ich_tfrecords.spec import ImageSpec, Window
+from ich_tfrecords import crop
+from ich_tfrecords.spec import HEAD, ImageSpec, Window
 
 INT16_MIN, INT16_MAX = -32768, 32767
 AIR_HU = -1000  # by the definition of the Hounsfield scale
@@ -135,7 +136,10 @@ def _window_quarter(hu: Int16, low: int, width: int) -> UInt8:
 
 def window_slice(hu: Int16, image: ImageSpec) -> UInt8:
     """Image tensor uint8 [size_px, size_px, windows] in C order of one slice `hu` int16 [rows, columns]."""
-    square = np.ascontiguousarray(pad_square(hu, image.pad_hu))
+    square = pad_square(hu, image.pad_hu)
+    if image.crop == HEAD:
+        square = crop.cut(square, crop.head_square(square))
+    square = np.ascontiguousarray(square)
     tensor = np.empty(image.shape, np.uint8)
     for channel, window in enumerate(image.windows):
         tensor[:, :, channel] = window_channel(square, window, image.size_px)

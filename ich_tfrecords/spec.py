@@ -21,9 +21,10 @@ import yaml
 NO_HEMORRHAGE = "none"
 UNLABELLED = "unlabelled"
 ORIGINAL, DERIVED = "original", "derived"
-# What a spec means that leaves a key out. Its canonical form leaves the key out then too, so that data sets from before
-# there was such a key keep their fingerprint.
-_LEFT_OUT = types.MappingProxyType({"accept": (ORIGINAL,)})
+CROPS = WHOLE, HEAD = "none", "head"
+# What a spec means that leaves a key out, by section. Its canonical form leaves the key out then too, so that data sets
+# from before there was such a key keep their fingerprint.
+_LEFT_OUT: dict[str, dict[str, Any]] = {"": {"accept": (ORIGINAL,)}, "image": {"crop": WHOLE}}
 
 
 class SpecError(ValueError):
@@ -62,18 +63,28 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:
-    """The image tensor: `size_px` rows and columns, one channel a window, padding in HU."""
+    """The image tensor: `size_px` rows and columns, one channel a window, padding in HU.
+
+    `crop`: `none`, or `head` for the square around the head (`crop.head_square`) in place of the whole slice.
+    """
 
     size_px: int
     pad_hu: int
     windows: tuple[Window, ...]
+    crop: str
 
     def __post_init__(self) -> None:
         _require(8 <= self.size_px <= 1024, f"size_px is {self.size_px}; use 8 to 1024")
         _require(-32768 <= self.pad_hu <= 32767, f"pad_hu is {self.pad_hu}; HU are int16")
+        _require(self.crop in CROPS, f"crop is {self.crop!r}; write {' or '.join(CROPS)}")
         _require(len(self.windows) > 0, "windows is empty; name at least one")
         names = [window.name for window in self.windows]
         _require(len(set(names)) == len(names), f"two windows have the same name in {names}")
+
+    @property
+    def shown(self) -> str:
+        """What of a slice is shown, in words."""
+        return "the square around the head" if self.crop == HEAD else "the whole slice"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -180,7 +191,12 @@ def known_key(key: str, known: typing.Iterable[str], where: str) -> None:
 
 def from_dict(values: Any, where: str = "spec") -> DatasetSpec:
     """`DatasetSpec` of nested plain values. Unknown, missing or mistyped keys raise `SpecError`."""
-    return _build(DatasetSpec, {**_LEFT_OUT, **values} if isinstance(values, dict) else values, where)
+    if isinstance(values, dict):
+        inside = {
+            name: {**more, **values[name]} for name, more in _LEFT_OUT.items() if isinstance(values.get(name), dict)
+        }
+        values = {**_LEFT_OUT[""], **values, **inside}
+    return _build(DatasetSpec, values, where)
 
 
 def to_dict(spec: DatasetSpec) -> dict[str, Any]:
@@ -191,7 +207,11 @@ def to_dict(spec: DatasetSpec) -> dict[str, Any]:
 def canonical_json(spec: DatasetSpec) -> str:
     """The one JSON text of a spec: sorted keys, no spaces."""
     values = dataclasses.asdict(spec)
-    values = {key: value for key, value in values.items() if key not in _LEFT_OUT or value != _LEFT_OUT[key]}
+    for section, usual in _LEFT_OUT.items():
+        inside = values[section] if section else values
+        for key, value in usual.items():
+            if inside[key] == value:
+                del inside[key]
     return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 

@@ -25,7 +25,8 @@ LIBRARY = {
     "plural": ("", ""),
     "command_line": ("", ""),
     "spec": ("", "yaml"),
-    "pixels": ("spec", "numpy"),
+    "crop": ("", "numpy"),
+    "pixels": ("spec crop", "numpy"),
     "labels": ("plural spec", "numpy pyarrow"),
     "storage": ("plural problems labels", "numpy pyarrow isal google google_crc32c requests urllib3"),
     "dicom": ("problems pixels", "numpy pydicom jpeg_ls openjpeg"),
@@ -68,7 +69,7 @@ PIPELINES = {
 HOUSE = {"ich_tfrecords": LIBRARY, "trainer": TRAINER, "beam_pipelines": PIPELINES}
 # departments of the library that a sibling may import
 OPEN = {
-    "trainer": "environment problems plural spec pixels labels storage dicom volumes dataset views",
+    "trainer": "environment problems plural spec crop pixels labels storage dicom volumes dataset views",
     "beam_pipelines": "environment command_line problems plural spec labels storage dataset conversion views",
 }
 

@@ -196,7 +196,7 @@ def test_a_read_only_slice_stays_as_it_is(side):
     hu = noise(side, 6)
     before = hu.copy()
     hu.setflags(write=False)
-    pixels.window_slice(hu, ImageSpec(64, -1000, ALL_WINDOWS))
+    pixels.window_slice(hu, ImageSpec(64, -1000, ALL_WINDOWS, "none"))
     assert np.array_equal(hu, before)
 
 

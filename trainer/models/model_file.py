@@ -318,6 +318,7 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     try:
         temporary.mkdir(parents=True)
         model.save(temporary / MODEL)
+        _without_dates(temporary / MODEL)
         write_about(temporary, about)
         if slice_folder is not None:
             _put_into(temporary / SLICE, slice_folder)
@@ -333,6 +334,24 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / MODEL
+
+
+def _without_dates(path: Path) -> None:
+    """Write a model file anew without the time of its writing, so that the same weights have the same digest."""
+    dated = path.with_name(f"dated-{path.name}")
+    path.rename(dated)
+    with zipfile.ZipFile(dated) as old, zipfile.ZipFile(path, "w") as new:
+        for member in old.infolist():
+            data = old.read(member)
+            if member.filename == _METADATA:
+                data = json.dumps({**json.loads(data), "date_saved": _NO_DATE}).encode()
+            plain = zipfile.ZipInfo(member.filename)  # its date is the first that a zip can hold
+            plain.compress_type, plain.external_attr = member.compress_type, member.external_attr
+            new.writestr(plain, data)
+    dated.unlink()
+
+
+_METADATA, _NO_DATE = "metadata.json", "1980-01-01@00:00:00"
 
 
 def write_about(folder: Path, about: About) -> None:

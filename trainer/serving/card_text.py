@@ -26,7 +26,7 @@ It needs TensorFlow alone:
 
 Slices that are not square are padded to squares with {pad_hu} HU. Each window clips at full resolution; exact box areas
 then give {size} x {size} px of 0 to 255, a channel for each window in this order. All of it is inside the graph, bit
-for bit as in the data set.
+for bit as in the data set.{crop}
 
 {windows}
 
@@ -74,6 +74,8 @@ least 0.95 of that; `even` is 0.5.
   nothing about patients.
 - Intervals tell how much the choice of patients matters, and nothing about the points above.
 """
+
+CROPPED = " Of each slice the square around the head is shown, which the graph finds by itself."
 
 NOT_EVALUATED = """\
 Not evaluated yet. `python -m trainer.evaluate --job_dir RUN`, and then `python -m trainer.export --job_dir RUN` again,

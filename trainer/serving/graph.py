@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from ich_tfrecords import crop
 from ich_tfrecords.dataset import records
-from ich_tfrecords.spec import DatasetSpec, ImageSpec
+from ich_tfrecords.spec import HEAD, DatasetSpec, ImageSpec
 from trainer.results import joint
 
 if TYPE_CHECKING:
@@ -136,9 +137,12 @@ def _window_slice(hu: Any, image: ImageSpec) -> Any:
     # doubled, because a window of odd width ends on halves
     low = np.array([2 * window.level_hu - window.width_hu for window in image.windows]).reshape(-1, 1, 1)
     width = np.array([2 * window.width_hu for window in image.windows]).reshape(-1, 1, 1)
-    doubled = 2 * tf.cast(_pad_square(hu, image.pad_hu), tf.float64)
+    square = _pad_square(hu, image.pad_hu)
+    if image.crop == HEAD:
+        square = _head(square)
+    doubled = 2 * tf.cast(square, tf.float64)
     sums = _box_sums(tf.clip_by_value(doubled - low, 0.0, width.astype(float)), image.size_px)
-    weight = width * tf.reduce_max(tf.shape(hu, tf.int64)) ** 2
+    weight = width * tf.shape(square, tf.int64)[0] ** 2
     levels = (510 * tf.cast(sums, tf.int64) + weight) // (2 * weight)
     return tf.transpose(tf.cast(levels, tf.uint8), (1, 2, 0))
 
@@ -151,6 +155,44 @@ def _pad_square(hu: Any, pad_hu: int) -> Any:
         spare = tf.reduce_max(shape) - shape
         before = spare // 2
         return tf.pad(hu, tf.stack([before, spare - before], axis=1), constant_values=pad_hu)
+
+
+def _head(hu: Any) -> Any:
+    """The square of `hu` [H, H] that `crop.head_square` finds."""
+    height = tf.shape(hu)[0]
+    found = tf.cond(height < crop.BLOCKS, lambda: tf.stack([0, 0, height]), lambda: _head_square(hu, height))
+    top, left, side = tf.unstack(found)
+    return hu[top : top + side, left : left + side]
+
+
+def _head_square(hu: Any, height: Any) -> Any:
+    """int32 [3]: first row and column, and the side."""
+    tissue, block = tf.cast(hu >= crop.TISSUE_HU, tf.int32), height // crop.BLOCKS
+    blocks = height // block
+    whole = tissue[: blocks * block, : blocks * block]
+    counts = tf.reduce_sum(tf.reshape(whole, (blocks, block, blocks, block)), axis=(1, 3))
+    filled = tf.cast(crop.FILLED[1] * counts >= crop.FILLED[0] * block**2, tf.int32)
+    top, bottom = _longest(tf.reduce_sum(filled, axis=1))
+    left, right = _longest(tf.reduce_sum(filled[top:bottom], axis=0))
+    most = tf.maximum(bottom - top, right - left)
+    side = tf.minimum(tf.maximum((most + 2 * crop.MARGIN) * block, height // crop.SMALLEST), height)
+    ends = tf.stack([top + bottom, left + right])
+    corner = tf.minimum(tf.maximum(ends * block - side, 0) // 2, height - side)
+    inside = tissue[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+    kept = crop.KEPT[1] * tf.reduce_sum(inside) >= crop.KEPT[0] * tf.reduce_sum(tissue)
+    found = tf.concat([corner, side[None]], 0)
+    return tf.where((most > 0) & kept, found, tf.stack([0, 0, height]))
+
+
+def _longest(counts: Any) -> tuple[Any, Any]:
+    """Begin and end of the run that `crop` takes."""
+    kept = tf.where(counts >= crop.LEAST, counts, 0)
+    run = tf.cumsum(tf.cast(kept == 0, tf.int32))
+    sums = tf.math.unsorted_segment_sum(kept, run, tf.shape(counts)[0] + 1)
+    best = tf.argmax(sums, output_type=tf.int32)
+    at = tf.where((run == best) & (kept > 0))[:, 0]
+    ends = tf.cast(tf.concat([at, [-1]], 0), tf.int32)  # an empty run is 0 to 0
+    return tf.maximum(ends[0], 0), tf.reduce_max(ends) + 1
 
 
 def _box_sums(values: Any, size: int) -> Any:

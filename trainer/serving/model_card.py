@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ich_tfrecords import NOT_A_DEVICE
+from ich_tfrecords.spec import HEAD
 from trainer.models.model_file import About
 from trainer.results.blend import Blend
 from trainer.results.calibration import Calibration
@@ -44,6 +45,7 @@ def card(about: About, result: Mapping[str, Any] | None, slice_about: About | No
         any=spec.labels.any,
         usage="\n".join(usage("saved_model", slice_about is not None)),
         pad_hu=spec.image.pad_hu,
+        crop=words.CROPPED if spec.image.crop == HEAD else "",
         size=spec.image.size_px,
         windows=_windows(about),
         fingerprint=about.fingerprint,

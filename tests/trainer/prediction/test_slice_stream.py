@@ -23,7 +23,7 @@ from ich_tfrecords.storage import sources
 from trainer.prediction import slice_stream
 from trainer.prediction.slice_stream import AHEAD, SeenSlices
 
-IMAGE = ImageSpec(8, -1000, (Window("brain", 40, 80), Window("bone", 40, 380)))
+IMAGE = ImageSpec(8, -1000, (Window("brain", 40, 80), Window("bone", 40, 380)), "none")
 SPEC = dataclasses.replace(load("rsna_ich"), image=IMAGE)
 
 

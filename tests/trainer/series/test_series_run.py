@@ -75,7 +75,8 @@ def test_ended_once_more_it_gives_the_same(series_run, runs_of_blobs, slice_run,
     short(runs_of_blobs, copied, slice_run, **{**same, "warmup_epochs": settings["warmup_epochs"]})
     assert "all 40 epochs are done; the best is scored again" in capsys.readouterr().out
     assert result_of(copied) == result_of(series_run)
-    assert (copied / "export/about.json").read_bytes() == (series_run / "export/about.json").read_bytes()
+    for name in (model_file.ABOUT, model_file.MODEL):
+        assert (copied / "export" / name).read_bytes() == (series_run / "export" / name).read_bytes()
 
 
 @pytest.mark.parametrize(("kind", "precision"), [("gru", "mixed_float16"), ("transformer", "mixed_bfloat16")])

@@ -43,7 +43,7 @@ def in_graph(image: ImageSpec):
 
 
 RSNA_IN_GRAPH = in_graph(RSNA.image)
-ODD_IMAGE = ImageSpec(11, -7, ODD)
+ODD_IMAGE = ImageSpec(11, -7, ODD, "none")
 ODD_IN_GRAPH = in_graph(ODD_IMAGE)
 
 
@@ -60,7 +60,7 @@ def noise(seed: int, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [256, 128, 100])
 def test_every_int16_value(size):
     """As uniform pixels (256), and as parts of boxes of four (128) and of broken boxes (100)."""
-    image = ImageSpec(size, -1000, (*RSNA.image.windows, *ODD))
+    image = ImageSpec(size, -1000, (*RSNA.image.windows, *ODD), "none")
     hu = EVERY_INT16.reshape(1, 256, 256)
     found = in_graph(image)(hu).numpy()
     assert found.dtype == np.uint8
@@ -92,7 +92,8 @@ def test_slices_of_any_size_in_the_windows_of_rsna(rows, columns, seed):
 def images(draw) -> ImageSpec:
     pairs = draw(st.lists(st.tuples(st.integers(-1000, 1000), st.integers(1, 4000)), min_size=1, max_size=4))
     windows = tuple(Window(f"w{number}", *pair) for number, pair in enumerate(pairs))
-    return ImageSpec(draw(st.integers(8, 24)), draw(st.integers(-32768, 32767)), windows)
+    size_px, pad_hu = draw(st.integers(8, 24)), draw(st.integers(-32768, 32767))
+    return ImageSpec(size_px, pad_hu, windows, draw(st.sampled_from(spec.CROPS)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -113,6 +114,26 @@ def test_no_slices():
         assert RSNA_IN_GRAPH(np.zeros(shape, np.int16)).shape == (0, *RSNA.image.shape)
 
 
+HEAD_IMAGE = dataclasses.replace(RSNA.image, crop=spec.HEAD)
+HEAD_IN_GRAPH = in_graph(HEAD_IMAGE)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(20, 300),
+    st.integers(20, 300),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.5)), max_size=3),
+    st.integers(0, 99),
+)
+def test_the_square_around_the_head(rows, columns, heads, seed):
+    hu = np.where(np.random.default_rng(seed).random((rows, columns)) < 0.02, noise(seed, rows, columns), -1000)
+    at = np.mgrid[:rows, :columns]
+    for row, column, size in heads:
+        hu[np.hypot(at[0] - row * rows, at[1] - column * columns) <= size * rows] = 40
+    hu = hu.astype(np.int16)[None]
+    np.testing.assert_array_equal(HEAD_IN_GRAPH(hu).numpy(), by_pixels(hu, HEAD_IMAGE))
+
+
 @pytest.mark.parametrize("shape", [(1, 0, 5), (2, 5, 0), (1, 0, 0)])
 def test_slices_without_rows_or_columns_are_refused(shape):
     with pytest.raises(tf.errors.InvalidArgumentError, match="a slice must have rows and columns"):
@@ -130,12 +151,13 @@ def test_real_slices(real_dicom_dir: Path):
     assert len(found) >= 28
     for hu in found:
         np.testing.assert_array_equal(RSNA_IN_GRAPH(hu[None]).numpy(), by_pixels(hu[None], RSNA.image))
+        np.testing.assert_array_equal(HEAD_IN_GRAPH(hu[None]).numpy(), by_pixels(hu[None], HEAD_IMAGE))
 
 
 # --- records -------------------------------------------------------------------------------------------------
 
 
-SMALL = dataclasses.replace(RSNA, image=ImageSpec(8, -1000, RSNA.image.windows))
+SMALL = dataclasses.replace(RSNA, image=ImageSpec(8, -1000, RSNA.image.windows, "none"))
 SMALL_RECORDS = tf.function(
     lambda serialized: graph.image_of_records(serialized, SMALL),
     input_signature=[tf.TensorSpec((None,), tf.string)],
