@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,10 +11,11 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ich_tfrecords import pixels
+from ich_tfrecords import inspect, pixels
 from ich_tfrecords.conversion import job, plan
 from ich_tfrecords.dataset import manifest, records
 from ich_tfrecords.dataset.verify import verify
@@ -74,6 +76,26 @@ def test_a_data_set_holds_every_slice_with_its_labels_and_pixels(dataset, synthe
                 assert table[uid]["offset"] == offset
                 assert made[uid].patient_id.encode() not in payload
     assert verify(dataset).problems == []
+
+
+def test_slices_cropped_to_the_head(small_set, tmp_path, convert, capsys):
+    (tmp_path / "head.yaml").write_text("extends: rsna_ich\nname: heads\nimage: {crop: head}\n")
+    more = ("--spec", tmp_path / "head.yaml", "--output", tmp_path / "out")
+    assert convert("--input", small_set, "--labels", small_set / "labels.csv", *more) == 0
+    done, changed = manifest.read(tmp_path / "out"), 0
+    whole = dataclasses.replace(done.spec.image, crop="none")
+    for shard in done.shards:
+        with (tmp_path / "out" / shard["name"]).open("rb") as file:
+            for _, payload in records.read_records(file):
+                values = records.parse(payload, records.features(done.spec))
+                hu = read_slice((small_set / f"{values['sop_uid'].decode()}.dcm").read_bytes()).hu
+                np.testing.assert_array_equal(values["image"], pixels.window_slice(hu, done.spec.image))
+                changed += not np.array_equal(values["image"], pixels.window_slice(hu, whole))
+    assert changed > done.slices / 2
+    assert verify(tmp_path / "out").problems == []
+    capsys.readouterr()
+    assert inspect.main(["info", str(tmp_path / "out")]) == 0
+    assert "the square around the head" in capsys.readouterr().out
 
 
 def test_the_summary_tells_what_was_done(synthetic_set, tmp_path, convert, capfd):
