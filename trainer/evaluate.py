@@ -25,7 +25,7 @@ from ich_tfrecords.views import progress_line
 from ich_tfrecords.views.montage import shortened
 from trainer.data import subgroup_columns
 from trainer.data.dataset import EVERY, Dataset, Slices
-from trainer.data.joined import open_datasets
+from trainer.data.joined import join, open_datasets
 from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.results import cohort, evaluated
@@ -115,7 +115,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     folder = model_file.find(args.job_dir)
     about = model_file.read_about(folder)
     # before TensorFlow, which takes seconds to import
-    data = open_datasets(command.data_places(args.data_dir, about.facts.get("data_dir")))
+    data = _in_order(about, open_datasets(command.data_places(args.data_dir, about.facts.get("data_dir"))))
     quiet.import_tensorflow()
     from trainer.training import scoring
 
@@ -125,7 +125,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     output = args.output or evaluated.folder(run, _name(about, data, args))
     _make(output)
     print(f"{args.job_dir}: {len(slices):,} slices of split {slices.split} in {data.place}", flush=True)
-    if data.manifest.fingerprint not in about.fingerprints:
+    if not _own(about, data):
         print(f"the model was {evaluated.DOUBTS['elsewhere']}")
     groups = {asked: subgroup_columns.values(slices.table, asked, cohort.FACTS) for asked in args.by}
     if args.recalibrate == OWN:
@@ -133,6 +133,25 @@ def _evaluate(args: argparse.Namespace) -> None:
     for line in about.notes(args.job_dir):
         print(line, flush=True)
     _write(args, about, folder, data, slices, groups, output)
+
+
+def _in_order(about: About, data: Dataset) -> Dataset:
+    """The data sets of the run in the order that it had them, in whatever order they were named."""
+    order = {fingerprint: number for number, fingerprint in enumerate(about.fingerprints[1:])}
+    if {part.manifest.fingerprint for part in data.parts} != order.keys():
+        return data
+    return join(sorted(data.parts, key=lambda part: order[part.manifest.fingerprint]))
+
+
+def _own(about: About, data: Dataset) -> bool:
+    """Whether the model was trained on the data set, or on each of these. Raises `WrongUse` where on some alone."""
+    seen = {part.place: part.manifest.fingerprint in about.fingerprints for part in data.parts}
+    if len(set(seen.values())) > 1:
+        raise WrongUse(
+            f"the model was trained on {' and '.join(place for place, own in seen.items() if own)}, and not on "
+            f"{' and '.join(place for place, own in seen.items() if not own)}; evaluate them one by one"
+        )
+    return all(seen.values())
 
 
 def _recalibrated(folder: Path, about: About, data: Dataset) -> About:
@@ -153,7 +172,7 @@ def _slices(about: About, data: Dataset, name: str) -> Slices:
     """The split, or the fold that stands for it in the run. Raises `WrongUse` where nothing is known of it."""
     from trainer.training import assembly
 
-    own, every = data.manifest.fingerprint in about.fingerprints, name == EVERY and name not in data.manifest.splits
+    own, every = _own(about, data), name == EVERY and name not in data.manifest.splits
     if own and every:
         raise WrongUse(
             f"--split {EVERY} of {data.place} holds the slices that the model was trained on; name one split of it, or "
@@ -271,7 +290,7 @@ def _elsewhere(
     from trainer.training import ending
 
     result: dict[str, Any] = {}
-    if data.manifest.fingerprint not in about.fingerprints:
+    if not _own(about, data):
         result["cohort"] = {"training": about.facts.get("cohort"), "here": ending.cohort_of(slices)}
     if groups:
         chosen = about.study_thresholds
@@ -298,7 +317,7 @@ def _prevalence(about: About, data: Dataset) -> Mapping[str, float]:
         found: Mapping[str, float] = about.facts["prevalence"]
         return found
     settings = hparams.from_dict(about.settings)
-    own = data.manifest.fingerprint in about.fingerprints
+    own = _own(about, data)
     names = [name for name, entry in data.manifest.splits.items() if entry["slices"]]
     every = [assembly.split(data, settings, settings.train_split)] if own else [data.split(name) for name in names]
     labels = np.concatenate([slices.labels for slices in every])

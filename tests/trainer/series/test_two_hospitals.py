@@ -78,7 +78,7 @@ def test_the_same_command_goes_on(run, runs_of_blobs, second, slice_run, tmp_pat
     assert "data set" in capsys.readouterr().err
 
 
-def test_it_is_tested_on_both_and_on_each(run, second, tmp_path, capsys):
+def test_it_is_tested_on_both_and_on_each(run, runs_of_blobs, second, slice_run, tmp_path, capsys):
     """No doubt in a test on one of its own sets; what was trained on is not tested as a whole."""
     few = ["--resamples", "100", "--job_dir", str(run)]
     assert evaluate.main(few) == 0
@@ -92,6 +92,11 @@ def test_it_is_tested_on_both_and_on_each(run, second, tmp_path, capsys):
     assert "cohort" not in alone
     assert "another data set" not in (tmp_path / "report.html").read_text()
     assert 0 < alone["measures"]["studies"] < found["measures"]["studies"]
+    swapped = ["--data_dir", str(second), "--data_dir", str(runs_of_blobs), "--output", str(tmp_path / "swapped")]
+    assert evaluate.main([*few, *swapped]) == 0
+    assert json.loads((tmp_path / "swapped/metrics.json").read_text())["measures"] == found["measures"]
+    assert evaluate.main(["--job_dir", str(slice_run), *swapped]) == 2
+    assert "was trained on" in capsys.readouterr().err
     assert evaluate.main([*few, "--data_dir", str(second), "--split", "all"]) == 2
     assert "holds the slices that the model was trained on" in capsys.readouterr().err
 
