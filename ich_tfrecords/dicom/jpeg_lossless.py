@@ -68,6 +68,8 @@ def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
+        if marker == _SOS and (length, data[at + 4 : at + 5]) != (8, b"\x01"):
+            raise BadStream(f"a scan header of {length} bytes; that of one component has 8, and says so")
         yield marker, data[at + 4 :] if marker == _SOS else data[at + 4 : at + 2 + length]
         if marker == _SOS:
             return
@@ -127,20 +129,34 @@ def _scan(
     bits_allocated: int,
 ) -> npt.NDArray[np.unsignedinteger]:
     """Cells of the one scan: `body` is its header (T.81 B.2.3), without the length, and all that follows."""
-    if len(body) < 6 or body[0] != 1:
-        raise BadStream("the scan does not hold one component")
+    if len(body) < 6:
+        raise CutShort("the JPEG stream ends inside its scan header")
     table, selection, shift = tables.get(body[2] >> 4), body[3], body[5] & 15
     if table is None or not 1 <= selection <= 7 or not shift < precision <= bits_allocated:
         raise BadStream(f"a scan of {precision} bits, predictor {selection}, point transform {shift}")
-    bands, rows, forms = [], shape[0], _forms()
-    for top, part in zip(range(0, rows, restart_rows), _intervals(body[6:]), strict=False):
+    bands, rows, forms, parts = [], shape[0], _forms(), _intervals(body[6:])
+    tops = range(0, rows, restart_rows)
+    if behind := sum(map(len, parts[len(tops) :])):
+        raise BadStream(f"{behind:,} entropy-coded bytes stand behind the last row")
+    for top, part in zip(tops, parts, strict=False):
         size = (min(restart_rows, rows - top), shape[1])
         differences = _differences(forms, part, table, size[0] * size[1]).reshape(size)
         bands.append(forms.undo(differences, selection, 1 << (precision - shift - 1)))
     cells = np.concatenate(bands) if bands else np.empty((0, shape[1]), np.uint16)
     if cells.shape != shape:
         raise CutShort(f"the JPEG stream holds {len(cells)} of {rows} rows")
-    return (cells << np.uint16(shift)).astype(f"u{bits_allocated // 8}", copy=False)
+    cells <<= np.uint16(shift)
+    _check_range(cells, precision)
+    return cells.astype(f"u{bits_allocated // 8}", copy=False)
+
+
+def _check_range(cells: UInt16, precision: int) -> None:
+    """Refuse samples that need more bits than the stream has; a negative one may have its sign in all sixteen."""
+    if cells.max() < 1 << precision:
+        return
+    beyond = cells[(cells >= 1 << precision) & (cells < (1 << 16) - (1 << precision - 1))]
+    if beyond.size:
+        raise BadStream(f"samples of up to {beyond.max():,} in a stream of {precision} bits")
 
 
 def _forms() -> Forms:
