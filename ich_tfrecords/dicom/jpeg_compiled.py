@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from ich_tfrecords.dicom.jpeg_numpy import NO_CODE, NO_EXTRA, Coded, Huffman, UI
 
 _READ = "UniTuple(int64, 2)(Array(uint8, 1, 'C', readonly=True), uint8[::1], uint8[::1], uint16[::1])"
 _UNDO = "void(uint16[:, ::1], int64, int64)"
+_FOLDER = Path("ich_tfrecords", "compiled")
 _LONGEST = 120  # letters of another library's complaint
 
 ABSENT = "numba is not installed; pip install 'ich-tfrecords[fast]' makes that more than ten times as fast"
@@ -82,21 +84,25 @@ def _compiled(numba: Any, folder: Path | None) -> Forms:
 def cache_folder(environ: Mapping[str, str]) -> Path | None:
     """The folder for what is compiled, in this user's own cache; None where others could write into it."""
     base = environment.expanded(environ.get("XDG_CACHE_HOME") or "~/.cache")
-    folder = base / "ich_tfrecords" / "compiled"
     if not base.is_absolute():
         return None
     try:
-        for part in (base, folder.parent, folder):
+        for part in (base, base / "ich_tfrecords", base / _FOLDER):
             part.mkdir(mode=0o700, exist_ok=True)
-        return folder if _is_private(folder.resolve()) else None
+        folder = (base / _FOLDER).resolve()
+        return folder if _is_private(folder) else None
     except OSError:
         return None
 
 
 def _is_private(folder: Path) -> bool:
     """Whether nobody but this user and root can put a file there, or another folder in its place."""
-    found = [part.stat() for part in (folder, *folder.parents)]
-    return all(stat.st_uid in (0, os.geteuid()) and not stat.st_mode & 0o022 for stat in found)
+    for part in (folder, *folder.parents):
+        found = part.stat()
+        keeps_others_out = not found.st_mode & 0o022 or (part != folder and found.st_mode & stat.S_ISVTX)  # as /tmp
+        if found.st_uid not in (0, os.geteuid()) or not keeps_others_out:
+            return False
+    return True
 
 
 # What follows is compiled: plain loops over numbers, of which numba knows the types.

@@ -91,8 +91,8 @@ class Bits:
 
     def marker(self) -> int | None:
         """The marker behind the interval that is read, None at the end of the stream."""
-        assert len(list(self.bits)) <= MOST_SPARE_BITS
         rest = self.coded[self.at :].lstrip(b"\xff")
+        assert len(list(self.bits)) <= MOST_SPARE_BITS + (0 if rest else 8)  # a zero may stand for half a lost marker
         self.at = len(self.coded) - len(rest) + 1
         self._begin()
         return rest[0] if rest else None
