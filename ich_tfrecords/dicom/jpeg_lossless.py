@@ -181,6 +181,8 @@ def _intervals(data: bytes) -> list[bytes]:
 
 
 def _unstuffed(coded: bytes) -> bytes:
+    if b"\xff\xff" in coded:  # of which decoders make one byte, two, or the end
+        raise BadStream("a byte FF among the entropy-coded ones without a stuffed zero")
     return coded.replace(b"\xff\x00", b"\xff")
 
 

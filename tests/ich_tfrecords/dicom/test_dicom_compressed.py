@@ -288,6 +288,7 @@ TABLE = GOOD.index(b"\xff\xc4")
         (GOOD[: SCAN + 4] + b"\x02" + GOOD[SCAN + 5 :], "one component"),
         (GOOD[: SCAN + 3] + b"\x28" + GOOD[SCAN + 4 :], "a scan header of 40 bytes"),
         (GOOD[: SCAN + 8], "inside its scan header"),
+        (GOOD[: SCAN + 20] + b"\xff\xff\x00" + GOOD[SCAN + 20 :], "without a stuffed zero"),
         (GOOD[:-2] + b"\xff\xd0" + GOOD[-9:], "7 entropy-coded bytes stand behind the last row"),
         (GOOD[:SCAN] + segment(0xDD, b"\x00\x05") + GOOD[SCAN:], "restart interval of 5 samples"),
         (GOOD[:SCAN] + segment(0xDD, b"\x00\x09") + GOOD[SCAN:], "left over"),
