@@ -104,6 +104,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_bucket.py
 	$(BIN)/python benchmarks/bench_labels.py
 	$(BIN)/python benchmarks/bench_convert.py
+	$(BIN)/python benchmarks/bench_decode.py
 	$(BIN)/python benchmarks/bench_memory.py
 	$(BIN)/python benchmarks/bench_reader.py
 	$(BIN)/python benchmarks/bench_step.py
@@ -111,6 +112,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_odds.py
 	$(BIN)/python benchmarks/bench_bootstrap.py
 	$(BIN)/python benchmarks/bench_predict.py
+	$(BIN)/python benchmarks/bench_predict.py --jpeg_lossless --slices 200
 	$(BIN)/python benchmarks/bench_volumes.py
 
 clean:

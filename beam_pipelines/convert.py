@@ -24,7 +24,7 @@ from beam_pipelines import dataflow, inputs, launch, reject_limit, transforms
 from beam_pipelines.progress import Progress
 from ich_tfrecords import spec
 from ich_tfrecords.command_line import Parser, WrongUse
-from ich_tfrecords.conversion import commit, job, plan
+from ich_tfrecords.conversion import commit, job, plan, steps
 from ich_tfrecords.conversion.job import Identity, WorkDir
 from ich_tfrecords.conversion.patient_key import PatientKey
 from ich_tfrecords.conversion.sidecar_file import Sidecar
@@ -227,6 +227,8 @@ def _convert(
     tally: Counter[str] = Counter()
     with clock.stage("index"):
         _index(work, files, parts, transforms.IndexParts(work, key, identity.spec.accept), options, tally)
+        if not launch.is_far(options):
+            _tell(steps.prepare_decoding(tally))
     with clock.stage("plan"):
         mode = args.series or series_choice.TOLD
         planned = plan.build_plan(job.joined(parts), tables, identity.spec, args.labels_may_miss, mode)

@@ -1,6 +1,7 @@
 """How long a prediction takes, what streaming and series cost, and whether memory grows with slices.
 
     python benchmarks/bench_predict.py [--output FILE.json] [--rounds 5] [--slices 1000] [--skip_memory]
+    python benchmarks/bench_predict.py --jpeg_lossless [--output FILE.json] [--rounds 5] [--slices 200]
 
 The cnn of configs/cnn.yaml with untrained weights, and synthetic slices of 512x512, each file with ids of its own, 32
 a series. One slice: from the bytes of a DICOM file in memory to calibrated probabilities, warm. Stream: the command
@@ -10,8 +11,11 @@ command with a series model of that cnn and the context of configs/series.yaml, 
 take turns; a figure is the least over the rounds, since other work can only add to it. Memory: the peak RSS of both
 commands at 1,000 and at 8,000 slices (of 64x64, since memory per slice is the question).
 
+With --jpeg_lossless nothing but this: the stream over the same slices packed as JPEG Lossless, with numba and without.
+
 Exit code 1 when one slice takes over 50 ms (median), when the stream falls below 70% of the slower of decoding and
-model, when the series model falls below 85% of the slice model's stream, or when a peak grows by over 5%.
+model, when the series model falls below 85% of the slice model's stream, or when a peak grows by over 5%; with
+--jpeg_lossless when the stream is less than 5 times as fast with numba, or a probability differs.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -36,9 +41,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import keras
 import numpy as np
 
+from benchmarks.made_jpeg import pack
 from benchmarks.peak import peak_bytes
 from ich_tfrecords import pixels, spec
-from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.dicom import ct_slice, jpeg_compiled
 from ich_tfrecords.dicom.writer import SliceFields, dicom_bytes
 from ich_tfrecords.storage import sources
 from ich_tfrecords.synthetic.rsna_layout import generate
@@ -51,7 +57,7 @@ from trainer.results import calibration, joint
 from trainer.results.blend import Blend, Mix
 from trainer.training import hparams
 
-MOST_MS, LEAST_STREAM, LEAST_SERIES, MOST_GROWTH = 50.0, 0.70, 0.85, 1.05
+MOST_MS, LEAST_STREAM, LEAST_SERIES, MOST_GROWTH, LEAST_NUMBA = 50.0, 0.70, 0.85, 1.05, 5.0
 BATCH = 32
 A_STUDY = 32  # slices
 SLICE, SERIES = "slice", "series"  # folders of the models
@@ -129,7 +135,6 @@ def ways(work: Path, about: About) -> dict[str, Callable[[], float]]:
     table = sources.list_inputs([str(work / "ct")]).table
     score = model_file.scorer(model_file.load_model(work / SLICE, about))
     images = np.concatenate([batch.images for batch in slice_stream.batches(table, about.spec, BATCH)])
-    turns = iter(range(10**6))
 
     def decode() -> None:
         with sources.SliceReader() as reader, FrameReader(reader) as frames:
@@ -140,17 +145,19 @@ def ways(work: Path, about: About) -> dict[str, Callable[[], float]]:
         for begin in range(0, len(images), BATCH):
             score(images[begin : begin + BATCH])
 
-    def stream(export: str) -> float:
-        output = work / f"out_{next(turns)}"
-        places = ["--model", str(work / export), "--input", str(work / "ct"), "--output", str(output)]
-        with contextlib.redirect_stdout(io.StringIO()):
-            code = predict.main([*places, "--pictures", "0", "--batch_size", str(BATCH)])
-        if code:
-            raise RuntimeError(f"predict ended with {code}")
-        return float(json.loads((output / "run.json").read_text())["seconds"])
-
-    streams = {"stream": lambda: stream(SLICE), "series": lambda: stream(SERIES)}
+    streams = {"stream": lambda: stream(work, SLICE), "series": lambda: stream(work, SERIES)}
     return {"decode alone": timed(decode), "model alone": timed(model), **streams}
+
+
+def stream(work: Path, export: str, name: str = "out") -> float:
+    """Seconds of the command over the folder of slices."""
+    output = work / name
+    places = ["--model", str(work / export), "--input", str(work / "ct"), "--output", str(output)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = predict.main([*places, "--pictures", "0", "--batch_size", str(BATCH)])
+    if code:
+        raise RuntimeError(f"predict ended with {code}")
+    return float(json.loads((output / "run.json").read_text())["seconds"])
 
 
 def timed(work: Callable[[], None]) -> Callable[[], float]:
@@ -207,6 +214,34 @@ def measure(work: Path, args: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
+def measure_jpeg_lossless(work: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Slices a second with numba and without, and how many times as fast that is."""
+    make_export(work / SLICE)
+    make_slices(work, args.slices)
+    for path in (work / "ct").iterdir():
+        pack(path, path)
+
+    def plainly() -> float:
+        with mock.patch.object(jpeg_compiled, "forms", return_value=jpeg_compiled.ABSENT):
+            return stream(work, SLICE, "plain")
+
+    turns = {"numba": lambda: stream(work, SLICE, "numba"), "numpy alone": plainly}
+    turns["numba"]()  # loads what is compiled
+    seconds = [{name: turn() for name, turn in turns.items()} for _ in range(args.rounds)]
+    rates = {name: args.slices / min(took[name] for took in seconds) for name in turns}
+    same = (work / "numba" / "predictions.csv").read_bytes() == (work / "plain" / "predictions.csv").read_bytes()
+    return {"slices_per_s": rates, "ratio": rates["numba"] / rates["numpy alone"], "same": same}
+
+
+def tell_jpeg_lossless(figures: dict[str, Any]) -> bool:
+    """Print the figures; returns whether the promise is kept."""
+    rates = figures["slices_per_s"]
+    print("JPEG Lossless, stream: " + ", ".join(f"{name} {rate:,.0f} slices/s" for name, rate in rates.items()))
+    print(f"x{figures['ratio']:.1f}   promised at least x{LEAST_NUMBA:g}")
+    print("the same probabilities" if figures["same"] else "other probabilities")
+    return figures["same"] and figures["ratio"] >= LEAST_NUMBA
+
+
 def main() -> int:
     """Run, print, and say whether the promises hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,9 +249,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slices", type=int, default=1000)
     parser.add_argument("--skip_memory", action="store_true")
+    parser.add_argument("--jpeg_lossless", action="store_true", help="only the stream over packed slices")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        figures = measure(Path(name), args)
+        figures = (measure_jpeg_lossless if args.jpeg_lossless else measure)(Path(name), args)
+    if args.output:
+        args.output.write_text(json.dumps(figures, indent=1) + "\n")
+    if args.jpeg_lossless:
+        return int(not tell_jpeg_lossless(figures))
     print(f"one slice, DICOM bytes to probabilities: {figures['one_slice_ms']:.1f} ms   promised at most {MOST_MS:.0f}")
     print(", ".join(f"{name} {rate:,.0f} slices/s" for name, rate in figures["slices_per_s"].items()))
     share = figures["stream_share"]
@@ -228,8 +268,6 @@ def main() -> int:
     growth = figures.get("growth", 1.0)
     if not args.skip_memory:
         print(f"growth x{growth:.3f}   promised at most x{MOST_GROWTH}")
-    if args.output:
-        args.output.write_text(json.dumps(figures, indent=1) + "\n")
     slow = figures["one_slice_ms"] > MOST_MS or share < LEAST_STREAM or of_series < LEAST_SERIES
     return int(slow or growth > MOST_GROWTH)
 

@@ -1,6 +1,7 @@
 """What the training loop costs beside the bare train step of the same Keras model, and how memory grows with steps.
 
     python benchmarks/bench_step.py [--output FILE.json] [--rounds 7] [--steps 30] [--skip_memory]
+    python benchmarks/bench_step.py --allocator [--output FILE.json] [--rounds 3] [--steps 30]
 
 Bare: a `tf.function` with GradientTape and `optimizer.apply` on one batch of 32 noise slices (128x128x3) that stays
 in memory, the same cnn, loss and Adam. Ours: the compiled steps of the loop on the same batch (the program alone),
@@ -8,6 +9,9 @@ and the whole loop on a data set on disk: balanced sampling, reading, parsing, s
 display. The ways take turns; a figure is the least over the rounds of seconds a step, since other work can only
 add to it. Then the peak RSS of a process after 100 steps and after 2,000 (a smaller cnn, so that this takes a
 minute). Exit code 1 when the loop costs over 3% more than the bare step, or the peak grows by over 5%.
+
+With --allocator nothing but this: the compiled steps in processes whose glibc keeps freed memory and in processes as
+they are, in turns, each with oneDNN, which keeps memory itself, and without (docs/decisions/0036-allocator.md).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import dataclasses
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -44,6 +49,17 @@ from trainer.training.saver import Saver
 from trainer.training.scalars import Scalars
 
 MOST_LOOP, MOST_GROWTH = 1.03, 1.05
+KEEPS = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 34),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
+ALLOCATORS = {  # name -> variables of a process
+    "oneDNN": {},
+    "oneDNN, memory kept": KEEPS,
+    "no oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "0"},
+    "no oneDNN, memory kept": {"TF_ENABLE_ONEDNN_OPTS": "0"} | KEEPS,
+}
 
 
 def bare_step(network: Any) -> Callable[[Any, Any], Any]:
@@ -140,6 +156,37 @@ def train(folder: str, count: int) -> None:
     print(peak_bytes() / 1e6)
 
 
+def take_steps(folder: str, count: int) -> None:
+    """Take `count` compiled steps, warm; print ms a step, of them in the kernel, page faults a step, and peak MB."""
+    way = ways(Path(folder), count)["compiled steps"]
+    way()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    wall = seconds(way)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    in_kernel, faults = after.ru_stime - before.ru_stime, after.ru_minflt - before.ru_minflt
+    print(1e3 * wall / count, 1e3 * in_kernel / count, faults / count, peak_bytes() / 1e6)
+
+
+def allocators(folder: Path, rounds: int, count: int) -> dict[str, list[float]]:
+    """What `take_steps` prints, the least of each over the rounds, by the name of the allocator."""
+    code = f"from benchmarks.bench_step import take_steps; take_steps({str(folder)!r}, {count})"
+    found: dict[str, list[list[float]]] = {name: [] for name in ALLOCATORS}
+    for _ in range(rounds):
+        for name, environ in ALLOCATORS.items():
+            own = {"cwd": Path(__file__).parent.parent, "env": {**os.environ, **environ}}
+            done = subprocess.run([sys.executable, "-c", code], **own, capture_output=True, text=True, check=True)
+            found[name].append([float(word) for word in done.stdout.split()[-4:]])
+    return {name: [min(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
+
+
+def tell_allocators(found: dict[str, list[float]]) -> None:
+    """Print what `allocators` found."""
+    for name, (wall, in_kernel, faults, peak) in found.items():
+        print(
+            f"{name:24} {wall:8.1f} ms a step, {in_kernel:.1f} in the kernel, {faults:,.0f} faults, peak {peak:,.0f} MB"
+        )
+
+
 def main() -> int:
     """Print the tables; returns 1 when a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,15 +194,23 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--skip_memory", action="store_true")
+    parser.add_argument("--allocator", action="store_true", help="only what it brings that memory is kept")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_dataset(folder / "set", patients=40)
+        result: dict[str, Any]
+        if args.allocator:
+            result = allocators(folder, args.rounds, args.steps)
+            tell_allocators(result)
+            if args.output:
+                args.output.write_text(json.dumps(result, indent=1) + "\n")
+            return 0
         found = ways(folder, args.steps)
         for way in found.values():
             way()
         turns = [{name: seconds(way) / args.steps for name, way in found.items()} for _ in range(args.rounds)]
-        result: dict[str, Any] = {name: min(turn[name] for turn in turns) for name in found}
+        result = {name: min(turn[name] for turn in turns) for name in found}
         result["ratio"] = result["whole loop"] / result["bare step"]
         for name in found:
             print(f"{name:16} {1e3 * result[name]:8.1f} ms a step, {32 / result[name]:6.0f} images/s")

@@ -20,6 +20,7 @@ _FOREIGN = re.compile(
     r"(PANDAS|SKLEARN|JOBLIB)_\w+|SCIPY_ARRAY_API|NPY_PROMOTION_STATE"  # a word too many ends their import
     r"|MPLBACKEND"  # figures are written as files; one that is not there ends matplotlib's import
     r"|PYDICOM_FUTURE"  # the behaviour of its next version
+    r"|NUMBA_\w+"  # whether it compiles, how, and which folder it takes compiled code from
     r"|API_(ENDPOINT|VERSION)_OVERRIDE"  # would send requests to buckets, with the user's login, to another host
     r"|BEAM_SERVICE_OVERRIDES"  # services of other languages
     r"|(LOGGING|CONTROL|STATUS)_API_SERVICE_DESCRIPTOR|PIPELINE_OPTIONS(_FILE)?"  # of the Beam worker around this

@@ -5,6 +5,8 @@ Every step is exact in integers, so that numpy, TensorFlow and any machine give 
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +21,8 @@ WRAP_INTERCEPT_HU = -100.0  # an unsigned 12-bit slice with a greater intercept 
 
 Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Ints = TypeVar("Ints", Int32, Int64)
 UInt8 = npt.NDArray[np.uint8]
 
 
@@ -66,29 +70,28 @@ def pad_square(hu: Int16, pad_hu: int) -> Int16:
     return square
 
 
-def box_sums(values: Int64, size: int) -> Int64:
-    """Sums [size, size] of square int64 `values` [H, H] over the boxes of an exact area resample.
+def box_sums(values: Int32, size: int) -> Int64:
+    """Sums [size, size] of square `values` [H, H] over the boxes of an exact area resample.
 
     Output i covers inputs [i*H/size, (i+1)*H/size); overlaps are counted in units of 1/size of an input,
-    so they are whole and add up to H on each axis, H*H in all.
+    so they are whole and add up to H on each axis, H*H in all. H times the greatest value must be below 2**31.
     """
-    return _box_sums_rows(_box_sums_rows(values, size).T, size).T
+    by_row = _box_sums_rows(values, size)
+    return _box_sums_rows(by_row.T.astype(np.int64, order="C"), size).T
 
 
-def _box_sums_rows(values: Int64, size: int) -> Int64:
-    height = values.shape[0]
-    whole, part = np.divmod(np.arange(size + 1, dtype=np.int64) * height, size)
-    before = np.zeros((height + 1, values.shape[1]), np.int64)
-    np.cumsum(values, axis=0, out=before[1:])
-    edge_row = values[np.minimum(whole, height - 1)]
-    return np.diff(before[whole] * size + edge_row * part[:, None], axis=0)
-
-
-def block_sums(values: Int64, size: int) -> Int64:
-    """Sums [size, size] of square int64 `values` [k*size, k*size] over blocks of k x k: each input counts once."""
-    block = values.shape[0] // size
-    rows = values.reshape(size, block, -1).sum(axis=1)
-    return rows.reshape(size, size, block).sum(axis=2)
+def _box_sums_rows(values: Ints, size: int) -> Ints:
+    """Sums [size, columns] over rows, one after the other of the few that each output meets."""
+    height, kind = len(values), values.dtype
+    start = np.arange(size) * height
+    sums = np.zeros((size, values.shape[1]), kind)
+    for nth in range(-(-height // size) + 1):
+        row = start // size + nth
+        overlap = np.minimum((row + 1) * size, start + height) - np.maximum(row * size, start)
+        met = values[np.minimum(row, height - 1)]
+        met *= np.maximum(overlap, 0).astype(kind)[:, None]
+        sums += met
+    return sums
 
 
 def quantise(sums: Int64, low: int, width: int, weight: int) -> UInt8:
@@ -100,17 +103,15 @@ def window_channel(hu: Int16, window: Window, size_px: int) -> UInt8:
     """One channel [size_px, size_px] of a square slice `hu` [H, H]: clip, then area-resample, then quantise.
 
     DICOM PS3.3 C.11.2.1.3.2 (LINEAR_EXACT). Clipping comes before resampling, so that bone does not
-    bleed into brain. H = 4 * size_px (512 to 128) takes a fast path, other multiples of size_px take `block_sums`,
-    and every other H takes `box_sums`, to the same bits.
+    bleed into brain. H = 4 * size_px (512 to 128) takes a fast path, and every other H takes `box_sums`, to the same
+    bits. H is at most 16,384; a slice has at most 4,096.
     """
     low, scale = _low_edge(window)
-    side = hu.shape[0]
-    if side == 4 * size_px and scale == 1 and 16 * window.width_hu < 1 << 16:
-        return _window_quarter(hu, low, window.width_hu)
-    clipped = np.clip(hu.astype(np.int64) * scale, low, low + scale * window.width_hu)
-    if side % size_px == 0:
-        return quantise(block_sums(clipped, size_px), low, scale * window.width_hu, (side // size_px) ** 2)
-    return quantise(box_sums(clipped, size_px), low, scale * window.width_hu, side**2)
+    side, width = hu.shape[0], scale * window.width_hu
+    if side == 4 * size_px and scale == 1 and 16 * width < 1 << 16:
+        return _window_quarter(hu, low, width)
+    above_low = np.clip(hu.astype(np.int32) * np.int32(scale), low, low + width) - np.int32(low)
+    return quantise(box_sums(above_low, size_px), 0, width, side**2)
 
 
 def _low_edge(window: Window) -> tuple[int, int]:

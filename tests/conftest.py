@@ -14,6 +14,7 @@ runs_of_blobs        like `blobs`, but bleeds go through three slices and discs 
 series_run           a series model of a small cnn trained on them; its slice run lies beside it, `slice_run` (session)
 real_dicom_dir       real CT files, or a skip
 convert              the command line in this process: convert(*flags) -> exit code
+lose_numba           lose_numba() -> from now on numba is not installed
 incapable            a file system that cannot do these: incapable(flock=errno.ENOLCK)
 bucket_server        Cloud Storage on loopback, with faults on demand                (session)
 gcs                  it, without faults, as the place where gs:// leads
@@ -34,6 +35,7 @@ import hypothesis
 import pytest
 
 from ich_tfrecords import spec
+from ich_tfrecords.dicom import jpeg_compiled
 from ich_tfrecords.storage import file_system
 from ich_tfrecords.synthetic.rsna_layout import Summary, generate
 
@@ -119,6 +121,18 @@ def dataset(synthetic_set: Summary, tmp_path_factory: pytest.TempPathFactory, co
     labels = folder / "stage_2_train.csv"
     assert convert("--input", folder / "stage_2_train", "--labels", labels, "--output", output) == 0
     return output
+
+
+@pytest.fixture
+def lose_numba(monkeypatch: pytest.MonkeyPatch):
+    """Once called, numba is not installed, and nothing was decoded yet, in this process."""
+
+    def lose() -> None:
+        monkeypatch.setitem(sys.modules, "numba", None)
+        jpeg_compiled.forms.cache_clear()
+
+    yield lose
+    jpeg_compiled.forms.cache_clear()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ LIBRARY = {
     "pixels": ("spec crop", "numpy"),
     "labels": ("plural spec", "numpy pyarrow"),
     "storage": ("plural problems labels", "numpy pyarrow isal google google_crc32c requests urllib3"),
-    "dicom": ("problems pixels", "numpy pydicom jpeg_ls openjpeg"),
+    "dicom": ("environment problems pixels", "numpy pydicom jpeg_ls openjpeg numba"),
     "volumes": ("pixels storage dicom", "numpy isal pydicom nibabel"),
     "dataset": ("plural spec labels storage", "numpy pandas pyarrow google google_crc32c tensorflow"),
     "conversion": ("plural problems spec pixels labels storage dicom volumes dataset", "numpy pyarrow google_crc32c"),

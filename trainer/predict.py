@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from ich_tfrecords import NOT_A_DEVICE, __version__
 from ich_tfrecords.dataset import series_choice
+from ich_tfrecords.dicom import jpeg_compiled
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import atomic, packed, sources
 from ich_tfrecords.storage.csv_text import csv_text
@@ -326,7 +327,7 @@ def _tell(
         print(archives)
     if never := found.never.total():
         print(f"{counted(never, 'file')} of other kinds than axial CT slices: {_reasons(found.never)}")
-    for note in found.notes:
+    for note in filter(None, [*found.notes, jpeg_compiled.note()]):
         print(note)
     if lost := found.rejects - found.never - Counter({series_choice.OTHER: found.rejects[series_choice.OTHER]}):
         print(f"{counted(lost.total(), 'file')} without a prediction: {_reasons(lost)}")

@@ -28,7 +28,7 @@ from ich_tfrecords.conversion.plan import (
 from ich_tfrecords.conversion.sidecar_file import Sidecar
 from ich_tfrecords.dataset import records, repeats, splits
 from ich_tfrecords.dataset.records import IDS
-from ich_tfrecords.dicom import ct_slice, facts
+from ich_tfrecords.dicom import codestream, ct_slice, facts, jpeg_compiled
 from ich_tfrecords.dicom.header import HoldsFrames, SliceHeader
 from ich_tfrecords.problems import Problem
 from ich_tfrecords.spec import DatasetSpec
@@ -43,6 +43,7 @@ Files = list[tuple[int, SliceRef]]  # of one slice, by their numbers in its shar
 Keep = Callable[[SliceRef, FrameReader], Iterable[tuple[SliceRef, SliceHeader | Problem]]]
 _Row = tuple[dict[str, Any], tuple[Any, ...]]
 _MOST_ROWS = 4096
+_JPEG_LOSSLESS = "jpeg_lossless"  # slices, in the tally
 
 _NO_HEADER = dict.fromkeys(HEADER_SCHEMA.names) | {"sop_uid": ""}
 _ROW_SCHEMA = pa.unify_schemas([sources.LISTING_SCHEMA, FRAME_SCHEMA, HEADER_SCHEMA, PROBLEM_SCHEMA])
@@ -81,8 +82,8 @@ def index_slices(
     """Index (`INDEX_SCHEMA`) of listed files: header fields where they can be used, else a typed problem.
 
     `secret` keys the hash that stands for the patient id, which goes no further than this function. `how`: which slices
-    count (`DatasetSpec.accept`), and what deals with a file of many slices. `tally` counts `indexed`, `index_us` and
-    `rejected_<reason>`.
+    count (`DatasetSpec.accept`), and what deals with a file of many slices. `tally` counts `indexed`, `index_us`,
+    `jpeg_lossless` and `rejected_<reason>`.
     """
     begin = time.perf_counter_ns()
     refs, tables, rows = list(sources.refs(listing)), [], []
@@ -90,13 +91,23 @@ def index_slices(
     accept, keep = how
     with FrameReader(reader, accept) as frames:
         for ref in refs:
-            rows += _index_rows(ref, frames, secret, keep)
+            rows += _index_rows(ref, frames, secret, keep, tally)
             if len(rows) >= _MOST_ROWS:  # of dicts, which take ten times the memory
                 tables.append(_index_table(rows, tally))
                 rows = []
     tables.append(_index_table(rows, tally))
     tally["index_us"] += (time.perf_counter_ns() - begin) // 1000
     return pa.concat_tables(tables).unify_dictionaries() if len(tables) > 1 else tables[0]
+
+
+def prepare_decoding(tally: Counter[str]) -> str:
+    """Why the slices that were indexed will be decoded slowly; "" where they will not.
+
+    What JPEG Lossless needs is compiled here, once, so that the workers on this machine find it done.
+    """
+    if tally[_JPEG_LOSSLESS]:
+        jpeg_compiled.forms()
+    return jpeg_compiled.note()
 
 
 def _index_table(rows: list[_Row], tally: Counter[str]) -> pa.Table:
@@ -110,9 +121,12 @@ def _index_table(rows: list[_Row], tally: Counter[str]) -> pa.Table:
     return index.select(INDEX_SCHEMA.names)
 
 
-def _index_rows(ref: SliceRef, frames: FrameReader, secret: bytes, keep: Keep) -> list[_Row]:
+def _index_rows(ref: SliceRef, frames: FrameReader, secret: bytes, keep: Keep, tally: Counter[str]) -> list[_Row]:
     try:
-        return [_row(ref, frames.header(ref), secret)]
+        header = frames.header(ref)
+        if header.transfer_syntax in codestream.JPEG_LOSSLESS:
+            tally[_JPEG_LOSSLESS] += 1
+        return [_row(ref, header, secret)]
     except HoldsFrames:
         pass
     except Problem as problem:

@@ -2,7 +2,7 @@
 
 Codestreams of damaged files crash, stall or inflate most C decoders. So each stream must say the size that
 the DICOM header says, and must be there to its end, before a C decoder sees it. The end is found by the structure of
-the stream: its marker may lack, and other bytes may follow. JPEG Lossless and RLE are decoded in numpy.
+the stream: its marker may lack, and other bytes may follow. JPEG Lossless and RLE are decoded by our own code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ich_tfrecords.dicom.cells import Samples
 from ich_tfrecords.dicom.header import RLE
 from ich_tfrecords.dicom.jpeg_lossless import BadStream, CutShort
 
-__all__ = ["DECODERS", "BadStream", "CutShort"]
+__all__ = ["DECODERS", "JPEG_LOSSLESS", "BadStream", "CutShort"]
 
 Decoder = Callable[[bytes, int, int, int], Samples]
 
@@ -184,11 +184,11 @@ def _samples(data: bytes, precision: int, signed: bool, rows: int, columns: int)
     return Samples(values.reshape(rows, columns), precision, signed)
 
 
+JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _JPEG_2000 = ("90", "91", "201", "202", "203")
 DECODERS: dict[str, Decoder] = {
     RLE: rle,
-    "1.2.840.10008.1.2.4.57": jpeg_lossless.decode,
-    "1.2.840.10008.1.2.4.70": jpeg_lossless.decode,
+    **dict.fromkeys(JPEG_LOSSLESS, jpeg_lossless.decode),
     "1.2.840.10008.1.2.4.80": jpeg_ls,
     "1.2.840.10008.1.2.4.81": jpeg_ls,
     **{f"1.2.840.10008.1.2.4.{number}": jpeg_2000 for number in _JPEG_2000},

@@ -11,10 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from dicom_files import dicom_file, head_slice, slice_elements
+from dicom_files import JPEG_LOSSLESS_SV1, compressed_file, dicom_file, head_slice, slice_elements
 
 from ich_tfrecords.dataset import manifest
 from ich_tfrecords.dataset.verify import verify
+from ich_tfrecords.dicom import jpeg_compiled
 from ich_tfrecords.spec import load
 
 LABELS = load("rsna_ich").labels
@@ -219,3 +220,19 @@ def test_a_slice_without_a_label_is_told_with_the_nearest_id(tmp_path, convert, 
         "no slice can be converted: 2 no_label (first: a.dcm; the label file has no row for 'ID_a'; "
         "its nearest id is 'XY_a')"
     )
+
+
+def test_jpeg_lossless_without_numba_is_told_once_and_gives_the_same_bytes(convert, tmp_path, lose_numba, capsys):
+    for number in range(3):
+        uid, place = f"1.2.{number}".encode(), f"-125\\-120\\{number}".encode()
+        fields = {"SOPInstanceUID": uid, "ImagePositionPatient": place}
+        data = compressed_file(head_slice(16, number), JPEG_LOSSLESS_SV1, 16, tmp_path, **fields)
+        put(tmp_path, {f"ct/{number}.dcm": data})
+    assert convert("--input", tmp_path / "ct", "--labels", "none", "--output", tmp_path / "fast") == 0
+    assert "numba" not in capsys.readouterr().err
+    lose_numba()
+    assert convert("--input", tmp_path / "ct", "--labels", "none", "--output", tmp_path / "plain") == 0
+    assert capsys.readouterr().err.count(f"JPEG Lossless is decoded by numpy alone: {jpeg_compiled.ABSENT}\n") == 1
+    shards = [sorted((tmp_path / name).glob("*.tfrecord-*")) for name in ("fast", "plain")]
+    assert [path.read_bytes() for path in shards[0]] == [path.read_bytes() for path in shards[1]]
+    assert sum(path.stat().st_size for path in shards[0])

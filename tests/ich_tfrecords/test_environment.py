@@ -30,6 +30,7 @@ WORKERS = ("--direct_num_workers", "2", "--direct_running_mode", "multi_processi
         ({"API_ENDPOINT_OVERRIDE": "http://a", "API_KEY": "b"}, {"API_ENDPOINT_OVERRIDE": None}),
         ({"MPLCONFIGDIR": "/x", "XPANDAS_A": "1", "PANDAS_": "1"}, {}),
         ({"PANDAS_FUTURE": "1", "SKLEARN_SEED": "x"}, {"PANDAS_FUTURE": None, "SKLEARN_SEED": None}),
+        ({"NUMBA_CACHE_DIR": "/tmp/x", "NUMBA_DISABLE_JIT": "1"}, {"NUMBA_CACHE_DIR": None, "NUMBA_DISABLE_JIT": None}),
         ({"PYTHONWARNINGS": "default"}, {}),
         ({"PYTHONWARNINGS": "ignore, e::UserWarning"}, {"PYTHONWARNINGS": None}),
         ({"http_proxy": PROXY}, {"no_grpc_proxy": LOCAL}),

@@ -25,6 +25,8 @@ DOORS = {  # each alone ended or hung a command once
     "REQUESTS_CA_BUNDLE": "/nowhere",
     "API_ENDPOINT_OVERRIDE": "http://192.0.2.1",
     "PYDICOM_FUTURE": "1",
+    "NUMBA_DISABLE_JIT": "1",
+    "NUMBA_CACHE_DIR": "/nowhere",
     "TZ": "Pacific/Kiritimati",
     "TERM": "dumb",
     "COLUMNS": "junk",

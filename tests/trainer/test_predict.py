@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from dicom_files import dicom_file, head_slice, slice_elements
+from dicom_files import JPEG_LOSSLESS_SV1, compressed_file, dicom_file, head_slice, slice_elements
 from PIL import Image
 
 from ich_tfrecords.dataset import manifest as manifests
 from ich_tfrecords.dataset import records
+from ich_tfrecords.dicom.jpeg_compiled import ABSENT
 from ich_tfrecords.volumes.reader import FrameReader
 from trainer import predict
 from trainer.models import explain, model_file, networks
@@ -310,6 +311,18 @@ def test_a_slice_listed_under_two_inputs_counts_once(run, tmp_path):
     path = write_slice(tmp_path / "in", "a.dcm", "1.2")
     code, out = run(path.parent, path, str(path.parent / "*.dcm"))
     assert (code, len(rows(out / "predictions.csv")), rows(out / "rejects.csv")) == (0, 1, [])
+
+
+def test_jpeg_lossless_without_numba_is_told_and_gives_the_same_probabilities(run, tmp_path, lose_numba, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.dcm").write_bytes(compressed_file(head_slice(64), JPEG_LOSSLESS_SV1, 16, tmp_path))
+    found, told = {}, f"JPEG Lossless is decoded by numpy alone: {ABSENT}\n"
+    for name in ("fast", "plain"):
+        code, out = run(tmp_path / "in", output=name)
+        assert (code, capsys.readouterr().out.count(told)) == (0, name == "plain")
+        found[name] = (out / "predictions.csv").read_bytes()
+        lose_numba()
+    assert found["fast"] == found["plain"]
 
 
 def test_good_and_broken_files_mixed(run, tmp_path, capsys):

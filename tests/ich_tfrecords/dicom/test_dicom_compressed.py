@@ -286,6 +286,10 @@ TABLE = GOOD.index(b"\xff\xc4")
         (GOOD[: SCAN + 7] + b"\x00" + GOOD[SCAN + 8 :], "predictor 0"),
         (GOOD[: SCAN + 7] + b"\x08" + GOOD[SCAN + 8 :], "predictor 8"),
         (GOOD[: SCAN + 4] + b"\x02" + GOOD[SCAN + 5 :], "one component"),
+        (GOOD[: SCAN + 3] + b"\x28" + GOOD[SCAN + 4 :], "a scan header of 40 bytes"),
+        (GOOD[: SCAN + 8], "inside its scan header"),
+        (GOOD[: SCAN + 20] + b"\xff\xff\x00" + GOOD[SCAN + 20 :], "without a stuffed zero"),
+        (GOOD[:-2] + b"\xff\xd0" + GOOD[-9:], "7 entropy-coded bytes stand behind the last row"),
         (GOOD[:SCAN] + segment(0xDD, b"\x00\x05") + GOOD[SCAN:], "restart interval of 5 samples"),
         (GOOD[:SCAN] + segment(0xDD, b"\x00\x09") + GOOD[SCAN:], "left over"),
     ],
@@ -293,6 +297,25 @@ TABLE = GOOD.index(b"\xff\xc4")
 def test_a_damaged_jpeg_lossless_stream_says_what_is_wrong(stream, words):
     with pytest.raises(jpeg_lossless.BadStream, match=words):
         jpeg_lossless.decode(stream, 9, 9, 16)
+
+
+def test_a_restart_marker_behind_the_last_row_is_passed_over():
+    stream = GOOD[:-2] + b"\xff\xd0" + GOOD[-2:]
+    assert np.array_equal(jpeg_lossless.decode(stream, 9, 9, 16).values, CELLS)
+
+
+def test_samples_beyond_the_precision_are_noise_unless_they_are_negative():
+    for value in (0x100, 0xFF7F):
+        with pytest.raises(jpeg_lossless.BadStream, match=f"samples of up to {value:,} in a stream of 8 bits"):
+            jpeg_lossless.decode(stream_of_8_bits([0x100, 0, value]), 1, 3, 16)
+    assert jpeg_lossless.decode(stream_of_8_bits([0, 0xFF80, 0xFFFF]), 1, 3, 16).values.tolist() == [
+        [0, 0xFF80, 0xFFFF]
+    ]
+
+
+def stream_of_8_bits(cells: list[int]) -> bytes:
+    """Cells of sixteen bits in a stream that says it has eight, as some encoders write negative values."""
+    return jpeg(np.array([cells], np.uint16), 8, 1)
 
 
 def test_a_pattern_that_is_no_code():
