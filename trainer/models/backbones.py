@@ -29,7 +29,8 @@ def make(name: str, shape: tuple[int, ...]) -> keras.Model:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This model usually expects 1 or 3 input channels")
         options = dict.fromkeys(own_scaling, False)
-        made = function(include_top=False, weights=None, input_shape=shape, name=name, **options)
+        made = function(include_top=False, weights=None, input_shape=shape, **options)
+    made.name = name  # not before: EfficientNetV2 looks up its blocks by the name that Keras gives it
     unnamed = [layer.name for layer in made.layers if _UNNAMED.fullmatch(layer.name)]
     if not unnamed:
         return made

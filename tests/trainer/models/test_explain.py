@@ -170,10 +170,10 @@ def test_an_application_is_heard_in_the_lesion(name, windows):
     assert shares(explained(images, 1), boxes).max() < 0.1
 
 
-def tiny_application(include_top: bool, weights: None, input_shape: tuple[int, ...], name: str) -> keras.Model:
+def tiny_application(include_top: bool, weights: None, input_shape: tuple[int, ...]) -> keras.Model:
     start = keras.Input(input_shape)
     x = keras.layers.Conv2D(4, 8, strides=8, activation="relu", kernel_initializer="ones")(start)
-    return keras.Model(start, x, name=name)
+    return keras.Model(start, x)
 
 
 def test_the_map_of_an_image_that_the_model_resizes_has_the_size_of_the_image(monkeypatch):

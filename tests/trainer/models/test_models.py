@@ -35,11 +35,11 @@ def images(size: int, windows: int, count: int = 2) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (count, size, size, windows), dtype=np.uint8)
 
 
-def small_application(include_top: bool, weights: None, input_shape: tuple[int, ...], name: str) -> keras.Model:
+def small_application(include_top: bool, weights: None, input_shape: tuple[int, ...]) -> keras.Model:
     start = keras.Input(input_shape)
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="first")(start)
     x = keras.layers.BatchNormalization()(keras.layers.Conv2D(5, 1)(x))
-    return keras.Model(start, keras.layers.Activation("relu")(x), name=name)
+    return keras.Model(start, keras.layers.Activation("relu")(x))
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def cache(small, tmp_path, monkeypatch):
     """An empty Keras folder, and ImageNet weights of the small application at a file: URL."""
     source = tmp_path / "server" / "small_notop.h5"
     source.parent.mkdir()
-    save_notop(small_application(False, None, (32, 32, 3), "small"), source)
+    save_notop(small_application(False, None, (32, 32, 3)), source)
     md5 = hashlib.md5(source.read_bytes(), usedforsecurity=False).hexdigest()
     application = dataclasses.replace(small, weights=source.as_uri(), digest=md5)
     monkeypatch.setitem(APPLICATIONS, "densenet121", application)

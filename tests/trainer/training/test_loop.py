@@ -160,11 +160,11 @@ def test_without_validation_the_newest_weights_are_exported(tiny_dataset, tmp_pa
 # frozen parts and averaged weights
 
 
-def small_application(include_top: bool, weights: None, input_shape: tuple[int, ...], name: str) -> keras.Model:
+def small_application(include_top: bool, weights: None, input_shape: tuple[int, ...]) -> keras.Model:
     start = keras.Input(input_shape)
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="first")(start)
     x = keras.layers.BatchNormalization(name="norm")(x)
-    return keras.Model(start, keras.layers.Activation("relu")(x), name=name)
+    return keras.Model(start, keras.layers.Activation("relu")(x))
 
 
 @pytest.mark.parametrize("strategy", ["default", "mirrored"])

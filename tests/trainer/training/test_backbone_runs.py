@@ -1,0 +1,158 @@
+"""Runs of networks of keras.applications by the command line: trained, resumed, exported, explained; and refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from unittest import mock
+
+import blob_dataset
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_runs import one_line, train
+from tiny_networks import TINY
+
+from ich_tfrecords.spec import Window
+from trainer import embed, evaluate, export
+from trainer.models import backbones, explain, model_file
+from trainer.training import checkpoints
+
+pytestmark = pytest.mark.slow  # trains
+
+SIZE_PX, WINDOWS = 32, 5
+
+
+@pytest.fixture(scope="module")
+def five_windows(tmp_path_factory) -> Path:
+    """Slices of 32 px with five windows."""
+    small = blob_dataset.small_spec()
+    windows = tuple(Window(f"w{level}", level, 80) for level in (30, 40, 50, 60, 70))
+    image = dataclasses.replace(small.image, size_px=SIZE_PX, windows=windows)
+    with mock.patch.object(blob_dataset, "small_spec", lambda: dataclasses.replace(small, image=image)):
+        return blob_dataset.make(tmp_path_factory.mktemp("five") / "set", patients=30)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    for name, function in TINY.items():
+        monkeypatch.setattr(keras.applications, name, function)
+
+
+SHORT = {"weights": "none", "absent_labels": True, "learning_rate": 0.003, "steps_per_epoch": 4}
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("convnexttiny", {"stem": "repeat", "ema": 0.9, "freeze_epochs": 1, "architecture__dropout": 0.2}),
+        ("efficientnetv2b0", {"stem": "adapter", "accumulate": 2, "precision": "mixed_bfloat16"}),
+    ],
+)
+def test_the_whole_way(five_windows, tmp_path, model, settings, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = {**SHORT, **settings, "epochs": 3}
+    assert train(five_windows, whole, model=model, **settings) == 0
+    assert train(five_windows, parts, model=model, **{**settings, "epochs": 2}) == 0
+    assert train(five_windows, parts, model=model, **settings) == 0
+    one, other = (checkpoints.load(folder / "checkpoints" / "step-000000012.npz") for folder in (whole, parts))
+    assert one.names == other.names
+    assert [array.tobytes() for array in one.arrays] == [array.tobytes() for array in other.arrays]
+    losses = [
+        row["loss"]
+        for row in map(json.loads, (whole / "metrics.jsonl").read_text().splitlines())
+        if "val_log_loss" in row
+    ]
+    assert losses[2] < losses[0]
+    assert f"stem: {settings['stem']}\n" in (whole / "config.yaml").read_text()
+    # used by all that comes after
+    about = model_file.read_about(whole / "export")
+    assert about.settings["stem"] == settings["stem"]
+    trained = model_file.load_model(whole / "export", about)
+    channels = WINDOWS if settings["stem"] == "repeat" else 3
+    assert backbones.backbone(trained).input_shape[-1] == channels
+    images = np.random.default_rng(0).integers(0, 256, (3, SIZE_PX, SIZE_PX, WINDOWS), np.uint8)
+    maps = explain.explainer(trained)(images, 0)
+    assert maps.shape == (3, SIZE_PX, SIZE_PX)
+    assert maps.max() == 1
+    where = ["--job_dir", str(whole)]
+    assert embed.main([*where, "--data_dir", str(five_windows), "--split", "test"]) == 0
+    assert evaluate.main([*where, "--data_dir", str(five_windows)]) == 0
+    assert export.main([*where, "--output", str(tmp_path / "saved")]) == 0
+    assert f"stem: {settings['stem']}" in (tmp_path / "saved" / "MODEL_CARD.md").read_text()
+    signatures = tf.saved_model.load(str(tmp_path / "saved")).signatures
+    hu = np.random.default_rng(1).integers(-50, 150, (3, 50, 40), np.int16)
+    seen = signatures["image"](hu=tf.constant(hu))["image"].numpy()
+    assert seen.shape == (3, SIZE_PX, SIZE_PX, WINDOWS)
+    said = signatures["hu"](hu=tf.constant(hu))["probabilities"].numpy()
+    np.testing.assert_allclose(said, about.probabilities(model_file.scorer(trained)(seen)), atol=2e-5)
+
+
+def test_a_run_begins_with_another_runs_model_and_says_what_it_took(five_windows, tiny_dataset, tmp_path, capsys):
+    """Three windows there, five here; another stem is no resumption."""
+    assert train(tiny_dataset, tmp_path / "three", model="convnexttiny", **SHORT, epochs=1) == 0
+    first = tmp_path / "three" / "export" / "model.keras"
+    settings = {**SHORT, "weights": str(first), "stem": "repeat", "epochs": 1}
+    capsys.readouterr()
+    assert train(five_windows, tmp_path / "five", model="convnexttiny", **settings) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("weights /")]
+    assert lines == [
+        f"weights {first}: it is of 3 windows and 6 labels, here 5 and 6; taken: convnexttiny "
+        "(first kernels of 3 channels repeated for 5), logits; begins anew: nothing"
+    ]  # fmt: skip
+    assert train(five_windows, tmp_path / "five", model="convnexttiny", **{**settings, "stem": "adapter"}) == 2
+    assert "stem: repeat, now adapter" in one_line(capsys)
+    settings = {**settings, "weights": str(tmp_path / "five" / "export" / "model.keras"), "stem": "adapter"}
+    assert train(five_windows, tmp_path / "other", model="convnexttiny", **settings) == 2
+    assert "its stem is repeat, and that of this run adapter; set stem=repeat" in one_line(capsys)
+    assert train(five_windows, tmp_path / "other", model="efficientnetv2b0", **settings) == 2
+    assert "another architecture than efficientnetv2b0_classifier" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "words"),
+    [
+        ("inceptionv3", {}, "model inceptionv3 takes images of at least 75 px, and these have 32; convert again"),
+        ("cnn", {"stem": "repeat"}, "stem: repeat belongs to networks of keras.applications, not to cnn"),
+        ("resnet50", {"stem": "repeated"}, "stem is 'repeated'; did you mean 'repeat'?"),
+        (
+            "resnet50",
+            {"weights": "imagenet"},
+            "weights imagenet: resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 is",
+        ),
+        (
+            "mobilenetv2",
+            {"weights": "imagenet"},
+            "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5 is",
+        ),
+    ],
+)
+def test_wrong_use_is_one_line(tiny_dataset, tmp_path, monkeypatch, capsys, model, settings, words):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+
+    def away(*_: object, **__: object) -> None:
+        raise Exception("URL fetch failure: no network")
+
+    monkeypatch.setattr(keras.utils, "get_file", away)
+    assert train(tiny_dataset, tmp_path / "run", model=model, **{**SHORT, "weights": "imagenet", **settings}) == 2
+    assert words in one_line(capsys)
+    assert not list((tmp_path / "run").glob("checkpoints/*")) if (tmp_path / "run").exists() else True
+
+
+def test_a_run_of_before_the_stem_goes_on(tiny_dataset, tmp_path, capsys):
+    """Its checkpoints know nothing of a stem."""
+    settings = {**SHORT, "model": "densenet121", "epochs": 1}
+    monkeypatched = mock.patch.object(keras.applications, "DenseNet121", TINY["EfficientNetV2B0"])
+    with monkeypatched:
+        assert train(tiny_dataset, tmp_path, **settings) == 0
+        for path in (tmp_path / "checkpoints").glob("step-*.npz"):
+            found = checkpoints.load(path)
+            del found.state["identity"]["settings"]["stem"]
+            os.remove(path)
+            checkpoints.save(path.parent, path.stem, found.arrays, found.names, found.state)
+        capsys.readouterr()
+        assert train(tiny_dataset, tmp_path, **{**settings, "epochs": 2}) == 0
+        assert "goes on from step 4" in capsys.readouterr().out
