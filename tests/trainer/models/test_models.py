@@ -345,6 +345,23 @@ def test_half_a_file_in_the_cache_is_fetched_again(cache):
     assert (cache / "small_notop.h5").stat().st_size > 1000
 
 
+def test_without_a_digest_the_file_must_be_whole(cache, monkeypatch):
+    """Keras publishes none for one network; HDF5 knows its own length."""
+    row = dataclasses.replace(APPLICATIONS["densenet121"], digest="")
+    monkeypatch.setitem(APPLICATIONS, "densenet121", row)
+    content = Path(row.weights.removeprefix("file://")).read_bytes()
+    cache.mkdir(parents=True)
+    for left in (content[: len(content) // 2], b"<html>please log in</html>"):
+        (cache / "small_notop.h5").write_bytes(left)
+        assert pretrained.imagenet_weights("densenet121").read_bytes() == content
+    monkeypatch.setattr(keras.utils, "get_file", another_file)
+    pretrained.imagenet_weights("densenet121")  # whole by now
+    (cache / "small_notop.h5").unlink()
+    with pytest.raises(WrongUse, match="26 bytes came, not a whole HDF5 file"):
+        pretrained.imagenet_weights("densenet121")
+    assert list(cache.iterdir()) == []
+
+
 def test_the_cache_folder_is_the_one_of_keras(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     assert pretrained._keras_folder() == tmp_path
