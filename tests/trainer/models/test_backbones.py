@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.models import backbones, explain, model_file, networks
+from trainer.models import backbones, explain, networks
 from trainer.models.applications import APPLICATIONS, CAFFE
 from trainer.shell.problems import WrongUse
 from trainer.training import hparams
@@ -119,7 +119,7 @@ def test_scaling_and_file_are_those_of_keras(of_keras):
 
 @pytest.mark.slow
 def test_repeated_kernels_answer_equal_windows_as_before(of_keras, tmp_path):
-    """From the file that a model of three windows has left; maps, vectors and a saved model come along."""
+    """From the file that a model of three windows has left."""
     name, _, three, _ = of_keras
     three.save_weights(tmp_path / "three.weights.h5")
     lines: list[str] = []
@@ -132,19 +132,23 @@ def test_repeated_kernels_answer_equal_windows_as_before(of_keras, tmp_path):
     assert np.abs(other - wanted).max() > 10 * np.abs(found - wanted).max()  # the ninth window is seen
     assert len(lines) == 1
     assert f"taken: {name} (first kernels of 3 channels repeated for 9), logits; begins anew: nothing" in lines[0]
-    maps = explain.explainer(nine)(images(64, 9), 0)
-    assert maps.shape == (2, 64, 64)
-    assert np.isfinite(maps).all()
-    assert explain._split(nine)[0].output.shape[1] == (4 if name == "vgg16" else 2)  # before the last pooling
-    vectors, logits = model_file.embedder(nine)(images(64, 9))
-    assert vectors.shape == (2, model_file.vector_dim(nine))
-    nine.save(tmp_path / "nine.keras")
-    loaded = keras.models.load_model(tmp_path / "nine.keras")
-    np.testing.assert_array_equal(model_file.scorer(loaded)(images(64, 9)), logits)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["convnexttiny", "mobilenetv3small"])
+def test_a_network_that_ends_in_a_pooling_is_explained_before_it():
+    """VGG: 8 x 8 places at 128 px, not 4 x 4."""
+    model = networks.build("vgg16", (128, 128, 3), 2, "none", {})
+    features, head = explain._split(model)
+    assert features.output.shape == (None, 8, 8, 512)
+    assert [layer.name for layer in head] == ["block5_pool", "mean", "logits"]
+    x = features(images(128, 3))
+    for layer in head:
+        x = layer(x)
+    np.testing.assert_allclose(x.numpy(), model(images(128, 3)).numpy(), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenetv3small"])
 def test_logits_stay_float32_under_a_mixed_policy(name):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

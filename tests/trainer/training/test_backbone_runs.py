@@ -45,67 +45,63 @@ def tiny(monkeypatch):
         monkeypatch.setattr(keras.applications, name, function)
 
 
-@pytest.mark.parametrize(
-    ("model", "settings"),
-    [
-        ("convnexttiny", {"stem": "repeat", "ema": 0.9, "architecture__dropout": 0.2}),
-        ("efficientnetv2b0", {"stem": "adapter", "freeze_epochs": 1, "precision": "mixed_bfloat16"}),
-    ],
-)
-def test_the_whole_way(five_windows, tmp_path, model, settings):
-    """Each of layers that the thesis's networks lack; all real ones go it in benchmarks/bench_backbones.py."""
+def test_the_whole_way(five_windows, tmp_path, capsys):
+    """Of a network of layers that the thesis's lack, begun with a file of three windows.
+
+    All of them go it whole in benchmarks/bench_backbones.py.
+    """
+    first = tmp_path / "three.keras"
+    networks.build("convnexttiny", (SIZE_PX, SIZE_PX, 3), 6, "none", {}).save(first)
+    settings = {**SHORT, "weights": str(first), "stem": "repeat", "architecture__dropout": 0.2}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    settings = {**SHORT, **settings}
-    assert train(five_windows, parts, model=model, **settings, epochs=1) == 0
-    assert train(five_windows, whole, model=model, **settings, epochs=2) == 0
-    assert train(five_windows, parts, model=model, **settings, epochs=2) == 0
+    assert train(five_windows, parts, model="convnexttiny", **settings, epochs=1) == 0
+    told = (
+        f"weights {first}: it is of 3 windows and 6 labels, here 5 and 6; taken: convnexttiny "
+        "(first kernels of 3 channels repeated for 5), logits; begins anew: nothing"
+    )
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("weights /")] == [told]
+    assert train(five_windows, whole, model="convnexttiny", **settings, epochs=2) == 0
+    assert train(five_windows, parts, model="convnexttiny", **settings, epochs=2) == 0
     one, other = (checkpoints.load(folder / "checkpoints" / "step-000000008.npz") for folder in (whole, parts))
     assert one.names == other.names
     assert [array.tobytes() for array in one.arrays] == [array.tobytes() for array in other.arrays]
-    first, second = (row["loss"] for row in one.state["run"]["rows"])
-    assert second < first
-    assert f"stem: {settings['stem']}\n" in (whole / "config.yaml").read_text()
-    assert_used(whole, five_windows, settings["stem"], tmp_path)
+    before, after = (row["loss"] for row in one.state["run"]["rows"])
+    assert after < before
+    assert "stem: repeat\n" in (whole / "config.yaml").read_text()
+    capsys.readouterr()
+    assert_others_are_refused(five_windows, whole, {**settings, "stem": "adapter", "epochs": 2}, capsys)
+    assert_used(whole, five_windows, tmp_path)
 
 
-def assert_used(run: Path, data: Path, stem: str, folder: Path) -> None:
+def assert_others_are_refused(data: Path, run: Path, settings: dict[str, object], capsys) -> None:
+    """Another stem is no resumption, and takes no weights of this one; neither does another network."""
+    assert train(data, run, model="convnexttiny", **settings) == 2
+    assert "stem: repeat, now adapter" in one_line(capsys)
+    settings = {**settings, "weights": str(run / "export" / "model.keras")}
+    assert train(data, run.parent / "other", model="convnexttiny", **settings) == 2
+    assert "its stem is repeat, and that of this run adapter; set stem=repeat" in one_line(capsys)
+    assert train(data, run.parent / "other", model="efficientnetv2b0", **settings) == 2
+    assert "another architecture than efficientnetv2b0_classifier" in one_line(capsys)
+
+
+def assert_used(run: Path, data: Path, folder: Path) -> None:
     """By all that comes after a run: pictures, vectors, the SavedModel with its card."""
     about = model_file.read_about(run / "export")
     trained = model_file.load_model(run / "export", about)
-    assert backbones.backbone(trained).input_shape[-1] == (WINDOWS if stem == "repeat" else 3)
+    assert backbones.backbone(trained).input_shape[-1] == WINDOWS
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE_PX, SIZE_PX, WINDOWS), np.uint8)
     maps = explain.explainer(trained)(images, 0)
     assert maps.shape == (3, SIZE_PX, SIZE_PX)
     assert np.isfinite(maps).all()
     assert embed.main(["--job_dir", str(run), "--data_dir", str(data), "--split", "test"]) == 0
     assert export.main(["--job_dir", str(run), "--output", str(folder / "saved")]) == 0
-    assert f"stem: {stem}" in (folder / "saved" / "MODEL_CARD.md").read_text()
+    assert "stem: repeat" in (folder / "saved" / "MODEL_CARD.md").read_text()
     signatures = tf.saved_model.load(str(folder / "saved")).signatures
     hu = np.random.default_rng(1).integers(-50, 150, (3, 50, 40), np.int16)
     seen = signatures["image"](hu=tf.constant(hu))["image"].numpy()
     assert seen.shape == (3, SIZE_PX, SIZE_PX, WINDOWS)
     said = signatures["hu"](hu=tf.constant(hu))["probabilities"].numpy()
     np.testing.assert_allclose(said, about.probabilities(model_file.scorer(trained)(seen)), atol=2e-5)
-
-
-def test_a_run_begins_with_another_model_and_says_what_it_took(five_windows, tmp_path, capsys):
-    """Of three windows there, five here; another stem is no resumption."""
-    first = tmp_path / "three.keras"
-    networks.build("convnexttiny", (SIZE_PX, SIZE_PX, 3), 6, "none", {}).save(first)
-    settings = {**SHORT, "weights": str(first), "stem": "repeat", "epochs": 1}
-    assert train(five_windows, tmp_path / "five", model="convnexttiny", **settings) == 0
-    told = (
-        f"weights {first}: it is of 3 windows and 6 labels, here 5 and 6; taken: convnexttiny "
-        "(first kernels of 3 channels repeated for 5), logits; begins anew: nothing"
-    )
-    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("weights /")] == [told]
-    assert train(five_windows, tmp_path / "five", model="convnexttiny", **{**settings, "stem": "adapter"}) == 2
-    assert "stem: repeat, now adapter" in one_line(capsys)
-    settings = {**settings, "weights": str(tmp_path / "five" / "export" / "model.keras"), "stem": "adapter"}
-    assert train(five_windows, tmp_path / "other", model="convnexttiny", **settings) == 2
-    assert "its stem is repeat, and that of this run adapter; set stem=repeat" in one_line(capsys)
-    assert train(five_windows, tmp_path / "other", model="efficientnetv2b0", **settings) == 2
-    assert "another architecture than efficientnetv2b0_classifier" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
