@@ -91,7 +91,7 @@ WRONG = [
     ("python -m trainer.tusk --model cnn", "trainer.tusk is no command"),
     ("python -m trainer.training.losses", "trainer.training.losses is no command"),
     ("python -m no_such_module", "no module no_such_module"),
-    ("python -m trainer.task --model resnet50", "model is 'resnet50'"),
+    ("python -m trainer.task --model alexnet", "model is 'alexnet'"),
     ("python -m trainer.task --model cnn --epoch 3", "unknown --epoch"),
     ("python -m trainer.task --model cnn --epochs many", "epochs is 'many'"),
     ("python -m trainer.task --config modern_cnn", "modern_cnn"),

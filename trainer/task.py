@@ -41,9 +41,11 @@ FLAGS = {  # flag -> what it does; each is a setting, and so may stand in a conf
     "precision": ("KIND", f"{', '.join(hparams.PRECISIONS)}; auto: what the device is good at"),
     "strategy": ("KIND", f"{', '.join(hparams.STRATEGIES)}; auto: TF_CONFIG, TPU_NAME and the number of GPUs decide"),
 }
+_OTHERS = {hparams.TRANSFER: "others"}  # the models that share a config
 EPILOG = """\
-settings: configs/<model>.yaml, then --config, then --set, then the flags above;
-the later one wins. The outcome is printed, and kept as config.yaml of the run.
+settings: configs/<model>.yaml, or configs/transfer.yaml of the models that have
+none, then --config, then --set, then the flags above; the later one wins. The
+outcome is printed, and kept as config.yaml of the run.
 configs/cnn.yaml says what each setting does.
 """
 EXIT_CODES = """\
@@ -81,10 +83,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         exit_codes=EXIT_CODES,
     )
+    others = [model for model in hparams.MODELS if model not in hparams.OWN_CONFIG]
     what = parser.add_argument_group("what to train")
     what.add_argument(
         "--model", metavar="MODEL",
-        help=f"{', '.join(hparams.MODELS)}; may be left out when --config names it",
+        help=f"{', '.join(hparams.OWN_CONFIG)}, or one of {', '.join(others)}; may be left out when --config names it",
     )  # fmt: skip
     what.add_argument(
         "--config", metavar="NAME|YAML",
@@ -105,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the run (default: as Vertex AI asks, elsewhere runs/<model>, with folds runs/<model>-fold<K>)",
     )  # fmt: skip
     how = parser.add_argument_group("how")
-    configs = {model: hparams.defaults(model) for model in hparams.MODELS}
+    configs = {model: hparams.defaults(model) for model in (*hparams.OWN_CONFIG, hparams.TRANSFER)}
     for name, (metavar, text) in FLAGS.items():
         how.add_argument(f"--{name}", metavar=metavar, help=f"{text}{_defaults(name, configs)}")
     return parser
@@ -118,7 +121,7 @@ def _defaults(name: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     if len(set(map(str, found.values()))) == 1:
         return f" (default: {found['cnn']})"
-    return f" (default: {', '.join(f'{model} {value}' for model, value in found.items())})"
+    return f" (default: {', '.join(f'{_OTHERS.get(model, model)} {value}' for model, value in found.items())})"
 
 
 def _sets(args: argparse.Namespace) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_logits_follow_from_vectors(embedded, blobs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(networks.BUILDERS))
+@pytest.mark.parametrize("name", ["cnn", "densenet121", "xception"])
 def test_vectors_of_every_architecture(name):
     architecture = {"filters": [4], "dense": [], "dropout": 0.5} if name == "cnn" else {"dropout": 0.5}
     model = networks.build(name, (32, 32, 3), 6, "none", architecture)

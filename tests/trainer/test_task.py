@@ -52,8 +52,8 @@ def test_help_names_every_flag_default_and_exit_code(help_text):
         assert f"  {flag} " in help_text
     plain = " ".join(help_text.split())
     for words in (
-        "(default: cnn 32, densenet121 32, xception 32, series 256)",
-        "cnn 0.001, densenet121 0.0001, xception 0.0005",
+        "(default: cnn 32, densenet121 32, xception 32, series 256, others 32)",
+        "cnn 0.001, densenet121 0.0001, xception 0.0005, series 0.0003, others 0.0001",
         "$ICH_DATA_DIR or data/rsna_ich",
     ):
         assert words in plain
@@ -84,7 +84,7 @@ def test_without_a_data_set_one_line_says_how_to_make_one(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("", "name a model: --model {cnn,densenet121,xception,series}"),
+        ("", "name a model: --model {cnn,densenet121,xception,series}, or another one of --help"),
         ("--model cnnn", "model is 'cnnn'; did you mean 'cnn'?"),
         ("--model cnn --epochs many", "epochs is 'many'; it must be a whole number"),
         ("--model cnn --epochs 0", "epochs is 0; use 1"),

@@ -77,7 +77,21 @@ def _split(model: keras.Model) -> tuple[keras.Model, list[keras.Layer]]:
         at -= 1
     if not any(isinstance(layer, (keras.layers.Conv2D, keras.Model)) for layer in layers[:at]):
         raise WrongUse(f"model {model.name} has no convolution, and a map needs one; give a model of this trainer")
-    return keras.Model(model.input, layers[at].input), layers[at:]
+    nested = layers[at - 1]
+    tail = _tail(nested) if isinstance(nested, keras.Model) else []
+    if not tail:
+        return keras.Model(model.input, layers[at].input), layers[at:]
+    before = keras.Model(nested.input, tail[0].input)
+    return keras.Model(model.input, before(layers[at - 2].output)), [*tail, *layers[at:]]
+
+
+def _tail(application: keras.Model) -> list[keras.Layer]:
+    """The poolings that an application ends in, as VGG does."""
+    layers = application.layers
+    at = len(layers)
+    while isinstance(layers[at - 1], _POOLING):
+        at -= 1
+    return layers[at:]
 
 
 def _gradient(activation: Any, head: Sequence[keras.Layer], label: Any) -> Any:

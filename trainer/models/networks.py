@@ -1,4 +1,4 @@
-"""The three classifiers: uint8 windowed slices in, float32 logits out, the input scaling inside the model.
+"""The classifiers: uint8 windowed slices in, float32 logits out, the input scaling inside the model.
 
 Every model takes `image` uint8 [n, size, size, windows] and gives `logits` float32 [n, labels], whatever the global
 dtype policy: scaling, pooling and the last layer are float32, only what lies between follows the policy. Layers are
@@ -9,7 +9,6 @@ not depend on what the process built before, so that a checkpoint fits.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,37 +16,60 @@ from typing import Any
 import keras
 import numpy as np
 
-from trainer.models.pretrained import APPLICATIONS, Application, imagenet_weights, load_weights
+from trainer.models import backbones, weight_files
+from trainer.models.applications import ADAPTER, APPLICATIONS, REPEAT, RGB, Application
+from trainer.models.pretrained import imagenet_weights
+from trainer.models.weight_files import ADAPTER_LAYER, LOGITS, Ends
 from trainer.shell.problems import WrongUse, hint
 
 SMALLEST_PX = 8
-RGB = 3
 
 
 def build(
-    name: str, image_shape: Sequence[int], labels: int, weights: str, architecture: Mapping[str, Any]
+    name: str,
+    image_shape: Sequence[int],
+    labels: int,
+    weights: str,
+    architecture: Mapping[str, Any],
+    stem: str = ADAPTER,
+    note: Callable[[str], None] = lambda text: None,
 ) -> keras.Model:
     """The model `name` for images uint8 [n, *image_shape], with `labels` float32 logits in layer "logits".
 
     `image_shape` is (size_px, size_px, windows). `weights`: "none" (random, from `keras.utils.set_random_seed`),
-    "imagenet" (the application part only) or the path of a file, see `load_weights`. `architecture`: the keyword
-    arguments of the builder. Raises `WrongUse` for anything else.
+    "imagenet" (the application part only) or the path of a file, see `weight_files.load`; `note` is told what was taken
+    of it. `architecture`: the keyword arguments of the builder. `stem`: how more than three windows get into an
+    application, see `transfer`. Raises `WrongUse` for anything else.
     """
+    check(name, image_shape, labels, architecture, stem)
+    path = imagenet_weights(name) if weights == "imagenet" else Path(weights)
+    if weights != "none" and not path.is_file():
+        raise WrongUse(f"weights {weights}: there is no such file; give 'none', 'imagenet' or the path of a file")
+
+    def made(ends: Ends) -> keras.Model:
+        shape = (*image_shape[:2], ends.windows)
+        if name not in APPLICATIONS:
+            return cnn(shape, ends.labels, **architecture)
+        return transfer(name, shape, ends.labels, ends.stem, **architecture)
+
+    model = made(Ends(image_shape[2], stem, labels))
+    if weights != "none":
+        note(weight_files.load(model, path, made, stem))
+    return model
+
+
+def check(name: str, image_shape: Sequence[int], labels: int, architecture: Mapping[str, Any], stem: str) -> None:
+    """Raises `WrongUse` for a model that cannot be, before anything is built or fetched for it."""
     if name not in BUILDERS:
         raise WrongUse(f"model {name!r} is unknown; {hint(name, BUILDERS)}")
-    builder = BUILDERS[name]
-    known = [key for key, value in inspect.signature(builder).parameters.items() if value.kind is value.KEYWORD_ONLY]
+    parameters = inspect.signature(BUILDERS[name]).parameters
+    known = [key for key, value in parameters.items() if value.kind is value.KEYWORD_ONLY]
     for key in architecture:
         if key not in known:
             raise WrongUse(f"architecture of {name}: unknown key {key!r}; {hint(key, known)}")
     _check_shape(name, image_shape, labels)
-    path = imagenet_weights(name) if weights == "imagenet" else Path(weights)
-    if weights != "none" and not path.is_file():
-        raise WrongUse(f"weights {weights}: there is no such file; give 'none', 'imagenet' or the path of a file")
-    model = builder(image_shape, labels, **architecture)
-    if weights != "none":
-        load_weights(model, path)
-    return model
+    if name in APPLICATIONS:
+        _check_application(name, APPLICATIONS[name], image_shape, stem)
 
 
 def cnn(
@@ -83,25 +105,22 @@ def cnn(
     return keras.Model(images, _logits(_dropped(x, dropout), labels), name="cnn")
 
 
-def densenet121(image_shape: Sequence[int], labels: int, *, dropout: float = 0.0) -> keras.Model:
-    """DenseNet-121 (Huang, Liu, van der Maaten, Weinberger: Densely Connected Convolutional Networks, CVPR 2017).
+def transfer(name: str, image_shape: Sequence[int], labels: int, stem: str, *, dropout: float = 0.0) -> keras.Model:
+    """A network of keras.applications with a head of its own.
 
-    uint8 [n, size, size, windows] -> RGB, ImageNet mean and deviation -> features [n, h, w, 1024], h = size / 32 ->
-    mean over h and w -> float32 [n, labels]. Below 32 px the image is resized to 32 px.
+    uint8 [n, size, size, windows] -> scaled as the network takes it -> features [n, h, w, c], h about size / 32 -> mean
+    over h and w -> dropout -> float32 [n, labels]. Fewer than three windows, and with stem `ADAPTER` more, pass a 1x1
+    convolution to three channels, see `rgb_kernel`. With `REPEAT` the first convolution takes them all.
     """
-    return _transfer("densenet121", image_shape, labels, dropout)
+    _check_dropout(name, dropout)
+    images = _image_input(image_shape)
+    x = _scaled(_unit_scale(images), APPLICATIONS[name], stem)
+    x = backbones.make(name, tuple(x.shape[1:]))(x)
+    x = keras.layers.GlobalAveragePooling2D(name="mean", dtype="float32")(x)
+    return keras.Model(images, _logits(_dropped(x, dropout), labels), name=f"{name}_classifier")
 
 
-def xception(image_shape: Sequence[int], labels: int, *, dropout: float = 0.0) -> keras.Model:
-    """Xception (Chollet: Xception: Deep Learning with Depthwise Separable Convolutions, CVPR 2017).
-
-    uint8 [n, size, size, windows] -> RGB in [-1, 1] -> features [n, h, w, 2048], h about size / 32 -> mean over h
-    and w -> dropout -> float32 [n, labels]. Below 71 px the image is resized to 71 px.
-    """
-    return _transfer("xception", image_shape, labels, dropout)
-
-
-BUILDERS: dict[str, Callable[..., keras.Model]] = {"cnn": cnn, "densenet121": densenet121, "xception": xception}
+BUILDERS: dict[str, Callable[..., keras.Model]] = {"cnn": cnn, **dict.fromkeys(APPLICATIONS, transfer)}
 
 
 def rgb_kernel(windows: int) -> np.ndarray:
@@ -115,47 +134,21 @@ def rgb_kernel(windows: int) -> np.ndarray:
     return (taken / taken.sum(axis=0)).astype(np.float32)[None, None]
 
 
-def _transfer(name: str, image_shape: Sequence[int], labels: int, dropout: float) -> keras.Model:
-    _check_dropout(name, dropout)
-    application = APPLICATIONS[name]
-    images = _image_input(image_shape)
-    x = _rgb(_unit_scale(images), application)
-    x = _application(name, tuple(x.shape[1:]))(x)
-    x = keras.layers.GlobalAveragePooling2D(name="mean", dtype="float32")(x)
-    return keras.Model(images, _logits(_dropped(x, dropout), labels), name=f"{name}_classifier")
-
-
-def _rgb(x: Any, application: Application) -> Any:
-    """Values in [0, 1] [n, size, size, windows] -> what the application takes, float32 [n, h, w, 3]."""
+def _scaled(x: Any, application: Application, stem: str) -> Any:
+    """Values in [0, 1] [n, size, size, windows] -> what the application takes, float32 [n, h, w, channels]."""
     if x.shape[1] < application.smallest_px:
         # Before the adapter, so that no gradient has to pass the resize.
         side = application.smallest_px
         x = keras.layers.Resizing(side, side, interpolation="bilinear", name="resize", dtype="float32")(x)
-    if x.shape[-1] != RGB:
+    if x.shape[-1] != RGB and stem != REPEAT:
         start = keras.initializers.Constant(rgb_kernel(x.shape[-1]).tolist())
         adapter = {"use_bias": False, "kernel_initializer": start, "dtype": "float32"}
-        x = keras.layers.Conv2D(RGB, 1, name="windows_to_rgb", **adapter)(x)
-    scale = [1 / std for std in application.std]
-    offset = [-mean / std for mean, std in zip(application.mean, application.std)]
+        x = keras.layers.Conv2D(RGB, 1, name=ADAPTER_LAYER, **adapter)(x)
+    of_channel = [colour % RGB for colour in range(x.shape[-1])]
+    mean, std = application.scaling.mean, application.scaling.std
+    scale = [1 / std[colour] for colour in of_channel]
+    offset = [-mean[colour] / std[colour] for colour in of_channel]
     return keras.layers.Rescaling(scale, offset, name="imagenet_scale", dtype="float32")(x)
-
-
-def _application(name: str, shape: tuple[int, ...]) -> keras.Model:
-    """The application without its top, all weights under names of their own.
-
-    Keras numbers unnamed layers through the process (`conv2d_7`); Xception has eight of them, its shortcuts.
-    """
-    made = APPLICATIONS[name].make(include_top=False, weights=None, input_shape=shape, name=name)
-    unnamed = [layer.name for layer in made.layers if re.fullmatch(r"(conv2d|batch_normalization)(_\d+)?", layer.name)]
-    if not unnamed:
-        return made
-    names = {old: f"shortcut_{number}" for number, old in enumerate(unnamed, 1)}
-    return keras.models.clone_model(
-        made,
-        clone_function=lambda layer: type(layer).from_config(
-            {**layer.get_config(), "name": names.get(layer.name, layer.name)}
-        ),
-    )
 
 
 def _image_input(image_shape: Sequence[int]) -> Any:
@@ -171,7 +164,7 @@ def _dropped(x: Any, dropout: float) -> Any:
 
 
 def _logits(x: Any, labels: int) -> Any:
-    return keras.layers.Dense(labels, name="logits", dtype="float32")(x)
+    return keras.layers.Dense(labels, name=LOGITS, dtype="float32")(x)
 
 
 def _check_shape(name: str, image_shape: Sequence[int], labels: int) -> None:
@@ -179,6 +172,17 @@ def _check_shape(name: str, image_shape: Sequence[int], labels: int) -> None:
     if not square or labels < 1:
         wanted = f"(size, size, windows) with size >= {SMALLEST_PX}, windows >= 1 and labels >= 1"
         raise WrongUse(f"model {name}: images {tuple(image_shape)} with {labels} labels; it takes {wanted}")
+
+
+def _check_application(name: str, application: Application, image_shape: Sequence[int], stem: str) -> None:
+    size, windows = image_shape[0], image_shape[2]
+    if size < application.smallest_px and not application.enlarges:
+        raise WrongUse(
+            f"model {name} takes images of at least {application.smallest_px} px, and these have {size}; convert again "
+            "with a larger size_px, or take another model"
+        )
+    if stem == REPEAT and windows < RGB:
+        raise WrongUse(f"stem {REPEAT} needs at least {RGB} windows, and there are {windows}; set stem={ADAPTER}")
 
 
 def _check_dropout(name: str, dropout: float) -> None:

@@ -57,3 +57,9 @@ def hint(word: object, known: Iterable[str]) -> str:
     near = [name for name in known if word and name.startswith(str(word))]
     near = near or difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+
+
+def in_short(error: Exception) -> str:
+    """What an error of others says, on one line of at most 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."

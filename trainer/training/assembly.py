@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from trainer.data.augment import Augmentation
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.feed import Feed, SliceFeed
 from trainer.data.input_pipeline import EpochPlan
-from trainer.models import networks, pretrained
+from trainer.models import backbones, networks, pretrained
 from trainer.results import joint
 from trainer.results.joint import Odds
 from trainer.shell.problems import WrongUse
@@ -239,15 +239,17 @@ def _shift(train: Slices, shares: Mapping[str, float]) -> npt.NDArray[np.float64
 
 def network(settings: HParams, data: Dataset, devices: Devices, steps_per_epoch: int) -> Network:
     """The model, what changes it at each step, and the objective, on the devices. Raises `WrongUse`."""
+    told: list[str] = []
     with devices.strategy.scope():
-        model = build_model(settings, data, settings.weights)
+        model = build_model(settings, data, settings.weights, told.append)
         update = update_of(settings, model, devices, steps_per_epoch)
-    backbone = pretrained.backbone(model)
+    backbone = backbones.backbone(model)
     if settings.freeze_epochs and backbone is None:
         raise WrongUse(
             f"freeze_epochs is {settings.freeze_epochs}, but {settings.model} has no pretrained part; set it to 0"
         )
-    return Network(model, backbone, update, Objective(*objective_of(settings, data.manifest.spec.labels)))
+    objective = Objective(*objective_of(settings, data.manifest.spec.labels))
+    return Network(model, backbone, update, objective, told)
 
 
 def update_of(settings: HParams, model: keras.Model, devices: Devices, steps_per_epoch: int) -> Update:
@@ -264,13 +266,18 @@ def objective_of(settings: HParams, labels: LabelSpec) -> tuple[npt.NDArray[np.f
     return weights, settings.label_smoothing, settings.focal_gamma, settings.accumulate, settings.batch_size
 
 
-def fetch_weights(settings: HParams) -> None:
+def fetch_weights(settings: HParams, data: Dataset) -> None:
     """Have the ImageNet weights at hand, where the settings start from them. Raises `WrongUse`."""
+    spec = data.manifest.spec
+    networks.check(settings.model, spec.image.shape, len(spec.labels.names), settings.architecture, settings.stem)
     if settings.weights == "imagenet":
         pretrained.imagenet_weights(settings.model)
 
 
-def build_model(settings: HParams, data: Dataset, weights: str) -> keras.Model:
-    """The model of the settings for the images and labels of the data set; `weights` as `models.build` takes them."""
+def build_model(
+    settings: HParams, data: Dataset, weights: str, note: Callable[[str], None] = lambda text: None
+) -> keras.Model:
+    """The model of the settings for the images and labels of the data set; `weights` and `note` as `networks.build`."""
     spec = data.manifest.spec
-    return networks.build(settings.model, spec.image.shape, len(spec.labels.names), weights, settings.architecture)
+    labels = len(spec.labels.names)
+    return networks.build(settings.model, spec.image.shape, labels, weights, settings.architecture, settings.stem, note)

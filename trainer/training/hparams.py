@@ -1,6 +1,7 @@
 """The settings of a training run: one flat frozen dataclass, read strictly from YAML and flags.
 
-The dataclass has no defaults: every setting of a model stands in `configs/<model>.yaml`.
+The dataclass has no defaults: every setting of a model stands in `configs/<model>.yaml`, or for most networks of
+keras.applications in `configs/transfer.yaml`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import yaml
 
 from ich_tfrecords.spec import config_dir
 from trainer.data.sampling import POLICIES
+from trainer.models.applications import APPLICATIONS, STEMS
 from trainer.shell.problems import WrongUse, hint
 
 SERIES = "series"  # the model that sees a slice among its neighbours
-MODELS = ("cnn", "densenet121", "xception", SERIES)
+OWN_CONFIG = ("cnn", "densenet121", "xception", SERIES)
+TRANSFER = "transfer"  # the config of the other models
+MODELS = (*OWN_CONFIG, *(name for name in APPLICATIONS if name not in OWN_CONFIG))
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("steps", "cosine")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
@@ -31,6 +35,7 @@ class HParams:
     model: str
     architecture: dict[str, Any]
     weights: str
+    stem: str
     slice_run: str
     series: dict[str, Any]
     end_to_end: bool
@@ -87,6 +92,7 @@ class HParams:
 
 _CHOICES: dict[str, Sequence[str]] = {
     "model": MODELS,
+    "stem": STEMS,
     "sampling": POLICIES,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -176,6 +182,8 @@ def _check_pairs(hparams: HParams) -> None:
         hparams.replicas == 0 or hparams.strategy == "mirrored",
         f"replicas belongs to strategy: mirrored, not {hparams.strategy}",
     )
+    belongs = hparams.model in APPLICATIONS or hparams.stem == STEMS[0]
+    _require(belongs, f"stem: {hparams.stem} belongs to networks of keras.applications, not to {hparams.model}")
     _check_series(hparams)
 
 
@@ -226,25 +234,25 @@ FREE_ON_RESUME = frozenset(
 
 
 def resolve(model: str | None, config: str | None, sets: Mapping[str, Any]) -> HParams:
-    """Settings of a run: `configs/<model>.yaml`, then `config` (a packaged name or a YAML file), then `sets`.
+    """Settings of a run: `defaults`, then `config` (a packaged name or a YAML file), then `sets`.
 
     `sets`: dotted key -> value. `model` may be left out when the config names it. Raises `WrongUse`.
     """
     overlay = _read(config_path(config)) if config else {}
     name = model or overlay.get("model")
-    _require(name is not None, f"name a model: --model {{{','.join(MODELS)}}}")
+    _require(name is not None, f"name a model: --model {{{','.join(OWN_CONFIG)}}}, or another one of --help")
     _require_known(name, MODELS, "model is")
     conflict = model is not None and overlay.get("model", model) != model
     _require(not conflict, f"--model {model} and --config {config} (model: {overlay.get('model')}) disagree")
-    values = _overlay(_read(config_path(str(name))), overlay, str(config))
+    values = _overlay(defaults(str(name)), overlay, str(config))
     for key, value in sets.items():
         values = _overlay(values, _nested(key, value), f"--set {key}")
     return from_dict(values)
 
 
 def defaults(model: str) -> dict[str, Any]:
-    """Plain values of `configs/<model>.yaml`."""
-    return _read(config_dir() / f"{model}.yaml")
+    """Plain values of the config of a model."""
+    return {**_read(config_dir() / f"{model if model in OWN_CONFIG else TRANSFER}.yaml"), "model": model}
 
 
 def from_dict(values: Mapping[str, Any]) -> HParams:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -51,12 +51,16 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The model, its pretrained part (or None), what a step changes it with, and what is minimised."""
+    """The model, its pretrained part (or None), what a step changes it with, and what is minimised.
+
+    `told`: lines about the weights that the model begins with.
+    """
 
     model: keras.Model
     backbone: keras.Model | None
     update: Update
     objective: Objective
+    told: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)

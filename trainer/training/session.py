@@ -85,7 +85,7 @@ class OfSlices:
     """A model of single slices."""
 
     def prepare(self, settings: HParams, data: Dataset, slices: Mapping[str, Slices], workers: int) -> None:
-        assembly.fetch_weights(settings)
+        assembly.fetch_weights(settings, data)
 
     def identity(self) -> Mapping[str, str]:
         return {}
@@ -138,6 +138,8 @@ def _train(
 ) -> None:
     fed = kind.data_of(settings, slices, devices)
     network = kind.network(settings, data, devices, fed.plan.steps)
+    for text in network.told:
+        note(text)
     note(f"{settings.model}: {network.model.count_params():,} parameters; {fed.plan.steps:,} steps an epoch")
     twins = assembly.left_out(data, settings, slices)
     _note_left_out(fed, settings, twins, note)

@@ -6,7 +6,6 @@ the features of the last convolution: quick, exact, and the map, which knows not
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import sklearn.linear_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.models import explain, networks, pretrained
+from trainer.models import explain, networks
 from trainer.shell.problems import WrongUse
 
 pytestmark = pytest.mark.slow  # builds large networks
@@ -171,15 +170,14 @@ def test_an_application_is_heard_in_the_lesion(name, windows):
     assert shares(explained(images, 1), boxes).max() < 0.1
 
 
-def tiny_application(include_top: bool, weights: None, input_shape: tuple[int, ...], name: str) -> keras.Model:
+def tiny_application(include_top: bool, weights: None, input_shape: tuple[int, ...]) -> keras.Model:
     start = keras.Input(input_shape)
     x = keras.layers.Conv2D(4, 8, strides=8, activation="relu", kernel_initializer="ones")(start)
-    return keras.Model(start, x, name=name)
+    return keras.Model(start, x)
 
 
 def test_the_map_of_an_image_that_the_model_resizes_has_the_size_of_the_image(monkeypatch):
-    tiny = dataclasses.replace(pretrained.APPLICATIONS["densenet121"], make=tiny_application)
-    monkeypatch.setitem(pretrained.APPLICATIONS, "densenet121", tiny)
+    monkeypatch.setattr(keras.applications, "DenseNet121", tiny_application)
     model = networks.build("densenet121", (16, 16, 2), 1, "none", {"dropout": 0.5})
     model.get_layer("logits").set_weights([np.ones((4, 1)), np.zeros(1)])
     image = np.zeros((1, 16, 16, 2), np.uint8)

@@ -21,6 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.models import networks, pretrained
+from trainer.models.applications import APPLICATIONS
+from trainer.models.backbones import backbone
 from trainer.shell.problems import WrongUse
 
 pytestmark = pytest.mark.slow  # builds large networks
@@ -33,18 +35,17 @@ def images(size: int, windows: int, count: int = 2) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (count, size, size, windows), dtype=np.uint8)
 
 
-def small_application(include_top: bool, weights: None, input_shape: tuple[int, ...], name: str) -> keras.Model:
+def small_application(include_top: bool, weights: None, input_shape: tuple[int, ...]) -> keras.Model:
     start = keras.Input(input_shape)
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="first")(start)
     x = keras.layers.BatchNormalization()(keras.layers.Conv2D(5, 1)(x))
-    return keras.Model(start, keras.layers.Activation("relu")(x), name=name)
+    return keras.Model(start, keras.layers.Activation("relu")(x))
 
 
 @pytest.fixture
 def small(monkeypatch):
-    application = dataclasses.replace(pretrained.APPLICATIONS["densenet121"], make=small_application)
-    monkeypatch.setitem(pretrained.APPLICATIONS, "densenet121", application)
-    return application
+    monkeypatch.setattr(keras.applications, "DenseNet121", small_application)
+    return APPLICATIONS["densenet121"]
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +94,14 @@ def test_every_size_and_number_of_windows(small, size, windows):
     assert_contract(networks.build("cnn", (size, size, windows), 6, "none", {"dense": [8]}), size, windows, 6)
     model = networks.build("densenet121", (size, size, windows), 4, "none", {})
     assert_contract(model, size, windows, 4)
-    assert pretrained.backbone(model).input_shape == (None, max(size, 32), max(size, 32), 3)
+    assert backbone(model).input_shape == (None, max(size, 32), max(size, 32), 3)
 
 
 def test_the_real_applications(densenet, xception):
     assert_contract(densenet, 32, 3, 6)
     assert_contract(xception, 32, 5, 6)
-    assert pretrained.backbone(densenet).output_shape == (None, 1, 1, 1024)
-    assert pretrained.backbone(xception).output_shape == (None, 3, 3, 2048)
+    assert backbone(densenet).output_shape == (None, 1, 1, 1024)
+    assert backbone(xception).output_shape == (None, 3, 3, 2048)
     assert xception.get_layer("dropout").rate == 0.15
 
 
@@ -117,7 +118,7 @@ def test_logits_and_scaling_are_float32_under_a_mixed_policy(small, policy, name
     policy(dtype_policy)
     model = networks.build(name, shape, 6, "none", {})
     assert_contract(model, shape[0], shape[2], 6)
-    inner = pretrained.backbone(model) or model.get_layer("conv_1")
+    inner = backbone(model) or model.get_layer("conv_1")
     assert inner.output.dtype == dtype_policy.removeprefix("mixed_")
     kept = {layer.name: layer.compute_dtype for layer in model.layers}
     assert kept["unit_scale"] == kept["logits"] == "float32"
@@ -133,7 +134,7 @@ def test_the_cnn_is_the_one_of_the_thesis():
     assert model.get_layer("flatten").output.shape == (None, 32 * 32 * 64)
     convolutions = 3 * 3 * 3 * 32 + 32 + 3 * 3 * 32 * 64 + 64
     assert model.count_params() == convolutions + 65536 * 128 + 128 + 128 * 64 + 64 + 64 * 6 + 6
-    assert pretrained.backbone(model) is None
+    assert backbone(model) is None
 
 
 def test_the_cnn_scales_bytes_to_one():
@@ -210,7 +211,7 @@ def test_saved_files_open_with_plain_keras_and_as_weights(xception, tmp_path):
     wanted = xception(batch).numpy()
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(batch).numpy(), wanted)
-    assert pretrained.backbone(loaded).name == "xception"
+    assert backbone(loaded).name == "xception"
 
 
 @pytest.mark.parametrize("suffix", ["weights.h5", "keras"])
@@ -224,7 +225,7 @@ def test_weights_of_a_file_whatever_the_dropout(small, tmp_path, suffix, dropout
 
 
 def test_a_frozen_backbone_keeps_its_batch_norm_means(densenet):
-    part = pretrained.backbone(densenet)
+    part = backbone(densenet)
     part.trainable = False
     before = [weight.numpy() for weight in part.weights]
     densenet(images(32, 3), training=True)
@@ -253,7 +254,7 @@ def test_weights_of_keras_applications_fill_the_real_xception(xception, tmp_path
     published.save(tmp_path / "x_notop.h5")
     again = networks.build("xception", (32, 32, 5), 6, str(tmp_path / "x_notop.h5"), {})
     batch = np.random.default_rng(1).normal(size=(1, 71, 71, 3)).astype(np.float32)
-    np.testing.assert_array_equal(pretrained.backbone(again)(batch).numpy(), published(batch).numpy())
+    np.testing.assert_array_equal(backbone(again)(batch).numpy(), published(batch).numpy())
     # Checkpoints go by these names, also when a process builds a model twice.
     assert [weight.path for weight in again.weights] == [weight.path for weight in xception.weights]
     assert len({weight.path for weight in again.weights}) == len(again.weights)
@@ -264,10 +265,10 @@ def cache(small, tmp_path, monkeypatch):
     """An empty Keras folder, and ImageNet weights of the small application at a file: URL."""
     source = tmp_path / "server" / "small_notop.h5"
     source.parent.mkdir()
-    save_notop(small_application(False, None, (32, 32, 3), "small"), source)
+    save_notop(small_application(False, None, (32, 32, 3)), source)
     md5 = hashlib.md5(source.read_bytes(), usedforsecurity=False).hexdigest()
-    application = dataclasses.replace(small, weights_url=source.as_uri(), weights_md5=md5)
-    monkeypatch.setitem(pretrained.APPLICATIONS, "densenet121", application)
+    application = dataclasses.replace(small, weights=source.as_uri(), digest=md5)
+    monkeypatch.setitem(APPLICATIONS, "densenet121", application)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     return tmp_path / "keras" / "models"
 
@@ -278,7 +279,7 @@ def test_imagenet_weights_are_fetched_once_and_used(cache, monkeypatch):
     with h5py.File(cache / "small_notop.h5") as file:
         found: list[np.ndarray] = []
         file["first"].visititems(lambda _, member: found.append(member[()]) if hasattr(member, "shape") else None)
-    kernel = pretrained.backbone(model).get_layer("first").kernel.numpy()
+    kernel = backbone(model).get_layer("first").kernel.numpy()
     assert any(np.array_equal(values, kernel) for values in found)
     np.testing.assert_array_equal(model.get_layer("windows_to_rgb").kernel.numpy(), networks.rgb_kernel(5))
     monkeypatch.setattr(keras.utils, "get_file", None)
@@ -321,8 +322,8 @@ def test_a_server_that_falls_silent_is_given_up(cache, monkeypatch):
     monkeypatch.setattr(pretrained, "SILENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:  # takes the connection, and never answers
         url = f"http://127.0.0.1:{server.getsockname()[1]}/small_notop.h5"
-        silent = dataclasses.replace(pretrained.APPLICATIONS["densenet121"], weights_url=url)
-        monkeypatch.setitem(pretrained.APPLICATIONS, "densenet121", silent)
+        silent = dataclasses.replace(APPLICATIONS["densenet121"], weights=url)
+        monkeypatch.setitem(APPLICATIONS, "densenet121", silent)
         with pytest.raises(WrongUse, match=r"nor can it be downloaded .*timed out"):
             pretrained.imagenet_weights("densenet121")
     assert list(cache.iterdir()) == []
@@ -330,8 +331,8 @@ def test_a_server_that_falls_silent_is_given_up(cache, monkeypatch):
 
 
 def test_a_source_that_is_not_there(cache, monkeypatch):
-    gone = dataclasses.replace(pretrained.APPLICATIONS["densenet121"], weights_url="file:///nowhere/small_notop.h5")
-    monkeypatch.setitem(pretrained.APPLICATIONS, "densenet121", gone)
+    gone = dataclasses.replace(APPLICATIONS["densenet121"], weights="file:///nowhere/small_notop.h5")
+    monkeypatch.setitem(APPLICATIONS, "densenet121", gone)
     with pytest.raises(WrongUse, match="URL fetch failure"):
         pretrained.imagenet_weights("densenet121")
     assert list(cache.iterdir()) == []
@@ -342,6 +343,23 @@ def test_half_a_file_in_the_cache_is_fetched_again(cache):
     (cache / "small_notop.h5").write_bytes(b"half")
     networks.build("densenet121", (32, 32, 3), 6, "imagenet", {})
     assert (cache / "small_notop.h5").stat().st_size > 1000
+
+
+def test_without_a_digest_the_file_must_be_whole(cache, monkeypatch):
+    """Keras publishes none for one network; HDF5 knows its own length."""
+    row = dataclasses.replace(APPLICATIONS["densenet121"], digest="")
+    monkeypatch.setitem(APPLICATIONS, "densenet121", row)
+    content = Path(row.weights.removeprefix("file://")).read_bytes()
+    cache.mkdir(parents=True)
+    for left in (content[: len(content) // 2], b"<html>please log in</html>"):
+        (cache / "small_notop.h5").write_bytes(left)
+        assert pretrained.imagenet_weights("densenet121").read_bytes() == content
+    monkeypatch.setattr(keras.utils, "get_file", another_file)
+    pretrained.imagenet_weights("densenet121")  # whole by now
+    (cache / "small_notop.h5").unlink()
+    with pytest.raises(WrongUse, match="26 bytes came, not a whole HDF5 file"):
+        pretrained.imagenet_weights("densenet121")
+    assert list(cache.iterdir()) == []
 
 
 def test_the_cache_folder_is_the_one_of_keras(monkeypatch, tmp_path):
@@ -439,7 +457,7 @@ def test_a_file_that_is_no_number(saved_cnn):
     ("arguments", "told"),
     [
         (("densenet", (32, 32, 3), 6, "none", {}), "did you mean 'densenet121'?"),
-        (("resnet", (32, 32, 3), 6, "none", {}), "known are cnn, densenet121, xception"),
+        (("alexnet", (32, 32, 3), 6, "none", {}), "known are cnn, densenet121, densenet169"),
         (("cnn", (32, 32, 3), 6, "none", {"filter": [8]}), "did you mean 'filters'?"),
         (("xception", (32, 32, 3), 6, "none", {"filters": [8]}), "known are dropout"),
         (("cnn", (32, 32, 3), 6, "imagenet", {}), "none for cnn"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from small_runs import log_of, one_line, result_of, steps_saved, train
 from trainer.data import dataset, input_pipeline
 from trainer.data.augment import Augmentation
 from trainer.data.input_pipeline import EpochPlan, Share
-from trainer.models import model_file, pretrained
+from trainer.models import model_file
 from trainer.results import joint
 from trainer.training import assembly, checkpoints, ending, loop, losses, metrics
 from trainer.training.run_dir import RunDir
@@ -161,17 +160,16 @@ def test_without_validation_the_newest_weights_are_exported(tiny_dataset, tmp_pa
 # frozen parts and averaged weights
 
 
-def small_application(include_top: bool, weights: None, input_shape: tuple[int, ...], name: str) -> keras.Model:
+def small_application(include_top: bool, weights: None, input_shape: tuple[int, ...]) -> keras.Model:
     start = keras.Input(input_shape)
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="first")(start)
     x = keras.layers.BatchNormalization(name="norm")(x)
-    return keras.Model(start, keras.layers.Activation("relu")(x), name=name)
+    return keras.Model(start, keras.layers.Activation("relu")(x))
 
 
 @pytest.mark.parametrize("strategy", ["default", "mirrored"])
 def test_a_frozen_epoch_leaves_the_backbone_as_it_is(strategy, tiny_dataset, tmp_path, monkeypatch):
-    application = dataclasses.replace(pretrained.APPLICATIONS["densenet121"], make=small_application)
-    monkeypatch.setitem(pretrained.APPLICATIONS, "densenet121", application)
+    monkeypatch.setattr(keras.applications, "DenseNet121", small_application)
     start = {}
     real = loop.Loop.fit
 
@@ -222,8 +220,7 @@ def test_averaged_weights_are_evaluated_and_exported_and_training_goes_on_with_t
 
 
 def test_batch_norm_is_averaged_resumed_to_the_bit_and_exported_as_it_was_scored(tiny_dataset, tmp_path, monkeypatch):
-    application = dataclasses.replace(pretrained.APPLICATIONS["densenet121"], make=small_application)
-    monkeypatch.setitem(pretrained.APPLICATIONS, "densenet121", application)
+    monkeypatch.setattr(keras.applications, "DenseNet121", small_application)
     settings = {"weights": "none", "ema": 0.99, "freeze_epochs": 1, "learning_rate": 0.05, "architecture__dropout": 0.3}
     settings |= {"accumulate": 2, "epochs": 3, "steps_per_call": 2}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
