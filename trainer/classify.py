@@ -6,9 +6,9 @@ python -m trainer.classify --job_dir runs/densenet121 --with forest
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,16 +99,17 @@ def _classify(args: argparse.Namespace) -> None:
     about = model_file.read_about(folder)
     _require_slice_run(args.job_dir, about)
     output = vertex.mounted(args.output or _beside(model_file.run_folder(folder), args.kind))
+    wanted = Wanted(args.kind, parameters, args.seed)
+    if _is_there(output, args.job_dir, wanted):
+        print(f"{output} holds this classifier already; nothing was done")
+        return
     # before TensorFlow, which takes seconds to import
     data = open_datasets(command.data_places(args.data_dir, about.facts.get("data_dir")))
-    with contextlib.closing(_lock(output)):
-        quiet.import_tensorflow()
-        from trainer.classical import run
+    quiet.import_tensorflow()
+    from trainer.classical import run
 
-        wanted = Wanted(args.kind, parameters, args.seed)
-        if not _is_there(output, args.job_dir, wanted):
-            run.classify(args.job_dir, about, data, wanted, output, lambda line: print(line, flush=True))
-    print(f"evaluate it with: python -m trainer.evaluate --job_dir {output}")
+    run.classify(args.job_dir, about, data, wanted, output, lambda line: print(line, flush=True))
+    print(f"evaluate it with: {shlex.join(['python', '-m', 'trainer.evaluate', '--job_dir', str(output)])}")
 
 
 def _parameters(args: argparse.Namespace) -> dict[str, Any]:
@@ -133,28 +134,17 @@ def _beside(run: Path, kind: str) -> str:
     return str(run.with_name(re.sub(r"(-fold\d+)?$", rf"-{kind}\1", run.resolve().name, count=1)))
 
 
-def _lock(output: Path) -> Any:
-    try:
-        return folder_lock.take(output, "--output")
-    except OSError as error:
-        raise WrongUse(f"cannot write into {output}: {error.strerror}; choose another --output") from error
-
-
 def _is_there(output: Path, job_dir: str, wanted: Wanted) -> bool:
     """Whether `output` holds this very classifier. Raises `WrongUse` where it holds anything else."""
-    from trainer.classical import run
-
-    others = sorted(path.name for path in output.iterdir() if path.name != folder_lock.LOCK)
-    if not others:
+    if output.exists() and not output.is_dir():
+        raise WrongUse(f"{output} is a file, not a folder; choose another --output")
+    if not output.exists() or not [path for path in output.iterdir() if path.name != folder_lock.LOCK]:
         return False
-    if not (output / model_file.ABOUT).is_file() or not (output / model_file.MODEL).is_file():
-        raise WrongUse(f"{output} is not empty and no classifier of this command; choose another --output")
-    found = model_file.read_about(output).settings.get(CLASSIFIER, {})
-    asked = run.identity(job_dir, wanted)
-    if found != asked:
-        differs = [f"{key} {found.get(key)}, now {value}" for key, value in asked.items() if found.get(key) != value]
-        raise WrongUse(f"{output} holds another classifier ({'; '.join(differs)}); choose another --output")
-    print(f"{output} holds this classifier already; nothing was done")
+    if not all((output / name).is_file() for name in (model_file.ABOUT, model_file.MODEL)):
+        raise WrongUse(f"{output} is not empty and holds no classifier of this command; choose another --output")
+    found, asked = model_file.read_about(output).settings.get(CLASSIFIER, {}), wanted.identity(job_dir)
+    if differs := [f"{key} {found.get(key)}, now {value}" for key, value in asked.items() if found.get(key) != value]:
+        raise WrongUse(f"{output} holds another model ({'; '.join(differs)}); choose another --output")
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ import sklearn
 
 from ich_tfrecords.dataset import splits
 from ich_tfrecords.plural import counted
+from ich_tfrecords.storage.file_lock import FileLock
 from ich_tfrecords.views import progress_line
 from trainer.classical import estimators
 from trainer.classical.kinds import Wanted
@@ -25,6 +27,7 @@ from trainer.results import joint
 from trainer.results.predictions import IDS
 from trainer.results.probability import prevalence
 from trainer.results.vectors import Vectors
+from trainer.shell import folder_lock
 from trainer.shell.problems import WorkFailed, WrongUse
 from trainer.training import assembly, ending, fitting, scoring
 from trainer.training.fitting import Fitted
@@ -49,33 +52,39 @@ def classify(
     scoring.check_spec(about, data.manifest, data.place)
     settings = dataclasses.replace(fitting.own_settings(about, data), **NATURAL)
     trained, held = (assembly.split(data, settings, name) for name in (settings.train_split, settings.validation_split))
-    _require_both(trained.labels, trained)
-    names = sorted({name for part in (trained, held) for name in part.table["split"].unique().to_pylist()})
-    scoring.embed(job_dir, about, data, names, False)
-    of_trained, of_held = (scoring.views(job_dir, about, data, part, False)[0] for part in (trained, held))
-    last = _fitted(wanted, trained, of_trained, note)
-    found = _calibrated(_logits(last, of_held), held, trained)
-    model = classical.with_last(model_file.load_model(model_file.find(job_dir), about), last)
-    facts = {
-        **about.facts,
-        "parameters": model.count_params(),
-        "prevalence": dict(zip(trained.spec.labels.names, prevalence(trained.labels).tolist())),
-        "foreseen": found.foreseen,
-        "versions": {**ending.versions(), "scikit-learn": sklearn.__version__},
-    }
-    told = {**dataclasses.asdict(settings), model_file.CLASSIFIER: identity(job_dir, wanted)}
-    labels = about.spec.labels
-    odds = joint.unchanged(labels.names, labels.any)
-    about = dataclasses.replace(about, settings=told, facts=facts, odds=odds, **found.decided)
-    note(f"model {model_file.write(output, model, about)}")
+    _require_both(trained.labels[trained.labelled], trained)
+    with contextlib.closing(_lock(output)):
+        names = sorted({name for part in (trained, held) for name in part.table["split"].unique().to_pylist()})
+        scoring.embed(job_dir, about, data, names, False)
+        of_trained, of_held = (scoring.views(job_dir, about, data, part, False)[0] for part in (trained, held))
+        last = _fitted(wanted, trained, of_trained, note)
+        found = _calibrated(_logits(last, of_held), held, trained)
+        model = classical.with_last(model_file.load_model(model_file.find(job_dir), about), last)
+        told = {**dataclasses.asdict(settings), model_file.CLASSIFIER: wanted.identity(job_dir)}
+        about = dataclasses.replace(about, settings=told, **_known(about, model, trained, found))
+        note(f"model {model_file.write(output, model, about)}")
     for line in found.calibration.told():
         note(line)
 
 
-def identity(job_dir: str, wanted: Wanted) -> dict[str, Any]:
-    """What decides a classifier besides the data set of its slice run: it stands in the settings of the model."""
-    digest = model_file.digest(model_file.find(job_dir))
-    return {"kind": wanted.kind, **wanted.parameters, "seed": wanted.seed, "slice_model": digest}
+def _lock(output: Path) -> FileLock:
+    try:
+        return folder_lock.take(output, "--output")
+    except OSError as error:
+        raise WrongUse(f"cannot write into {output}: {error.strerror}; choose another --output") from error
+
+
+def _known(about: About, model: keras.Model, trained: Slices, found: Fitted) -> dict[str, Any]:
+    """Fields of `About` for the model with another last layer than that of `about`."""
+    labels = trained.spec.labels
+    facts = {
+        **about.facts,
+        "parameters": model.count_params(),
+        "prevalence": dict(zip(labels.names, prevalence(trained.labels).tolist())),
+        "foreseen": found.foreseen,
+        "versions": {**ending.versions(), "scikit-learn": sklearn.__version__},
+    }
+    return {"facts": facts, "odds": joint.unchanged(labels.names, labels.any), **found.decided}
 
 
 def _require_both(labels: npt.NDArray[Any], trained: Slices) -> None:

@@ -337,7 +337,7 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     except OSError as error:
         reason = error.strerror or error
         raise TrainingFailed(
-            f"cannot write the model to {folder}: {reason}; training is done and saved, the same command tries again"
+            f"cannot write the model to {folder}: {reason}; make room there, and the same command tries again"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
