@@ -6,6 +6,7 @@ of a label alike, and its margins are no odds at all until a slope and an interc
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,9 +29,11 @@ Labels = npt.NDArray[np.integer[Any]]
 Tell = Callable[[int, int], None]
 
 LEAST_LEAF = 5  # slices; a leaf of one says 0 or 1
-TREE_SLICES = 65_536  # that a tree draws at most: of 500,000 slices it takes as long as of so many
+TREE_SLICES = 32_768  # that a tree draws at most: so it takes as long of 500,000 slices as of so many
 GROWN = 10  # trees at a time
-MOST_STEPS = {SVM: 100, LOGISTIC: 1000}
+ROWS = 8192  # at a time
+SVM_STEPS, SVM_EPOCHS = 1_000_000, 5  # slices it sees at least, one after the other; and how often each
+MOST_STEPS = 1000  # of the logistic regression, each over all slices
 
 
 def estimator(wanted: Wanted, slices: int) -> Any:
@@ -45,12 +48,13 @@ def _forest(trees: int, depth: int, slices: int, seed: int) -> Any:
 
 
 def _svm(c: float, slices: int, seed: int) -> Any:
-    how = {"average": True, "max_iter": MOST_STEPS[SVM], "class_weight": "balanced"}
-    return SGDClassifier(alpha=1 / (c * slices), **how, random_state=seed)
+    epochs = max(SVM_EPOCHS, math.ceil(SVM_STEPS / slices))
+    how = {"average": True, "max_iter": epochs, "tol": None, "class_weight": "balanced"}
+    return SGDClassifier(loss="hinge", alpha=1 / (c * slices), **how, random_state=seed)
 
 
 def _logistic(c: float, slices: int, seed: int) -> Any:
-    return LogisticRegression(C=c, max_iter=MOST_STEPS[LOGISTIC], random_state=seed)
+    return LogisticRegression(C=c, max_iter=MOST_STEPS, random_state=seed)
 
 
 _MADE: dict[str, Callable[..., Any]] = {FOREST: _forest, SVM: _svm, LOGISTIC: _logistic}
@@ -77,8 +81,7 @@ def _known(vectors: Float32, labels: Labels, at: int) -> tuple[Float32, npt.NDAr
 
 
 def _fit_linear(wanted: Wanted, vectors: Float32, labels: Labels, tell: Tell) -> tuple[keras.layers.Layer, list[int]]:
-    scaler = StandardScaler(copy=False).fit(vectors)
-    scaler.transform(vectors)
+    scaler = _standardised(vectors)
     kernels, biases, astray = [], [], []
     for at in range(labels.shape[1]):
         kernel, bias, converged = _plane(wanted, *_known(vectors, labels, at))
@@ -87,6 +90,17 @@ def _fit_linear(wanted: Wanted, vectors: Float32, labels: Labels, tell: Tell) ->
         astray += [] if converged else [at]
         tell(at + 1, labels.shape[1])
     return classical.linear(np.stack(kernels, axis=1), np.array(biases)), astray
+
+
+def _standardised(vectors: Float32) -> StandardScaler:
+    """What made `vectors` [n, dim] have mean 0 and deviation 1, in place; a fit of all at once takes two copies."""
+    scaler = StandardScaler(copy=False)
+    parts = [vectors[begin : begin + ROWS] for begin in range(0, len(vectors), ROWS)]
+    for part in parts:
+        scaler.partial_fit(part)
+    for part in parts:
+        scaler.transform(part)
+    return scaler
 
 
 def _plane(wanted: Wanted, vectors: Float32, positive: npt.NDArray[np.bool_]) -> tuple[Any, float, bool]:

@@ -32,7 +32,7 @@ from trainer.shell.problems import WorkFailed, WrongUse
 from trainer.training import assembly, ending, fitting, scoring
 from trainer.training.fitting import Fitted
 
-MOST_NUMBERS = 2**29  # of the vectors in memory, 2.1 GB; a fit takes as much again
+MOST_NUMBERS = 2**30  # of the vectors in memory, 4.3 GB; as much again where labels of some slices are unknown
 ROWS = 8192  # at a time
 # settings that move the odds of labels: a classical fit sees each slice once, by nature
 NATURAL: Mapping[str, Any] = {
