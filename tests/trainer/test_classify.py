@@ -161,6 +161,17 @@ def test_a_run_of_a_fold_is_fitted_on_its_fold(tiny_dataset, tmp_path, monkeypat
     assert vectors.shape == (len(trained), 8)
 
 
+def test_it_makes_the_vectors_that_lack(blob_run_copy, blobs, capsys):
+    assert run("--job_dir", blob_run_copy, "--with", "logistic", "--output", blob_run_copy.parent / "made") == 0
+    out = capsys.readouterr().out
+    slices = len(open_dataset(str(blobs)).split("train"))
+    assert f"{blob_run_copy}/vectors/train: {slices} vectors of 32 numbers, 0 of them already there" in out
+    assert "logistic [########################] 6/6 labels" in out
+    command = f"evaluate it with: python -m trainer.evaluate --job_dir {blob_run_copy.parent}/made"
+    assert out.splitlines()[-1] == command
+    assert sorted(path.name for path in (blob_run_copy / "vectors").iterdir()) == ["lock", "train", "validation"]
+
+
 # --- a model like every other ---
 
 
@@ -263,6 +274,18 @@ def test_stopped_it_leaves_nothing_that_passes_for_a_model(copy, runs, monkeypat
     assert run(*flags) == 0
     for one, other in zip(last_of(output).weights, last_of(runs / "run-logistic").weights, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_a_damaged_forest_is_refused_in_one_line(runs, tmp_path, capsys):
+    folder = Path(shutil.copytree(runs / "run-forest", tmp_path / "forest"))
+    about = about_of(folder)
+    model = model_file.load_model(folder, about)
+    child = model.layers[-1].child
+    child.assign(np.full(child.shape, 10**6, child.dtype))
+    model_file.write(folder, model, about)
+    assert evaluate.main(["--job_dir", str(folder)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"cannot read {folder}/model.keras (its trees lead out of the forest)" in line
 
 
 # --- what is drawn, and what did not converge ---

@@ -105,6 +105,19 @@ def with_last(model: keras.Model, last: keras.layers.Layer) -> keras.Model:
     return keras.Model(model.input, last(vector), name=model.name)
 
 
+def require_whole(model: keras.Model) -> None:
+    """Raises ValueError for a forest whose trees lead out of it, or whose shares are none."""
+    last = model.layers[-1]
+    if not isinstance(last, Forest):
+        return
+    root, feature, _, child, share = last.get_weights()
+    inside = [(root, last.nodes), (child, last.nodes), (feature, last.input.shape[-1])]
+    if not all(((values >= 0) & (values < end)).all() for values, end in inside):
+        raise ValueError("its trees lead out of the forest")
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError("a leaf of its trees bears a share that is not from 0 to 1")
+
+
 def has_gradient(model: keras.Model) -> bool:
     """Whether the logits have a slope, and so a map of where the model looks."""
     return not isinstance(model.layers[-1], Forest)

@@ -208,6 +208,7 @@ def load_model(folder: Path, about: About) -> keras.Model:
     path = folder / MODEL
     try:
         model = keras.models.load_model(path, {"Forest": classical.Forest}, compile=False)
+        classical.require_whole(model)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).strip().partition("\n")[0]
         raise WrongUse(f"cannot read {path} ({reason}); end the training again to write it anew") from error

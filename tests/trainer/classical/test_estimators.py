@@ -1,4 +1,4 @@
-"""What is fitted: the slices whose label is known, as scikit-learn called by hand does; how far it is; what it takes."""
+"""What is fitted: slices whose label is known, as scikit-learn called by hand does; how far it is; what it takes."""
 
 from __future__ import annotations
 

@@ -120,3 +120,24 @@ def test_no_trees_are_read_without_the_class_that_walks_them(tmp_path):
     classical.with_last(model, last).save(tmp_path / "model.keras")
     with pytest.raises(TypeError, match="Forest"):
         keras.models.load_model(tmp_path / "model.keras", compile=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("child", 10**6, "its trees lead out of the forest"),
+        ("root", -1, "its trees lead out of the forest"),
+        ("feature", 8, "its trees lead out of the forest"),
+        ("share", 1.5, "a leaf of its trees bears a share that is not from 0 to 1"),
+        ("share", np.nan, "a leaf of its trees bears a share that is not from 0 to 1"),
+    ],
+)
+def test_trees_that_lead_elsewhere_are_refused(name, value, told):
+    model = networks.build("cnn", SIZE, 1, "none", {"filters": [4], "dense": [8]})
+    made = classical.with_last(model, layer_of(grown(seed=0, dim=8, slices=30, trees=2, depth=2, labels=1), 8))
+    classical.require_whole(model)
+    classical.require_whole(made)
+    kept = getattr(made.layers[-1], name)
+    kept.assign(np.full(kept.shape, value, kept.dtype))
+    with pytest.raises(ValueError, match=told):
+        classical.require_whole(made)
