@@ -131,7 +131,8 @@ def _require_slice_run(place: str, about: About) -> None:
 
 def _beside(run: Path, kind: str) -> str:
     """`RUN-KIND`, the fold at the end of a name staying there, so that folds keep one name."""
-    return str(run.with_name(re.sub(r"(-fold\d+)?$", rf"-{kind}\1", run.resolve().name, count=1)))
+    named = run if run.name not in ("", "..") else run.resolve()
+    return str(named.with_name(re.sub(r"(-fold\d+)?$", rf"-{kind}\1", named.name, count=1)))
 
 
 def _is_there(output: Path, job_dir: str, wanted: Wanted) -> bool:

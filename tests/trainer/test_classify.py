@@ -233,6 +233,15 @@ def test_it_can_be_recalibrated(runs, tmp_path):
     assert len(after.odds.drawn) == 0
 
 
+@pytest.mark.parametrize(
+    ("place", "wanted"),
+    [("runs/cnn", "runs/cnn-svm"), ("runs/cnn-fold3", "runs/cnn-svm-fold3"), ("cnn", "cnn-svm"), (".", "/in/here-svm")],
+)
+def test_where_it_goes_by_itself(place, wanted, monkeypatch):
+    monkeypatch.setattr(Path, "resolve", lambda self: Path("/in/here"))
+    assert classify._beside(Path(place), "svm") == wanted
+
+
 # --- once more, and stopped ---
 
 
