@@ -96,6 +96,7 @@ setup(
             "ich-evaluate=trainer.evaluate:main",
             "ich-compare=trainer.compare:main",
             "ich-embed=trainer.embed:main",
+            "ich-classify=trainer.classify:main",
             "ich-predict=trainer.predict:main",
             "ich-export=trainer.export:main",
             "ich-submit=trainer.submit:main",

@@ -339,7 +339,7 @@ def _what(args: argparse.Namespace, about: About, folder: Path, data: Dataset, r
         "foreseen": about.facts.get("foreseen", {}),  # runs of before did not foresee
         "weights": model_file.digest(folder),
         "flip": args.flip,
-        "model": settings["model"],
+        "model": about.network,
         "parameters": about.facts["parameters"],
         "settings": dict(settings),
         "versions": ending.versions(),

@@ -279,7 +279,7 @@ def _run_facts(
 
     about = loaded.about
     model: dict[str, Any] = {
-        "kind": about.settings["model"],
+        "kind": about.network,
         "sha256": model_file.digest(folder),
         "dataset": about.spec.name,
         "trained_on": about.fingerprint,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MODEL = "model.keras"
 SLICE = "slice"  # beside the context of a series model: the folder of its slice model
 ABOUT = "about.json"
+CLASSIFIER = "classifier"  # among the settings: what takes the place of the last layer, see `classical`
 Embedder = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]]
 FORMAT = 2
 READABLE = (1, 2)  # format 1 has no odds
@@ -64,6 +65,12 @@ class About:
     def fingerprints(self) -> tuple[str, ...]:
         """Of the data set it was trained on, then of those that this one was put together of, if it was."""
         return (self.fingerprint, *self.facts.get("data_sets", ()))
+
+    @property
+    def network(self) -> str:
+        """Its kind, as `cnn` or `cnn, forest`."""
+        last = self.settings.get(CLASSIFIER)
+        return str(self.settings["model"]) + (f", {last['kind']}" if last else "")
 
     def log_odds(self, logits: Any) -> npt.NDArray[np.float64]:
         """float64 [n, L], what the calibration starts from; `logits` float [n, L] of the model."""
@@ -196,9 +203,12 @@ def load_model(folder: Path, about: About) -> keras.Model:
     """The model of a folder. Raises `WrongUse` where it is damaged or does not fit `about`."""
     import keras
 
+    from trainer.models import classical
+
     path = folder / MODEL
     try:
-        model = keras.models.load_model(path, compile=False)
+        model = keras.models.load_model(path, {"Forest": classical.Forest}, compile=False)
+        classical.require_whole(model)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).strip().partition("\n")[0]
         raise WrongUse(f"cannot read {path} ({reason}); end the training again to write it anew") from error
@@ -329,7 +339,7 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     except OSError as error:
         reason = error.strerror or error
         raise TrainingFailed(
-            f"cannot write the model to {folder}: {reason}; training is done and saved, the same command tries again"
+            f"cannot write the model to {folder}: {reason}; make room there, and the same command tries again"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -36,9 +36,10 @@ def draw(
 ) -> list[Path]:
     """Paths of the pictures of `chosen` slices, which are read again; one that changed meanwhile is told.
 
-    `partial`: `Triage.partial`. The map is of the slice model; what a series model looks at stands below it.
+    `partial`: `Triage.partial`. The map is of the slice model, none where that has no gradient; what a series model
+    looks at stands below it.
     """
-    from trainer.models import explain
+    from trainer.models import classical, explain
 
     about = networks.about
     paths: list[Path] = []
@@ -47,7 +48,11 @@ def draw(
     names = [f"{number:03d}_{safe_stem(scored.found.sop_uid)}.png" for number, scored in enumerate(chosen, 1)]
     output.plan_pictures(names)
     output.pictures.mkdir(exist_ok=True)
-    maps = explain.explainer(networks.slice_model, method)
+    maps = None
+    if classical.has_gradient(networks.slice_model):
+        maps = explain.explainer(networks.slice_model, method)
+    else:
+        print("a forest has no gradient, so the pictures show no map")
     with sources.SliceReader() as reader, FrameReader(reader, about.spec.accept) as frames:
         for name, scored in zip(names, chosen, strict=True):
             try:
@@ -63,15 +68,20 @@ def draw(
 
 
 def _picture(
-    image: npt.NDArray[np.uint8], scored: ScoredSlice, partial: str, about: About, maps: Maps, method: str
+    image: npt.NDArray[np.uint8], scored: ScoredSlice, partial: str, about: About, maps: Maps | None, method: str
 ) -> bytes:
-    """PNG of a slice, its probabilities, and where the model finds what speaks for the leading label."""
+    """PNG of a slice, its probabilities, and where the model finds what speaks for the leading label.
+
+    `maps`: None where the model has no gradient.
+    """
     from trainer.prediction import attention_strip, slice_picture
 
     names, refused = about.spec.labels.names, about.calibration.refused
     leading = triage.leading_label(scored.probabilities, about.spec.labels, refused)
-    (cam,) = maps(image[None], leading)
-    explanation = slice_picture.Explanation(cam, names[leading], method)
+    explanation = None
+    if maps is not None:
+        (cam,) = maps(image[None], leading)
+        explanation = slice_picture.Explanation(cam, names[leading], method)
     title = f"slice {shortened(scored.found.sop_uid, 30)}, study {shortened(scored.found.study_uid, 30)}"
     warning = f"PARTIAL: the study was judged by {partial}" if partial else ""
     shown = (names, scored.probabilities, explanation, refused, warning)

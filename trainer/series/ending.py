@@ -62,7 +62,7 @@ def _finish(loop: Loop, data: Dataset, state: State, run: Ended, note: Callable[
         found[settings.test_split] = _result(_said(loop, run.context, test), test, mix)
     about = ending.about_of(loop, data, state, fitted)
     dim = next(iter(run.feeds.values())).views[0].dim
-    facts = {**about.facts, "slice_model": slice_about.settings["model"], "vector_dim": dim}
+    facts = {**about.facts, "slice_model": slice_about.network, "vector_dim": dim}
     facts["parameters"] = run.context.count_params() + slice_about.facts["parameters"]
     about = dataclasses.replace(about, facts=facts, odds=_natural(mix), blend=mix)
     model_file.write(loop.doors.run_dir.export, run.context, about, run.slice_folder)

@@ -46,6 +46,11 @@ class OfBoth(OfSeries):
         blur: Blur,
         workers: int,
     ) -> Mapping[str, SeriesFeed]:
+        if model_file.CLASSIFIER in self.slice_about.settings:
+            raise WrongUse(
+                f"--slice_run {settings.slice_run} is a {self.slice_about.network}, whose last layer end_to_end cannot "
+                "train; name the run that it was fitted on"
+            )
         at_once = settings.batch_size // settings.accumulate
         if at_once > MOST_SERIES:
             raise WrongUse(

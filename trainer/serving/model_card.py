@@ -26,7 +26,7 @@ DECIDING = {"sensitivity": "sensitivity", "specificity": "specificity", "precisi
 BOTH_WAYS = {"precision": "precision", "recall": "recall", "f1": "F1"}
 IN_SHORT = (  # of the slice model's settings
     "architecture", "weights", "stem", "epochs", "batch_size", "sampling", "flip", "rotate_deg", "shift", "optimizer",
-    "learning_rate", "label_smoothing", "focal_gamma", "ema", "seed",
+    "learning_rate", "label_smoothing", "focal_gamma", "ema", "seed", "classifier",
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def card(about: About, result: Mapping[str, Any] | None, slice_about: About | No
 
 def _of_slices(about: About) -> dict[str, str]:
     return {
-        "title": about.settings["model"],
+        "title": about.network,
         "tells": words.TELLS.format(labels=", ".join(about.spec.labels.names)),
         "signatures": _signatures(about),
         "use": words.USE,
@@ -78,7 +78,7 @@ def _of_series(about: About, slice_about: About) -> dict[str, str]:
     assert blend is not None  # `about` is of a series model
     study_thresholds = _thresholds(blend.study_thresholds)
     return {
-        "title": f"{about.settings['model']} over {slice_about.settings['model']}",
+        "title": f"{about.network} over {slice_about.network}",
         "tells": words.TELLS_OF_SERIES.format(labels=", ".join(about.spec.labels.names)),
         "signatures": _series_signatures(about),
         "use": words.USE_OF_SERIES,
@@ -113,7 +113,7 @@ def _yaml(settings: Mapping[str, Any]) -> str:
 def _on_slices(about: About, slice_about: About) -> str:
     settings, facts = slice_about.settings, slice_about.facts
     return words.ON_SLICES.format(
-        model=settings["model"],
+        model=slice_about.network,
         parameters=f"{facts['parameters']:,}",
         epoch=facts["epoch"],
         vector_dim=f"{about.facts['vector_dim']:,}",

@@ -105,7 +105,7 @@ def test_a_failed_write_leaves_the_old_model(about, tmp_path, monkeypatch):
 
     monkeypatch.setattr(model_file.atomic, "write_bytes", full)
     with pytest.raises(
-        TrainingFailed, match=r"cannot write the model to .*export: No space left on device; training is"
+        TrainingFailed, match=r"cannot write the model to .*export: No space left on device; make room there"
     ):
         model_file.write(tmp_path / "export", build(dense=9), dataclasses.replace(about, fingerprint="other"))
     assert path.read_bytes() == before
