@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data import augment
+from trainer.data import augment, warp
 from trainer.data.augment import Augmentation
 from trainer.shell.problems import WrongUse
 
@@ -23,7 +23,8 @@ def noise(batch: int, size_px: int, channels: int = 3, seed: int = 0) -> np.ndar
 
 def one(size_px: int, flip: bool = False, turn_deg: float = 0, right_px: float = 0, down_px: float = 0) -> np.ndarray:
     numbers = (np.array([value], np.float64) for value in (turn_deg, right_px, down_px))
-    return augment.compose(np.array([flip]), *numbers, size_px)
+    rows = augment.compose(np.array([flip]), *numbers, size_px)
+    return np.concatenate([rows, np.float32([[1, 0, 0, 0, 0, 0]])], 1)
 
 
 def eagerly(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -31,13 +32,23 @@ def eagerly(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def in_a_pipeline(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    batches = tf.data.Dataset.from_tensor_slices((images, rows)).batch(2).map(augment.apply)
+    batches = tf.data.Dataset.from_tensor_slices((images, rows)).batch(2).map(augment.on_host)
     assert batches.element_spec.dtype == tf.uint8
     assert batches.element_spec.shape[1:] == images.shape[1:]
     return np.concatenate(list(batches.as_numpy_iterator()))
 
 
-WAYS = pytest.mark.parametrize("way", [eagerly, in_a_pipeline])
+def in_a_step(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return tf.function(augment.in_step)(images, rows).numpy()
+
+
+def compiled(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    pytest.importorskip("numba")
+    return warp.changed(images, rows)
+
+
+EVERY = [eagerly, in_a_pipeline, in_a_step, compiled]
+WAYS = pytest.mark.parametrize("way", EVERY)
 
 
 def oracle(image: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -107,7 +118,7 @@ def test_half_a_pixel_is_rounded_to_the_nearest_grey_level():
 
 
 def test_an_empty_batch_stays_empty():
-    assert eagerly(noise(0, 5), np.zeros((0, 8), np.float32)).shape == (0, 5, 5, 3)
+    assert eagerly(noise(0, 5), np.zeros((0, augment.WIDTH), np.float32)).shape == (0, 5, 5, 3)
 
 
 # bilinear
@@ -141,6 +152,7 @@ def test_each_image_goes_through_its_own_transform():
     singly = np.concatenate([eagerly(images[i : i + 1], rows[i : i + 1]) for i in range(6)])
     assert (eagerly(images, rows) == singly).all()
     assert (in_a_pipeline(images, rows) == singly).all()
+    assert (in_a_step(images, rows) == singly).all()
 
 
 # drawing
@@ -171,7 +183,7 @@ def test_draws_fill_their_limits_and_stay_within(size_px):
 @given(size=st.integers(0, 40), longer=st.integers(0, 40), seed=st.integers(0, 5), epoch=st.integers(0, 5))
 def test_a_position_keeps_its_transform_whatever_the_size(size, longer, seed, epoch):
     short = augment.draw(ALL, seed, epoch, size, 64)
-    assert short.shape == (size, 8)
+    assert short.shape == (size, augment.WIDTH)
     assert short.dtype == np.float32
     assert short.tobytes() == augment.draw(ALL, seed, epoch, size + longer, 64)[:size].tobytes()
 
@@ -185,7 +197,7 @@ def test_the_draws_are_frozen():
     """Who relies on it: a resumed run must see the pixels it would have seen."""
     flipped = [-0.97068, -0.240374, 131.543243, -0.240374, 0.97068, 17.455784, 0, 0]
     flipped_too = [-0.992452, -0.122635, 127.769058, -0.122635, 0.992452, 18.678106, 0, 0]
-    assert augment.draw(ALL, 7, 1, 2, 128) == pytest.approx(np.array([flipped, flipped_too]), abs=1e-5)
+    assert augment.draw(ALL, 7, 1, 2, 128)[:, :8] == pytest.approx(np.array([flipped, flipped_too]), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +216,7 @@ def test_what_is_not_asked_for_does_not_happen(augmentation, unchanged):
     assert (np.abs(turn_deg).max() > 1) == ("turn" not in unchanged and unchanged != "all")
     assert (np.abs(move_px).max() > 1) == ("move" not in unchanged and unchanged != "all")
     assert augmentation.on == (unchanged != "all")
-    assert unchanged != "all" or (rows == [1, 0, 0, 0, 1, 0, 0, 0]).all()
+    assert unchanged != "all" or (rows == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0]).all()
 
 
 @pytest.mark.parametrize(

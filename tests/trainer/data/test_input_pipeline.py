@@ -159,10 +159,10 @@ def test_augmentation_goes_by_the_position_in_the_epoch(both, stream):
     plan = plan_of(slices, size=40, epoch=3, quantum=2)
     moved = train_batches(slices, dataclasses.replace(plan, augmentation=how), Share(2, 1, 1)).as_numpy_iterator()
     still = train_batches(slices, plan, Share(2, 1, 1)).as_numpy_iterator()
-    transforms = augment.draw(how, plan.seed, plan.epoch, plan.size, slices.spec.image.size_px)
+    changes = augment.draw(how, plan.seed, plan.epoch, plan.size, slices.spec.image.size_px)
     own = [np.arange(8, 16), np.arange(24, 32), np.arange(36, 40)]
     for positions, before, after in zip(own, still, moved, strict=True):
-        assert np.array_equal(augment.apply(before["image"], transforms[positions]).numpy(), after["image"])
+        assert np.array_equal(augment.apply(before["image"], changes[positions]).numpy(), after["image"])
         assert np.array_equal(before["labels"], after["labels"])
 
 
