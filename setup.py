@@ -34,9 +34,11 @@ TRAIN = [
     "tensorflow>=2.21,<2.22",
 ]
 NIFTI = ["nibabel>=5.2"]
+FAST = ["numba>=0.61"]  # compiles what augmentation does to slices
 TEST = [
     *TRAIN,
     *NIFTI,
+    *FAST,
     "apache-beam[gcp]>=2.77,<3",  # stages Dataflow templates
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
@@ -82,6 +84,7 @@ setup(
         "gcp": ["apache-beam[gcp]>=2.77,<3"],  # to launch on Dataflow; its workers have it already
         "tfio": ["tensorflow==2.16.2", "tensorflow-io==0.37.1"],  # in an environment of its own
         "nifti": NIFTI,
+        "fast": FAST,
         "kaggle": ["kaggle>=1.6", "six"],  # 2.2 imports six without asking for it
     },
     entry_points={

@@ -82,7 +82,9 @@ def write_set(folder: Path, slices: int, shards: int) -> Dataset:
                 offset = writer.write(record(next(pictures), stratum, uid.encode(), table))
                 labels = dict.fromkeys(SPEC.labels.names, 0) | {stratum: 1} if stratum != "none" else {}
                 place = {"shard": name, "row": row, "offset": offset, "split": "train", "stratum": stratum}
-                rows.append({"sop_uid": uid, "study_uid": uid, **dict.fromkeys(SPEC.labels.names, 0), **labels, **place})
+                rows.append(
+                    {"sop_uid": uid, "study_uid": uid, **dict.fromkeys(SPEC.labels.names, 0), **labels, **place}
+                )
         entries.append({"name": name, "split": "train", "slices": count, "bytes": writer.size_bytes})
     manifest = Manifest(SPEC, "", {}, {"train": {"slices": len(rows)}}, entries, {}, 0, 0, {}, [])
     types = {"row": pa.int32(), "offset": pa.int64(), **dict.fromkeys(SPEC.labels.names, pa.int8())}

@@ -19,10 +19,12 @@ from trainer.data.sampling import random_words
 from trainer.shell.problems import WrongUse
 
 _MOVES = 4  # flip, angle, right, down: four random words a position, whichever of them are in use
-_MORE = 10  # scale; part, right and down of the crop; contrast, brightness; width, height, left and top of what is erased
+_MORE = (
+    10  # scale; part, right and down of the crop; contrast, brightness; width, height, left and top of what is erased
+)
 WIDTH = 14  # numbers of a change: eight of the transform, gain and bias of the grey levels, what is erased
 
-Float64 = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,29 +100,29 @@ def draw(augmentation: Augmentation, seed: int, epoch: int, size: int, size_px: 
     return changes
 
 
-def _signed(name: str, seed: int, size: int, draws: int) -> Float64:
+def _signed(name: str, seed: int, size: int, draws: int) -> Floats:
     """float64 [size, draws] from -1 to below 1: the upper 53 bits of each random word."""
     words = random_words(name, seed, 0, size * draws).reshape(size, draws)
     return (words >> np.uint64(11)) * 2.0**-52 - 1.0
 
 
-def _zoom(augmentation: Augmentation, draws: Float64, size_px: int) -> tuple[Float64, Float64]:
+def _zoom(augmentation: Augmentation, draws: Floats, size_px: int) -> tuple[Floats, Floats]:
     """How many times greater a slice is seen [n], and by how much the crop lies off the centre, in px [n, 2]."""
     cut = augmentation.crop * (draws[:, 1] + 1) / 2
     zoom = (1 + augmentation.scale * draws[:, 0]) / (1 - cut)
     return zoom, draws[:, 2:] * (cut / 2 * size_px)[:, None]
 
 
-def _levels(augmentation: Augmentation, draws: Float64) -> Float64:
+def _levels(augmentation: Augmentation, draws: Floats) -> Floats:
     """Gain and bias [n, 2] of grey levels: about the middle one, 127.5, then up or down."""
     gain = 1 + augmentation.contrast * draws[:, 0]
     return np.stack([gain, 127.5 * (1 - gain) + 255 * augmentation.brightness * draws[:, 1]], 1)
 
 
-def _erased(augmentation: Augmentation, draws: Float64, size_px: int) -> Float64:
-    """Left, top, right and bottom [n, 4] in whole px of the rectangle that is erased; the last two lie outside of it."""
+def _erased(augmentation: Augmentation, draws: Floats, size_px: int) -> Floats:
+    """Left, top, right and bottom [n, 4] in whole px of what is erased; the last two lie outside of it."""
     sides = np.floor(draws[:, :2] * augmentation.erase * size_px + 0.5)
-    corner = np.floor(draws[:, 2:] * (size_px - sides + 1))
+    corner = np.floor(draws[:, 2:] * (size_px - sides + 1)) * (sides > 0)
     return np.concatenate([corner, corner + sides], 1)
 
 
@@ -134,9 +136,9 @@ def compose(
 ) -> npt.NDArray[np.float32]:
     """float32 [n, 8], transforms that flip left-right, then turn counter-clockwise as seen, grow, and move.
 
-    Each argument but `size_px` is [n]; `zoom`: how many times greater. Pixel centres have whole coordinates, x to the right and y down, and the
-    turn is about the centre of the pixel grid, ((size_px - 1) / 2, (size_px - 1) / 2). A row a0 .. a7 says where
-    in the input the output pixel (x, y) lies, as `tf.raw_ops.ImageProjectiveTransformV3` takes it:
+    Each argument but `size_px` is [n]; `zoom`: how many times greater. Pixel centres have whole coordinates, x to the
+    right and y down, and the turn is about the centre of the pixel grid, ((size_px - 1) / 2, (size_px - 1) / 2). A row
+    a0 .. a7 says where in the input the output pixel (x, y) lies, as `tf.raw_ops.ImageProjectiveTransformV3` takes it:
     (a0 x + a1 y + a2, a3 x + a4 y + a5), with a6 = a7 = 0.
     """
     centre = (size_px - 1) / 2

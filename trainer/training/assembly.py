@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -21,7 +22,7 @@ from trainer.models import networks, pretrained
 from trainer.results import joint
 from trainer.results.joint import Odds
 from trainer.shell.problems import WrongUse
-from trainer.training import hparams, losses, metrics, optimizers
+from trainer.training import hparams, losses, metrics, optimizers, strategy
 from trainer.training.averages import Averages
 from trainer.training.hparams import HParams
 from trainer.training.loop import Data, Network
@@ -135,6 +136,7 @@ def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -
     feeds = {name: SliceFeed(part) for name, part in slices.items()}
     train = feeds[settings.train_split]
     plan, odds = plan_of(settings, train, devices), odds_of(settings, train.slices)
+    plan = dataclasses.replace(plan, in_step=strategy.augments_in_step(settings, devices.kind))
     return Data(train, feeds.get(settings.validation_split), plan, train.slices.spec.labels.names, odds)
 
 
@@ -148,7 +150,7 @@ def plan_of(settings: HParams, train: Feed, devices: Devices) -> EpochPlan:
         size=_epoch_size(settings, train, devices),
         batch_size=settings.batch_size,
         quantum=_quantum(settings, devices),
-        augmentation=Augmentation(settings.flip, settings.rotate_deg, settings.shift),
+        augmentation=Augmentation(*(getattr(settings, field.name) for field in dataclasses.fields(Augmentation))),
     )
 
 
