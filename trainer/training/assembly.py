@@ -150,8 +150,14 @@ def plan_of(settings: HParams, train: Feed, devices: Devices) -> EpochPlan:
         size=_epoch_size(settings, train, devices),
         batch_size=settings.batch_size,
         quantum=_quantum(settings, devices),
-        augmentation=Augmentation(*(getattr(settings, field.name) for field in dataclasses.fields(Augmentation))),
+        augmentation=augmentation_of(settings),
     )
+
+
+def augmentation_of(settings: HParams) -> Augmentation:
+    """What may happen to a slice while training. Raises `WrongUse`."""
+    moves = (settings.flip, settings.rotate_deg, settings.shift, settings.scale, settings.crop)
+    return Augmentation(*moves, settings.contrast, settings.brightness, settings.erase)
 
 
 def _quantum(settings: HParams, devices: Devices) -> int:
