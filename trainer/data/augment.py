@@ -186,8 +186,8 @@ def apply(images: Any, changes: Any) -> Any:
 def in_step(images: Any, changes: Any) -> Any:
     """What `apply` gives, in operations that any device has and XLA compiles: for the compiled step.
 
-    The arithmetic is the same; where a compiler joins multiplication and addition, which rounds once instead of twice, a
-    grey level may differ by one.
+    The arithmetic is the same; where a compiler joins multiplication and addition, which rounds once instead of twice,
+    a grey level may differ by one.
     """
     batch, side, channels = tf.shape(images)[0], tf.shape(images)[1], images.shape[-1]
     wide = side + 2 * warp.BORDER
