@@ -34,7 +34,7 @@ TRAIN = [
     "tensorflow>=2.21,<2.22",
 ]
 NIFTI = ["nibabel>=5.2"]
-FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless
+FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless, and what augmentation does to slices
 TEST = [
     *TRAIN,
     *NIFTI,

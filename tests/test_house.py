@@ -40,7 +40,7 @@ LIBRARY = {
 }
 TRAINER = {
     "shell": ("", "keras tensorflow"),
-    "data": ("shell", "numpy pyarrow google_crc32c tensorflow"),
+    "data": ("shell", "numpy numba pyarrow google_crc32c tensorflow"),
     "results": ("shell data", "numpy pyarrow scipy sklearn"),
     "models": ("shell results", "numpy h5py keras tensorflow"),
     "training": ("shell data results models", "numpy pyarrow PIL yaml sklearn keras tensorflow"),

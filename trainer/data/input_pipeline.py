@@ -18,15 +18,11 @@ import pyarrow as pa
 import tensorflow as tf
 
 from ich_tfrecords.dataset import records
-from trainer.data import augment, sampling, shard_stream
+from trainer.data import augment, batches, sampling, shard_stream
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Slices
 from trainer.data.shard_reader import advice
 from trainer.shell.problems import TrainerError, TrainingFailed, WrongUse
-
-# AUTOTUNE began with one at a time and ended no faster (benchmarks/bench_reader.py)
-PARALLEL_BATCHES = 4
-READY_BATCHES = 4
 
 # what TensorFlow says of a record that is whole and yet no slice, and of a shard with fewer or more records
 _OF_DATA = ("Could not parse example", "could not be found", "dataset was expected to contain", "record at ")
@@ -74,6 +70,7 @@ class EpochPlan:
 
     `quantum`: replicas times accumulation, of which every batch is a multiple. `epoch`: 0, 1, ... `of_parts`: where
     shares of several data sets are set, what of all falls to each stratum of each of them; `shares` is their sum.
+    `in_step`: what happens to each slice goes with the batch as `changes` float32 [b, 14], for `augment.in_step`.
     """
 
     policy: str
@@ -85,6 +82,7 @@ class EpochPlan:
     quantum: int
     augmentation: Augmentation
     of_parts: tuple[Mapping[str, float], ...] = ()
+    in_step: bool = False
 
     def order(
         self, strata: npt.NDArray[np.int8], part: npt.NDArray[np.int8], names: Sequence[str]
@@ -144,23 +142,17 @@ def train_batches(slices: Slices, plan: EpochPlan, share: Share, skip_steps: int
     columns: dict[str, npt.NDArray[Any]] = {}
     if plan.augmentation.on:
         size_px = slices.spec.image.size_px
-        columns["transforms"] = augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, size_px)
+        columns["changes"] = augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, size_px)
     if slices.random_access:
-        return _decoded(slices, batches_of({**columns, "row": _order(slices, plan)}, parts))
-    inputs = batches_of({**columns, "position": np.arange(plan.size)}, parts)
-    return _decoded(slices, tf.data.Dataset.zip(inputs, _stream_batches(slices, plan, share, skip_steps)))
+        return batches.by_number(slices, {**columns, "row": _order(slices, plan)}, parts, plan.in_step)
+    inputs = batches.inputs_of({**columns, "position": np.arange(plan.size)}, parts)
+    both = tf.data.Dataset.zip(inputs, _stream_batches(slices, plan, share, skip_steps))
+    return batches.of_records(slices, both, plan.in_step)
 
 
 def _order(slices: Slices, plan: EpochPlan) -> npt.NDArray[np.int64]:
     """int64 [size], the rows of the epoch in order."""
     return plan.order(slices.stratum, slices.part, slices.spec.labels.strata)
-
-
-def batches_of(columns: Mapping[str, npt.NDArray[Any]], parts: Sequence[npt.NDArray[np.int64]]) -> tf.data.Dataset:
-    """The rows of `columns` at the positions of each replica batch, one batch an element."""
-    chosen = [{name: column[part] for name, column in columns.items()} for part in parts or [np.empty((0, 1), int)]]
-    full, *short = map(tf.data.Dataset.from_tensor_slices, chosen)
-    return full.concatenate(short[0]) if short else full
 
 
 def _stream_batches(slices: Slices, plan: EpochPlan, share: Share, skip_steps: int) -> tf.data.Dataset:
@@ -171,10 +163,10 @@ def _stream_batches(slices: Slices, plan: EpochPlan, share: Share, skip_steps: i
         slices, plan.policy, plan.shares, plan.seed, plan.epoch, plan.size, positions, of
     )
     serialized = shard_stream.training_records(slices, choices, plan.seed, plan.epoch, of)
-    batches = serialized.skip(skip_steps * worker_batch).batch(worker_batch, drop_remainder=not plan.batches[1])
+    steps = serialized.skip(skip_steps * worker_batch).batch(worker_batch, drop_remainder=not plan.batches[1])
     if share.count == 1:
-        return batches
-    return batches.flat_map(lambda step: tf.data.Dataset.from_tensor_slices(tf.reshape(step, (share.count, -1))))
+        return steps
+    return steps.flat_map(lambda step: tf.data.Dataset.from_tensor_slices(tf.reshape(step, (share.count, -1))))
 
 
 def evaluation_batches(
@@ -197,13 +189,13 @@ def evaluation_batches(
     weight = (np.arange(padded) < end - begin).astype(np.float32)
     if slices.random_access:
         row = np.r_[np.arange(begin, end), np.full(padded - (end - begin), filler)]
-        return _decoded(slices, batches_of({"row": row, "weight": weight}, parts))
+        return batches.by_number(slices, {"row": row, "weight": weight}, parts)
     stream = shard_stream.table_records(slices, filler, filler + 1).take(1).cache().repeat()
     if end > begin:
         stream = shard_stream.table_records(slices, begin, end).concatenate(stream)
-    batches = stream.take(padded).batch(size, drop_remainder=True)
-    numbered = tf.data.Dataset.zip(batches_of({"weight": weight}, parts), batches)
-    return _decoded(slices, numbered.map(lambda inputs, both: ({**inputs, "row": both[0]}, both[1])))
+    serialized = stream.take(padded).batch(size, drop_remainder=True)
+    numbered = tf.data.Dataset.zip(batches.inputs_of({"weight": weight}, parts), serialized)
+    return batches.of_records(slices, numbered.map(lambda inputs, both: ({**inputs, "row": both[0]}, both[1])))
 
 
 def evaluation_steps(slices: Slices, batch_size: int, share: Share) -> int:
@@ -217,50 +209,14 @@ def step_count(slices: int, size: int, share: Share) -> int:
     return -(-most // (size * share.count))
 
 
-def _decoded(slices: Slices, inputs: tf.data.Dataset) -> tf.data.Dataset:
-    """Batches of images and labels of `inputs`: columns with `row`, or pairs of columns and serialized records."""
-
-    def drawn(columns: dict[str, Any]) -> dict[str, Any]:
-        dtypes = (tf.uint8, tf.int64)
-        images, labels = tf.numpy_function(slices.reader.read, [columns["row"]], dtypes, stateful=False)
-        batch = columns["row"].shape
-        shapes = (batch + slices.spec.image.shape, batch + (len(slices.spec.labels.names),))
-        return kept(columns, tf.ensure_shape(images, shapes[0]), tf.ensure_shape(labels, shapes[1]))
-
-    def parsed(columns: dict[str, Any], serialized: Any) -> dict[str, Any]:
-        record = records.decode_batch(serialized, slices.spec)
-        return kept(columns, record["image"], record["labels"])
-
-    def kept(columns: dict[str, Any], images: Any, labels: Any) -> dict[str, Any]:
-        names = ("row", "weight") if "weight" in columns else ("transforms",) if "transforms" in columns else ()
-        return {"image": images, "labels": labels, **{name: columns[name] for name in names}}
-
-    def turned(batch: dict[str, Any]) -> dict[str, Any]:
-        return {"image": augment.apply(batch["image"], batch["transforms"]), "labels": batch["labels"]}
-
-    # by number in one thread: several would wait for Python's lock (benchmarks/bench_reader.py)
-    step, threads = (drawn, 1) if slices.random_access else (parsed, PARALLEL_BATCHES)
-    batches = inputs.map(step, num_parallel_calls=threads, deterministic=True)
-    if "transforms" in batches.element_spec:
-        batches = batches.map(turned, num_parallel_calls=PARALLEL_BATCHES, deterministic=True)
-    return read_ahead(batches)
-
-
-def read_ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """The same, some of them ready before they are wanted."""
-    options = tf.data.Options()
-    options.autotune.enabled = False  # nothing is left to it, and closing its iterator waits for up to a minute
-    return batches.prefetch(READY_BATCHES).with_options(options)
-
-
 def slices_of_step(slices: Slices, plan: EpochPlan, share: Share, step: int) -> list[str]:
     """SOP UIDs of the slices that this worker's replicas meet in a step, in order; all with `Share.whole`."""
     if slices.random_access:
         first, *_ = plan.positions(share, step)
         rows = _order(slices, plan)[first[: share.count].ravel()]
         return slices.table["sop_uid"].take(pa.array(rows)).to_pylist()
-    batches = _stream_batches(slices, plan, share, step).take(share.count)
-    uids = [records.decode_batch(batch, slices.spec)["sop_uid"].numpy() for batch in batches]
+    serialized = _stream_batches(slices, plan, share, step).take(share.count)
+    uids = [records.decode_batch(batch, slices.spec)["sop_uid"].numpy() for batch in serialized]
     return [uid.decode() for uid in np.concatenate(uids)]
 
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from ich_tfrecords.labels.table import stratum_indices
 from ich_tfrecords.spec import UNLABELLED
-from trainer.data import input_pipeline, sampling, series
+from trainer.data import batches, input_pipeline, sampling, series
 from trainer.data.dataset import Slices
 from trainer.data.input_pipeline import EpochPlan, Share
 from trainer.data.series import Series
@@ -139,10 +139,10 @@ class SeriesFeed:
             np.take_along_axis(part, np.argsort(lengths[part], axis=1, kind="stable"), axis=1)
             for part in plan.positions(share, skip_steps)
         ]
-        batches = input_pipeline.batches_of({**chosen, **self._more(plan)}, parts)
-        found = self._gathered(batches, functools.partial(self._drawn, plan))
+        inputs = batches.inputs_of({**chosen, **self._more(plan)}, parts)
+        found = self._gathered(inputs, functools.partial(self._drawn, plan))
         blur = functools.partial(self._blurred, plan)
-        return input_pipeline.read_ahead(found.map(blur, num_parallel_calls=2, deterministic=True))
+        return batches.read_ahead(found.map(blur, num_parallel_calls=2, deterministic=True))
 
     def evaluation_batches(self, batch_size: int, share: Share) -> Any:
         """Replica batches of every series once: `INPUTS`, and `labels`, `row` int64 and `weight` float32 [b, T] ..."""
@@ -150,8 +150,8 @@ class SeriesFeed:
         begin, end = (len(self.series) * part // share.replicas for part in (share.first, share.first + share.count))
         padded = self.evaluation_steps(batch_size, share) * size * share.count
         numbers = np.r_[np.arange(begin, end), np.full(padded - (end - begin), -1)]
-        batches = input_pipeline.batches_of({"series": numbers}, [np.arange(padded).reshape(-1, size)])
-        return input_pipeline.read_ahead(self._gathered(batches, self._whole))
+        inputs = batches.inputs_of({"series": numbers}, [np.arange(padded).reshape(-1, size)])
+        return batches.read_ahead(self._gathered(inputs, self._whole))
 
     def evaluation_steps(self, batch_size: int, share: Share) -> int:
         return input_pipeline.step_count(len(self.series), -(-batch_size // share.replicas), share)
@@ -190,8 +190,8 @@ class SeriesFeed:
     def _show(self, rows: Int64, mirrored: bool) -> npt.NDArray[Any]:
         return self.views[int(mirrored)].rows(rows)
 
-    def _gathered(self, batches: Any, read: Any) -> Any:
-        """`batches` of columns with `series`, and what `read` makes of the columns: names and arrays."""
+    def _gathered(self, inputs: Any, read: Any) -> Any:
+        """Batches `inputs` of columns with `series`, and what `read` makes of the columns: names and arrays."""
         names, dtypes, tails = zip(*self._fields)
 
         def gather(columns: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class SeriesFeed:
             return {**columns, **dict(zip(names, shaped))}
 
         # in one thread: several would wait for Python's lock
-        return batches.map(gather, num_parallel_calls=1, deterministic=True)
+        return inputs.map(gather, num_parallel_calls=1, deterministic=True)
 
     @property
     def _fields(self) -> list[tuple[str, Any, tuple[int, ...]]]:

@@ -38,14 +38,14 @@ class ImageFeed(SeriesFeed):
         if not plan.augmentation.on:
             return {}
         size_px = self.slices.spec.image.size_px
-        return {"transforms": augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, size_px)}
+        return {"changes": augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, size_px)}
 
     def _blurred(self, plan: EpochPlan, batch: dict[str, Any]) -> dict[str, Any]:
         images = batch["images"]
-        if "transforms" in batch:
+        if "changes" in batch:
             shape = tf.shape(images)
-            each = tf.repeat(batch["transforms"], shape[1], axis=0)
-            turned = augment.apply(tf.reshape(images, (-1, *images.shape[2:])), each)
+            each = tf.repeat(batch["changes"], shape[1], axis=0)
+            turned = augment.on_host(tf.reshape(images, (-1, *images.shape[2:])), each)
             images = tf.ensure_shape(tf.reshape(turned, shape), images.shape)
         kept = {name: batch[name] for name in ("place", "mask", "labels", "study", "share")}
         return {"images": images, "seed": seeds(plan, batch["position"]), **kept}

@@ -13,7 +13,8 @@ import struct
 import threading
 import time
 import weakref
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -58,6 +59,22 @@ class Located:
         return list(dict.fromkeys(path.rpartition("/")[0] for path in self.paths))
 
 
+class _Around(NamedTuple):
+    """What stands around the pixels of records of one length: what it must be, and where it is read to.
+
+    `head`: all bytes before the pixels, the framing included; `head_crc`: crc32c of those in the payload. `began`
+    and `rest`: uint8, room for the bytes before and after the pixels; `body`: `rest` without the framing; `told`
+    uint32 [1]: the masked crc32c of the payload, as it stands at the end of `rest`.
+    """
+
+    head: bytes
+    head_crc: int
+    began: npt.NDArray[np.uint8]
+    rest: npt.NDArray[np.uint8]
+    body: npt.NDArray[np.uint8]
+    told: npt.NDArray[np.uint32]
+
+
 class ShardReader:
     """Reads images and labels of a split's slices; several threads may read at once.
 
@@ -72,36 +89,38 @@ class ShardReader:
         self._lock = threading.Lock()
         self._waiting = False  # whether the last batch waited for the disk
         self._keep = _files_to_keep(len(slices.paths))
-        self._largest = int(slices.length.max(initial=0)) + FRAME_BYTES
-        self._of_thread = threading.local()
+        self._image_bytes = int(np.prod(slices.spec.image.shape))
+        self._hands: list[dict[int, _Around]] = []  # length of a payload -> what is around its pixels
         self._rooms: list[tuple[npt.NDArray[np.uint8], weakref.ref[Any]]] = []
         self._table = records.features(slices.spec)
         self._front, self._pixels_at = _layout(slices.spec)
-        self._heads: dict[int, bytes] = {}  # length of a payload -> all bytes before its pixels
+        self._heads: dict[int, bytes] = {}  # length of a payload -> all bytes before its pixels, once one was parsed
         weakref.finalize(self, _close, self._files)
 
     def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Images uint8 [b, size, size, windows] and labels int64 [b, L] of the slices at `rows` [b] of the split.
+        """Images uint8 [..., size, size, windows] and labels int64 [..., L] of the slices at `rows` [...] of the split.
 
         Raises `TrainingFailed` for a record that cannot be read, fails its checks or is no slice.
         """
-        slices = self._slices
-        shards, offsets = slices.shard[rows].tolist(), slices.offset[rows].tolist()
-        lengths = slices.length[rows].tolist()
+        slices, each = self._slices, rows.ravel()
+        shards, offsets = slices.shard[each].tolist(), slices.offset[each].tolist()
+        lengths = slices.length[each].tolist()
         begin = time.perf_counter()
         if self._waiting:
             self._announce(shards, offsets, lengths)
-        images = self._room(len(rows))
-        flat = images.reshape(len(rows), int(np.prod(images.shape[1:])))
-        for position, (shard, offset, length) in enumerate(zip(shards, offsets, lengths, strict=True)):
+        images = self._room(len(each))
+        hand = self._hand()
+        for position, where in enumerate(zip(images, shards, offsets, lengths, strict=True)):
             try:
-                if not self._read_as_usual(flat[position], shard, offset, length):
-                    self._read_any(flat[position], shard, offset, length)
+                if not self._read_as_usual(hand, *where):
+                    self._read_any(*where)
             except (OSError, ValueError) as error:
-                raise self._failed(int(rows[position]), error) from error
-        self._waiting = time.perf_counter() - begin > SLOW_S * len(rows)
+                raise self._failed(int(each[position]), error) from error
+        self._hands.append(hand)
+        self._waiting = time.perf_counter() - begin > SLOW_S * len(each)
         # the table's labels are those of the records, and its sha256 stands in the manifest
-        return images, slices.labels[rows].astype(np.int64)
+        shape = (*rows.shape, *slices.spec.image.shape)
+        return images.reshape(shape), slices.labels[rows].astype(np.int64)
 
     def _announce(self, shards: list[int], offsets: list[int], lengths: list[int]) -> None:
         """Let a slow disk work on all records of a batch at once; several threads would wait for Python's lock."""
@@ -111,13 +130,12 @@ class ShardReader:
                     os.posix_fadvise(file, offset, length + FRAME_BYTES, os.POSIX_FADV_WILLNEED)
 
     def _room(self, count: int) -> npt.NDArray[np.uint8]:
-        """uint8 [count, size, size, windows], in memory of an earlier batch that nobody holds any more, if there is.
+        """uint8 [count, bytes of an image], in memory of an earlier batch that nobody holds any more, if there is.
 
         TensorFlow takes aligned arrays as they are, without a copy, and lets go of them when a batch is done.
         Fresh memory would cost a page fault for every 4 kB.
         """
-        shape = (count, *self._slices.spec.image.shape)
-        size = int(np.prod(shape))
+        size = count * self._image_bytes
         with self._lock:
             free = (at for at, (memory, lent) in enumerate(self._rooms) if lent() is None and memory.size >= size)
             at = next(free, len(self._rooms))
@@ -125,22 +143,39 @@ class ShardReader:
             # an array over a memoryview is what every view of it, however made, keeps alive
             lent = np.frombuffer(memory.data, np.uint8, size)
             self._rooms[at : at + 1] = [(memory, weakref.ref(lent))]
-        return lent.reshape(shape)
+        return lent.reshape(count, self._image_bytes)
 
-    def _read_as_usual(self, image: npt.NDArray[np.uint8], shard: int, offset: int, length: int) -> bool:
+    def _hand(self) -> dict[int, _Around]:
+        """Room for what stands around pixels, which no other thread has meanwhile."""
+        try:
+            return self._hands.pop()
+        except IndexError:
+            return {}
+
+    def _read_as_usual(
+        self, hand: dict[int, _Around], image: npt.NDArray[np.uint8], shard: int, offset: int, length: int
+    ) -> bool:
         """Read the pixels straight into `image` (flat); False for a record that is laid out otherwise, or damaged.
 
         Of records as `records.encode` has them, all bytes before the pixels follow from the length.
         """
-        expected = self._heads.get(length)
-        if expected is None:
+        around = hand.get(length) or self._around(hand, length)
+        if around is None:
             return False
-        head, tail = self._buffers()
-        rest = tail[: length + FRAME_BYTES - len(head) - image.size]
-        if self._read_into([head, image, rest], shard, offset) < length + FRAME_BYTES or head.tobytes() != expected:
+        head, head_crc, began, rest, body, told = around
+        if self._read_into((began, image, rest), shard, offset) < length + FRAME_BYTES or began.tobytes() != head:
             return False
-        crc = google_crc32c.extend(google_crc32c.value(head[12:]), image)
-        return records.masked(google_crc32c.extend(crc, rest[:-4])) == _CRC.unpack(rest[-4:].tobytes())[0]
+        return records.masked(google_crc32c.extend(google_crc32c.extend(head_crc, image), body)) == told[0]
+
+    def _around(self, hand: dict[int, _Around], length: int) -> _Around | None:
+        """What stands around the pixels of records of this length, now in `hand`; None before one was parsed."""
+        head = self._heads.get(length)
+        if head is None:
+            return None
+        rest = np.empty(length + FRAME_BYTES - len(head) - self._image_bytes, np.uint8)
+        began, crc = np.empty(len(head), np.uint8), google_crc32c.value(head[12:])
+        hand[length] = _Around(head, crc, began, rest, rest[:-4], rest[-4:].view("<u4"))
+        return hand[length]
 
     def _read_any(self, image: npt.NDArray[np.uint8], shard: int, offset: int, length: int) -> None:
         """Read and parse a record of any layout into `image` (flat). Raises `ValueError` for a damaged one."""
@@ -153,13 +188,7 @@ class ShardReader:
         if head.endswith(self._front):
             self._heads[length] = head
 
-    def _buffers(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Room for what stands before and after the pixels of a record, of the calling thread."""
-        if not hasattr(self._of_thread, "buffers"):
-            self._of_thread.buffers = (np.empty(12 + self._pixels_at, np.uint8), np.empty(self._largest, np.uint8))
-        return self._of_thread.buffers
-
-    def _read_into(self, parts: list[Any], shard: int, offset: int) -> int:
+    def _read_into(self, parts: Sequence[Any], shard: int, offset: int) -> int:
         """Fill `parts`, uint8 arrays, one after the other from a shard; returns how many bytes there were."""
         file = self._files.get(shard)
         if file is None:

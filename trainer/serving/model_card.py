@@ -25,8 +25,9 @@ RANKING = {
 DECIDING = {"sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision", "f1": "F1"}
 BOTH_WAYS = {"precision": "precision", "recall": "recall", "f1": "F1"}
 IN_SHORT = (  # of the slice model's settings
-    "architecture", "weights", "stem", "epochs", "batch_size", "sampling", "flip", "rotate_deg", "shift", "optimizer",
-    "learning_rate", "label_smoothing", "focal_gamma", "ema", "seed", "classifier",
+    "architecture", "weights", "stem", "epochs", "batch_size", "sampling", "flip", "rotate_deg", "shift", "scale",
+    "crop", "contrast", "brightness", "erase", "optimizer", "learning_rate", "label_smoothing", "focal_gamma",
+    "ema", "seed", "classifier",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -21,7 +22,7 @@ from trainer.models import backbones, networks, pretrained
 from trainer.results import joint
 from trainer.results.joint import Odds
 from trainer.shell.problems import WrongUse
-from trainer.training import hparams, losses, metrics, optimizers
+from trainer.training import hparams, losses, metrics, optimizers, strategy
 from trainer.training.averages import Averages
 from trainer.training.hparams import HParams
 from trainer.training.loop import Data, Network
@@ -147,6 +148,7 @@ def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -
     feeds = {name: SliceFeed(part) for name, part in slices.items()}
     train = feeds[settings.train_split]
     plan, odds = plan_of(settings, train, devices), odds_of(settings, train.slices)
+    plan = dataclasses.replace(plan, in_step=strategy.augments_in_step(settings, devices.kind))
     return Data(train, feeds.get(settings.validation_split), plan, train.slices.spec.labels.names, odds)
 
 
@@ -162,7 +164,7 @@ def plan_of(settings: HParams, train: Feed, devices: Devices) -> EpochPlan:
         size=_epoch_size(settings, train, devices),
         batch_size=settings.batch_size,
         quantum=_quantum(settings, devices),
-        augmentation=Augmentation(settings.flip, settings.rotate_deg, settings.shift),
+        augmentation=augmentation_of(settings),
     )
 
 
@@ -182,6 +184,12 @@ def _shares(
     if not of_parts:
         return sampling.proportions(settings.sampling, counts, settings.proportions)
     return {name: sum(one[name] for one in of_parts) for name in counts}
+
+
+def augmentation_of(settings: HParams) -> Augmentation:
+    """What may happen to a slice while training. Raises `WrongUse`."""
+    moves = (settings.flip, settings.rotate_deg, settings.shift, settings.scale, settings.crop)
+    return Augmentation(*moves, settings.contrast, settings.brightness, settings.erase)
 
 
 def _quantum(settings: HParams, devices: Devices) -> int:

@@ -26,6 +26,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("steps", "cosine")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "default", "mirrored", "multi_worker", "tpu")
+PLACES = ("auto", "host", "device")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,12 @@ class HParams:
     flip: bool
     rotate_deg: float
     shift: float
+    scale: float
+    crop: float
+    contrast: float
+    brightness: float
+    erase: float
+    augment_on: str
     optimizer: str
     learning_rate: float
     schedule: str
@@ -98,6 +105,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "schedule": SCHEDULES,
     "precision": PRECISIONS,
     "strategy": STRATEGIES,
+    "augment_on": PLACES,
 }
 _INF = float("inf")
 _RANGES: dict[str, tuple[float, float]] = {
@@ -108,6 +116,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "eval_batch_size": (1, _INF),
     "rotate_deg": (0, 180),
     "shift": (0, 1),
+    "scale": (0, 1),
+    "crop": (0, 1),
+    "contrast": (0, 1),
+    "brightness": (0, 1),
+    "erase": (0, 1),
     "learning_rate": (0, 1e3),
     "warmup_epochs": (0, _INF),
     "decay_per_epoch": (1e-6, 1),
@@ -195,8 +208,12 @@ def _check_series(hparams: HParams) -> None:
     if hparams.model != SERIES:
         return
     _require(hparams.weights != "imagenet", "weights is imagenet; a series model begins with none, or a series run")
-    turned = {"rotate_deg": hparams.rotate_deg, "shift": hparams.shift, "freeze_epochs": hparams.freeze_epochs}
-    for name, value in turned.items():
+    _require(
+        hparams.augment_on != "device",
+        "augment_on is device, and whole series are changed where they are read; set it to host or auto",
+    )
+    for name in ("rotate_deg", "shift", "scale", "crop", "contrast", "brightness", "erase", "freeze_epochs"):
+        value = getattr(hparams, name)
         _require(
             not value or hparams.end_to_end,
             f"{name} is {value:g}, and a series model sees vectors, not pixels; leave it at 0, or train both together "
@@ -222,6 +239,7 @@ FREE_ON_RESUME = frozenset(
         "eval_batch_size",
         "test_split",
         "slice_run",
+        "augment_on",
         "strategy",
         "replicas",
         "jit_compile",

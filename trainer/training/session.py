@@ -188,7 +188,8 @@ def _show_inputs(loop: Loop) -> None:
     if "image" not in batch:
         return  # a model of vectors: its slice run has the page
     windows = [window.name for window in spec.image.windows]
-    page = input_page.input_page(batch["image"].numpy(), batch["labels"].numpy(), loop.data.labels, windows)
+    images = loop.network.objective.inputs(batch).numpy()
+    page = input_page.input_page(images, batch["labels"].numpy(), loop.data.labels, windows)
     folder.write_inputs(page)
     loop.doors.scalars.images(0, "inputs", page[None])
 

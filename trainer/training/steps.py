@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from trainer.data import augment
 from trainer.training import losses, metrics, optimizers
 from trainer.training.averages import Averages, Statistics
 from trainer.training.optimizers import Schedule
@@ -34,7 +35,9 @@ class Objective:
     batch_size: int
 
     def inputs(self, batch: Mapping[str, Any]) -> Any:
-        """What the model takes of a batch."""
+        """What the model takes of a batch; what shall happen to its slices on the device happens here."""
+        if "changes" in batch:
+            return augment.in_step(batch["image"], batch["changes"])
         return batch["image"]
 
     def part(self, batch: Mapping[str, Any], begin: Any, size: Any) -> dict[str, Any]:

@@ -84,6 +84,13 @@ def kind_of(hparams: HParams, place: Cluster, gpus: int, environ: Mapping[str, s
     return "mirrored" if gpus > 1 else "default"
 
 
+def augments_in_step(hparams: HParams, kind: str) -> bool:
+    """Whether slices are changed in the compiled step: where the settings say so, or an accelerator trains."""
+    if hparams.augment_on != "auto":
+        return hparams.augment_on == "device"
+    return kind == "tpu" or bool(tf.config.list_logical_devices("GPU"))
+
+
 def _gpus() -> list[Any]:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data import augment
+from trainer.data import augment, warp
 from trainer.data.augment import Augmentation
 from trainer.shell.problems import WrongUse
 
@@ -23,7 +23,8 @@ def noise(batch: int, size_px: int, channels: int = 3, seed: int = 0) -> np.ndar
 
 def one(size_px: int, flip: bool = False, turn_deg: float = 0, right_px: float = 0, down_px: float = 0) -> np.ndarray:
     numbers = (np.array([value], np.float64) for value in (turn_deg, right_px, down_px))
-    return augment.compose(np.array([flip]), *numbers, size_px)
+    rows = augment.compose(np.array([flip]), *numbers, size_px)
+    return np.concatenate([rows, np.float32([[1, 0, 0, 0, 0, 0]])], 1)
 
 
 def eagerly(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -31,13 +32,23 @@ def eagerly(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def in_a_pipeline(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    batches = tf.data.Dataset.from_tensor_slices((images, rows)).batch(2).map(augment.apply)
+    batches = tf.data.Dataset.from_tensor_slices((images, rows)).batch(2).map(augment.on_host)
     assert batches.element_spec.dtype == tf.uint8
     assert batches.element_spec.shape[1:] == images.shape[1:]
     return np.concatenate(list(batches.as_numpy_iterator()))
 
 
-WAYS = pytest.mark.parametrize("way", [eagerly, in_a_pipeline])
+def in_a_step(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return tf.function(augment.in_step)(images, rows).numpy()
+
+
+def compiled(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    pytest.importorskip("numba")
+    return warp.changed(images, rows)
+
+
+EVERY = [eagerly, in_a_pipeline, in_a_step, compiled]
+WAYS = pytest.mark.parametrize("way", EVERY)
 
 
 def oracle(image: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -107,7 +118,7 @@ def test_half_a_pixel_is_rounded_to_the_nearest_grey_level():
 
 
 def test_an_empty_batch_stays_empty():
-    assert eagerly(noise(0, 5), np.zeros((0, 8), np.float32)).shape == (0, 5, 5, 3)
+    assert eagerly(noise(0, 5), np.zeros((0, augment.WIDTH), np.float32)).shape == (0, 5, 5, 3)
 
 
 # bilinear
@@ -141,6 +152,7 @@ def test_each_image_goes_through_its_own_transform():
     singly = np.concatenate([eagerly(images[i : i + 1], rows[i : i + 1]) for i in range(6)])
     assert (eagerly(images, rows) == singly).all()
     assert (in_a_pipeline(images, rows) == singly).all()
+    assert (in_a_step(images, rows) == singly).all()
 
 
 # drawing
@@ -171,7 +183,7 @@ def test_draws_fill_their_limits_and_stay_within(size_px):
 @given(size=st.integers(0, 40), longer=st.integers(0, 40), seed=st.integers(0, 5), epoch=st.integers(0, 5))
 def test_a_position_keeps_its_transform_whatever_the_size(size, longer, seed, epoch):
     short = augment.draw(ALL, seed, epoch, size, 64)
-    assert short.shape == (size, 8)
+    assert short.shape == (size, augment.WIDTH)
     assert short.dtype == np.float32
     assert short.tobytes() == augment.draw(ALL, seed, epoch, size + longer, 64)[:size].tobytes()
 
@@ -185,7 +197,7 @@ def test_the_draws_are_frozen():
     """Who relies on it: a resumed run must see the pixels it would have seen."""
     flipped = [-0.97068, -0.240374, 131.543243, -0.240374, 0.97068, 17.455784, 0, 0]
     flipped_too = [-0.992452, -0.122635, 127.769058, -0.122635, 0.992452, 18.678106, 0, 0]
-    assert augment.draw(ALL, 7, 1, 2, 128) == pytest.approx(np.array([flipped, flipped_too]), abs=1e-5)
+    assert augment.draw(ALL, 7, 1, 2, 128)[:, :8] == pytest.approx(np.array([flipped, flipped_too]), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +216,7 @@ def test_what_is_not_asked_for_does_not_happen(augmentation, unchanged):
     assert (np.abs(turn_deg).max() > 1) == ("turn" not in unchanged and unchanged != "all")
     assert (np.abs(move_px).max() > 1) == ("move" not in unchanged and unchanged != "all")
     assert augmentation.on == (unchanged != "all")
-    assert unchanged != "all" or (rows == [1, 0, 0, 0, 1, 0, 0, 0]).all()
+    assert unchanged != "all" or (rows == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0]).all()
 
 
 @pytest.mark.parametrize(
@@ -221,3 +233,140 @@ def test_what_is_not_asked_for_does_not_happen(augmentation, unchanged):
 def test_limits_out_of_range_are_refused(rotate_deg, shift, words):
     with pytest.raises(WrongUse, match=words):
         Augmentation(True, rotate_deg, shift)
+
+
+# what recipes add
+
+
+PARTS = ("scale", "crop", "contrast", "brightness", "erase")
+
+
+def recipe(**parts: float) -> Augmentation:
+    return Augmentation(False, 0, 0, **parts)
+
+
+def changed_by_hand(image: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """The image after its change, in float64 from the first pixel to the last; grey levels not yet rounded."""
+    gain, bias, left, top, right, bottom = change[8:].astype(np.float64)
+    seen = np.clip(oracle(image, change.astype(np.float64)) * gain + bias, 0, 255)
+    y, x = np.mgrid[: image.shape[0], : image.shape[0]]
+    seen[(x >= left) & (x < right) & (y >= top) & (y < bottom)] = 0
+    return seen
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    parts=st.fixed_dictionaries({name: st.floats(0, 0.9) for name in PARTS}),
+    channels=st.sampled_from([1, 3, 5]),
+    seed=st.integers(0, 1000),
+)
+def test_a_recipe_as_counted_by_hand(parts, channels, seed):
+    """All of it at once, on every way there is, and all ways with the same bits."""
+    images = noise(2, 8, channels, seed)
+    changes = augment.draw(Augmentation(True, 20, 0.1, **parts), seed, 1, 2, 8)
+    found = eagerly(images, changes)
+    expected = np.stack([changed_by_hand(image, change) for image, change in zip(images, changes)])
+    # half a level for each rounding, the first one times the gain, and the rest for float32
+    allowed = 0.51 + 0.51 * changes[:, 8].max()
+    assert np.abs(found - expected).max() <= allowed
+    assert (in_a_step(images, changes) == found).all()
+    assert not warp.installed() or (warp.changed(images, changes) == found).all()
+
+
+def test_a_step_that_xla_compiles_differs_by_a_grey_level_at_most():
+    """A compiler may join multiplication and addition, which rounds once instead of twice."""
+    images = noise(16, 64)
+    changes = augment.draw(Augmentation(True, 20, 0.1, 0.2, 0.2, 0.2, 0.2, 0.3), 0, 0, 16, 64)
+    found = tf.function(augment.in_step, jit_compile=True)(images, changes).numpy()
+    differs = np.abs(found.astype(int) - eagerly(images, changes))
+    assert differs.max() <= 1
+    assert (differs > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_recipe_does_what_it_says_and_nothing_else(name):
+    """Limits are met and kept; whatever else a change says stays as it was."""
+    changes = augment.draw(recipe(**{name: 0.4}), 1, 1, 4000, 100).astype(np.float64)
+    ranges = {
+        "scale": (1 / changes[:, 0], 0.6, 1.4),
+        "crop": (1 / changes[:, 0], 1, 1 / 0.6),
+        "contrast": (changes[:, 8], 0.6, 1.4),
+        "brightness": (changes[:, 9], -102, 102),
+        "erase": (changes[:, 12] - changes[:, 10], 0, 40),
+    }
+    drawn, low, high = ranges[name]
+    assert [drawn.min(), drawn.max()] == pytest.approx([low, high], abs=0.01 * (high - low))
+    moved = name in ("scale", "crop")
+    still, kept = (changes[:, 8:], [1, 0, 0, 0, 0, 0]) if moved else (changes[:, :8], [1, 0, 0, 0, 1, 0, 0, 0])
+    assert (still == kept).all()
+
+
+def test_a_crop_shows_a_part_of_the_image_and_nothing_beyond():
+    """Its corners lie within the picture, up to the half pixel around the outermost centres."""
+    rows = augment.draw(recipe(crop=0.6), 3, 0, 2000, 64).astype(np.float64)
+    for at, offset in ((0, 2), (4, 5)):
+        first, last = rows[:, offset] - rows[:, at] / 2, rows[:, at] * 63.5 + rows[:, offset]
+        assert first.min() >= -0.5001
+        assert last.max() <= 63.5001
+    assert np.abs(np.corrcoef(rows[:, 2] - 31.5 * (1 - rows[:, 0]), rows[:, 5] - 31.5 * (1 - rows[:, 0]))[0, 1]) < 0.06
+
+
+def test_contrast_turns_about_the_middle_grey_and_brightness_adds():
+    image = np.array([0, 100, 127, 128, 200, 255], np.uint8)[None, None, :, None].repeat(6, 1)
+    change = one(6)
+    change[:, 8:10] = [0.5, 127.5 * 0.5]
+    assert eagerly(image, change)[0, 0, :, 0].tolist() == [64, 114, 127, 128, 164, 191]  # halves to even
+    change[:, 8:10] = [1, 25.5]
+    assert eagerly(image, change)[0, 0, :, 0].tolist() == [26, 126, 152, 154, 226, 255]
+    change[:, 8:10] = [1, -25.5]
+    assert eagerly(image, change)[0, 0, :, 0].tolist() == [0, 74, 102, 102, 174, 230]
+
+
+def test_what_is_erased_is_air_after_all_else():
+    image, change = np.full((1, 5, 5, 2), 9, np.uint8), one(5)
+    change[:, 9:] = [100, 1, 2, 4, 4]  # brighter; columns 1 to 3, rows 2 and 3
+    found = eagerly(image, change)[0, ..., 0]
+    assert (found[2:4, 1:4] == 0).all()
+    assert (np.delete(found, [2, 3], 0) == 109).all()
+
+
+def test_the_draws_of_flips_turns_and_moves_are_those_of_runs_without_a_recipe():
+    """So that a setting added to a recipe changes nothing else."""
+    plain, more = (augment.draw(which, 7, 1, 50, 64) for which in (ALL, Augmentation(True, 15, 0.1, erase=0.3)))
+    assert plain[:, :10].tobytes() == more[:, :10].tobytes()
+    assert (more[:, 10:] != 0).any()
+
+
+def test_the_draws_of_a_recipe_are_frozen():
+    """Who relies on it: a resumed run must see the pixels it would have seen."""
+    [change] = augment.draw(Augmentation(True, 15, 0.1, 0.2, 0.2, 0.2, 0.2, 0.3), 7, 1, 1, 128)
+    assert change == pytest.approx(np.array(FROZEN), rel=1e-5)
+
+
+FROZEN = [-0.863208, -0.213761, 121.354, -0.213761, 0.863208, 21.9029, 0, 0, 0.894698, 17.581, 92, 24, 128, 46]
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("value", [-0.1, 1, math.nan])
+def test_parts_out_of_range_are_refused(name, value):
+    with pytest.raises(WrongUse, match=rf"{name} is {value}; it is a part of .*, from 0 to below 1"):
+        recipe(**{name: value})
+
+
+def test_without_numba_the_host_does_the_same(monkeypatch):
+    images, changes = noise(6, 16), augment.draw(ALL, 0, 0, 6, 16)
+    before = in_a_pipeline(images, changes)
+    monkeypatch.setattr(warp, "installed", lambda: False)
+    assert (in_a_pipeline(images, changes) == before).all()
+
+
+@pytest.mark.parametrize("deg", [0.0, 15.0, 180.0])
+def test_the_box_around_what_is_not_air_loses_nothing(deg):
+    """Heads that are small, off the centre or not there; numba looks at the box alone."""
+    pytest.importorskip("numba")
+    images = np.zeros((40, 32, 32, 3), np.uint8)
+    for number in range(1, 40):
+        x, y = number * 7 % 30, number * 11 % 31
+        images[number, y : y + 1 + number % 9, x : x + 1 + number % 5] = number
+    changes = augment.draw(Augmentation(True, deg, 0.3, 0.3, 0.3, 0.2, 0.2), 1, 0, 40, 32)
+    assert (warp.changed(images, changes) == eagerly(images, changes)).all()

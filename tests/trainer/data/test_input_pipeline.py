@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tensorflow.python.framework import config as tf_config
 
 from ich_tfrecords.dataset import records
-from trainer.data import augment, sampling
+from trainer.data import augment, batches, sampling, warp
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Slices, open_dataset
 from trainer.data.input_pipeline import (
@@ -159,10 +159,10 @@ def test_augmentation_goes_by_the_position_in_the_epoch(both, stream):
     plan = plan_of(slices, size=40, epoch=3, quantum=2)
     moved = train_batches(slices, dataclasses.replace(plan, augmentation=how), Share(2, 1, 1)).as_numpy_iterator()
     still = train_batches(slices, plan, Share(2, 1, 1)).as_numpy_iterator()
-    transforms = augment.draw(how, plan.seed, plan.epoch, plan.size, slices.spec.image.size_px)
+    changes = augment.draw(how, plan.seed, plan.epoch, plan.size, slices.spec.image.size_px)
     own = [np.arange(8, 16), np.arange(24, 32), np.arange(36, 40)]
     for positions, before, after in zip(own, still, moved, strict=True):
-        assert np.array_equal(augment.apply(before["image"], transforms[positions]).numpy(), after["image"])
+        assert np.array_equal(augment.apply(before["image"], changes[positions]).numpy(), after["image"])
         assert np.array_equal(before["labels"], after["labels"])
 
 
@@ -361,3 +361,41 @@ def test_unlabelled_slices_are_not_trained_on(both):
     assert epoch_size(some, Share.whole()) == len(some) - 5
     uids = [uid for step in range(2) for uid in slices_of_step(some, plan_of(some, batch_size=64), Share.whole(), step)]
     assert not set(some.table["sop_uid"].to_pylist()[:5]) & set(uids)
+
+
+@READERS
+def test_changes_for_the_step_go_with_the_batch(both, stream):
+    """What the step makes of them is what the host would have made."""
+    plan = plan_of(both[stream], "balanced", 40, augmentation=Augmentation(True, 10.0, 0.1, erase=0.3))
+    given = list(train_batches(both[stream], dataclasses.replace(plan, in_step=True), Share.whole()))
+    assert [set(batch) for batch in given] == [{"image", "labels", "changes"}] * 3
+    made = [augment.in_step(batch["image"], batch["changes"]).numpy() for batch in given]
+    for batch, expected in zip(train_batches(both[stream], plan, Share.whole()), made, strict=True):
+        assert set(batch) == {"image", "labels"}
+        assert np.array_equal(batch["image"], expected)
+
+
+@pytest.mark.parametrize("together", [1, 3, 100])
+@pytest.mark.parametrize("compiled", [True, False], ids=["numba", "tensorflow"])
+def test_batches_are_the_same_however_many_are_read_in_a_call(both, monkeypatch, together, compiled):
+    if compiled:
+        pytest.importorskip("numba")
+    plan = plan_of(both[False], "balanced", 100, augmentation=Augmentation(True, 10.0, 0.1))
+    expected = read(train_batches(both[False], plan, Share.whole()))
+    monkeypatch.setattr(batches, "READ_TOGETHER", together)
+    monkeypatch.setattr(warp, "installed", lambda: compiled)
+    assert read(train_batches(both[False], plan, Share.whole())) == expected
+
+
+def test_batches_of_great_images_are_read_one_by_one(both, monkeypatch):
+    """So that memory does not grow with the images."""
+    sizes = []
+    reader = both[False].reader
+    ask = reader.read
+    monkeypatch.setattr(reader, "read", lambda rows: sizes.append(rows.shape) or ask(rows))
+    list(train_batches(both[False], plan_of(both[False], "balanced", 96), Share.whole()))
+    assert sorted(set(sizes)) == [(2, 16), (4, 16)]
+    sizes.clear()
+    monkeypatch.setattr(batches, "MOST_TOGETHER_BYTES", 16 * 32 * 32 * 3)
+    list(train_batches(both[False], plan_of(both[False], "balanced", 96), Share.whole()))
+    assert set(sizes) == {(1, 16)}

@@ -227,6 +227,8 @@ def test_a_series_without_an_order(refused, slice_run, runs_of_blobs, tmp_path):
         ("xception", {"end_to_end": True}, "end_to_end belongs to --model series, not to xception; leave it out"),
         ("series", {"rotate_deg": 5}, "rotate_deg is 5, and a series model sees vectors, not pixels; leave it at 0"),
         ("series", {"shift": 0.1}, "shift is 0.1, and a series model sees vectors, not pixels; leave it at 0"),
+        ("series", {"erase": 0.1}, "erase is 0.1, and a series model sees vectors, not pixels; leave it at 0"),
+        ("series", {"augment_on": "device"}, "augment_on is device, and whole series are changed where they are read"),
         ("series", {"freeze_epochs": 1}, "freeze_epochs is 1, and a series model sees vectors, not pixels"),
         ("series", {"weights": "imagenet"}, "weights is imagenet; a series model begins with none, or a series run"),
         ("series", {"series": 3}, "series is 3; it must be a mapping"),

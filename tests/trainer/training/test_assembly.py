@@ -134,9 +134,12 @@ def test_an_epoch_is_whole_batches_or_every_slice(parts, batch_size, steps, poli
 
 def test_the_plan_is_the_settings(parts):
     sets = {"seed": 7, "accumulate": 2, "flip": True, "rotate_deg": 9, "shift": 0.2, "sampling": "sqrt"}
+    sets |= {"scale": 0.3, "crop": 0.4, "contrast": 0.5, "brightness": 0.6, "erase": 0.7, "augment_on": "device"}
     plan = assembly.data_of(settings(**sets), parts, devices(replicas=4)).plan
     assert (plan.seed, plan.policy, plan.quantum, plan.epoch) == (7, "sqrt", 8, 0)
-    assert dataclasses.astuple(plan.augmentation) == (True, 9.0, 0.2)
+    assert dataclasses.astuple(plan.augmentation) == (True, 9.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    assert plan.in_step
+    assert not assembly.data_of(settings(), parts, devices()).plan.in_step
     assert sum(plan.shares.values()) == pytest.approx(1)
 
 

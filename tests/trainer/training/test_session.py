@@ -232,11 +232,29 @@ def test_ctrl_c_twice_is_one_line(tiny_dataset, tmp_path, monkeypatch, capsys):
     assert one_line(capsys) == "train: interrupted; what was saved stays, the same command goes on"
 
 
+def test_slices_changed_in_the_compiled_step_train_the_same_model(tiny_dataset, tmp_path):
+    """But for a grey level in some pixels; and a run that was begun on a host goes on on a device."""
+    recipe = {"flip": True, "rotate_deg": 15, "shift": 0.1, "scale": 0.1, "crop": 0.1, "contrast": 0.2}
+    recipe |= {"brightness": 0.1, "erase": 0.3, "accumulate": 2}
+    host, device, both = (tmp_path / name for name in ("host", "device", "both"))
+    assert train(tiny_dataset, host, **recipe, augment_on="host") == 0
+    assert train(tiny_dataset, device, **recipe, augment_on="device") == 0
+    assert train(tiny_dataset, both, **recipe, augment_on="host", epochs=1) == 0
+    assert train(tiny_dataset, both, **recipe, augment_on="device") == 0
+    wanted = RunDir(host).read_history()
+    for folder in (device, both):
+        found = RunDir(folder).read_history()
+        for name in ("loss", "val_log_loss"):
+            assert [row[name] for row in found] == pytest.approx([row[name] for row in wanted], rel=1e-3)
+        assert (folder / "inputs.png").read_bytes() == (host / "inputs.png").read_bytes()
+
+
 def test_a_cosine_run_with_augmentation_warm_up_and_all_the_rest(tiny_dataset, tmp_path):
     """Every setting off its default at once."""
     settings = {
         "sampling": "explicit", "proportions": {"none": 2, "subdural": 1, "epidural": 1}, "flip": True,
-        "rotate_deg": 15, "shift": 0.1, "optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 0.5,
+        "rotate_deg": 15, "shift": 0.1, "scale": 0.1, "crop": 0.1, "contrast": 0.1, "brightness": 0.1, "erase": 0.2,
+        "augment_on": "device", "optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 0.5,
         "weight_decay": 0.01, "clip_norm": 1, "accumulate": 2, "ema": 0.9, "any_weight": 3, "label_smoothing": 0.1,
         "focal_gamma": 2, "monitor": "auc_any", "patience": 5, "eval_batch_size": 7, "keep": 1,
         "precision": "mixed_bfloat16", "architecture.dropout": 0.5,

@@ -71,6 +71,23 @@ def test_precision_of_devices(capabilities, precision, monkeypatch):
     assert strategy._precision("auto", "tpu") == "mixed_bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "kind", "gpus", "in_step"),
+    [
+        ("auto", "default", 0, False),
+        ("auto", "mirrored", 0, False),
+        ("auto", "default", 1, True),
+        ("auto", "tpu", 0, True),
+        ("host", "tpu", 0, False),
+        ("host", "default", 1, False),
+        ("device", "default", 0, True),
+    ],
+)
+def test_where_slices_are_changed(wanted, kind, gpus, in_step, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda of: ["gpu"] * gpus if of == "GPU" else ["cpu"])
+    assert strategy.augments_in_step(settings(augment_on=wanted), kind) is in_step
+
+
 def test_prepare_on_one_device():
     devices = strategy.prepare(settings(precision="mixed_bfloat16"), {})
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
