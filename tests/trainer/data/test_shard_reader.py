@@ -186,5 +186,5 @@ def test_no_flipped_bit_gets_through(payload, place, bit):
 
 
 def test_a_bucket_gets_other_advice(slices):
-    there = dataclasses.replace(slices, place="gs://bucket/set")
+    there = dataclasses.replace(slices, paths=tuple(f"gs://bucket/set/{name}" for name in slices.names))
     assert "on a copy of it" in str(shard_reader.record_problem(there, 0, "the payload fails its crc32c"))
