@@ -6,7 +6,7 @@ numba is optional. It runs without Python's lock, so that other threads read mea
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +22,12 @@ _FLOATS = {"nnan", "ninf", "nsz"}
 
 @functools.cache
 def installed() -> bool:
-    """Whether numba is there."""
-    return importlib.util.find_spec("numba") is not None
+    """Whether numba is there and can be imported: it refuses a numpy that is newer than itself."""
+    try:
+        importlib.import_module("numba")
+    except Exception:  # in words of its own; the plain operations give the same bits
+        return False
+    return True
 
 
 def changed(images: npt.NDArray[np.uint8], changes: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -360,6 +360,20 @@ def test_without_numba_the_host_does_the_same(monkeypatch):
     assert (in_a_pipeline(images, changes) == before).all()
 
 
+@pytest.mark.parametrize("broken", [ImportError("Numba needs NumPy 2.2 or less"), SystemError("half a library")])
+def test_a_numba_that_cannot_be_imported_counts_as_none(broken, monkeypatch):
+    def refuse(name: str) -> None:
+        assert name == "numba"
+        raise broken
+
+    warp.installed.cache_clear()
+    monkeypatch.setattr(warp.importlib, "import_module", refuse)
+    try:
+        assert not warp.installed()
+    finally:
+        warp.installed.cache_clear()
+
+
 @pytest.mark.parametrize("deg", [0.0, 15.0, 180.0])
 def test_the_box_around_what_is_not_air_loses_nothing(deg):
     """Heads that are small, off the centre or not there; numba looks at the box alone."""
