@@ -24,7 +24,7 @@ SCRIPTS = {
     "ich-train": "trainer.task",
     **{
         f"ich-{name}": f"trainer.{name}"
-        for name in ("evaluate", "compare", "embed", "predict", "export", "submit", "score")
+        for name in ("evaluate", "compare", "embed", "classify", "predict", "export", "submit", "score")
     },
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import uuid
 import zipfile
@@ -328,7 +329,7 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     try:
         temporary.mkdir(parents=True)
         model.save(temporary / MODEL)
-        _without_dates(temporary / MODEL)
+        _without_chance(temporary / MODEL)
         write_about(temporary, about)
         if slice_folder is not None:
             _put_into(temporary / SLICE, slice_folder)
@@ -346,22 +347,34 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     return folder / MODEL
 
 
-def _without_dates(path: Path) -> None:
-    """Write a model file anew without the time of its writing, so that the same weights have the same digest."""
-    dated = path.with_name(f"dated-{path.name}")
-    path.rename(dated)
-    with zipfile.ZipFile(dated) as old, zipfile.ZipFile(path, "w") as new:
+def _without_chance(path: Path) -> None:
+    """Write a model file anew without what differs between writings, so that the same weights have the same digest.
+
+    Those are dates, and addresses in memory by which Keras knows objects that several layers share.
+    """
+    as_saved = path.with_name(f"saved-{path.name}")
+    path.rename(as_saved)
+    with zipfile.ZipFile(as_saved) as old, zipfile.ZipFile(path, "w") as new:
         for member in old.infolist():
             data = old.read(member)
             if member.filename == _METADATA:
                 data = json.dumps({**json.loads(data), "date_saved": _NO_DATE}).encode()
+            elif member.filename == _CONFIG:
+                data = _numbered(data)
             plain = zipfile.ZipInfo(member.filename)  # its date is the first that a zip can hold
             plain.compress_type, plain.external_attr = member.compress_type, member.external_attr
             new.writestr(plain, data)
-    dated.unlink()
+    as_saved.unlink()
 
 
-_METADATA, _NO_DATE = "metadata.json", "1980-01-01@00:00:00"
+_METADATA, _CONFIG, _NO_DATE = "metadata.json", "config.json", "1980-01-01@00:00:00"
+_SHARED = re.compile(rb'("shared_object_id": )(\d+)')
+
+
+def _numbered(config: bytes) -> bytes:
+    """The config of a model whose shared objects are numbered 1, 2, ... as they are met."""
+    numbers: dict[bytes, int] = {}
+    return _SHARED.sub(lambda found: found[1] + b"%d" % numbers.setdefault(found[2], len(numbers) + 1), config)
 
 
 def write_about(folder: Path, about: About) -> None:
