@@ -244,6 +244,11 @@ def differences(old: DatasetSpec, new: DatasetSpec) -> list[str]:
     return [f"{key}: {before.get(key)}, now {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
+def sample_differences(old: DatasetSpec, new: DatasetSpec) -> list[str]:
+    """Those of `differences` that make another sample of the same slice: of its image or its labels."""
+    return [line for line in differences(old, new) if line.startswith(("image.", "labels."))]
+
+
 def _leaves(value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {path: value}

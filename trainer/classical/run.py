@@ -20,7 +20,7 @@ from ich_tfrecords.storage.file_lock import FileLock
 from ich_tfrecords.views import progress_line
 from trainer.classical import estimators
 from trainer.classical.kinds import Wanted
-from trainer.data.dataset import Dataset, Slices
+from trainer.data.dataset import Dataset, Slices, splits_of
 from trainer.models import classical, model_file
 from trainer.models.model_file import About
 from trainer.results import joint
@@ -54,8 +54,7 @@ def classify(
     trained, held = (assembly.split(data, settings, name) for name in (settings.train_split, settings.validation_split))
     _require_both(trained.labels[trained.labelled], trained)
     with contextlib.closing(_lock(output)):
-        names = sorted({name for part in (trained, held) for name in part.table["split"].unique().to_pylist()})
-        scoring.embed(job_dir, about, data, names, False)
+        scoring.embed(job_dir, about, data, splits_of((trained, held)), False)
         of_trained, of_held = (scoring.views(job_dir, about, data, part, False)[0] for part in (trained, held))
         last = _fitted(wanted, trained, of_trained, note)
         found = _calibrated(_logits(last, of_held), held, trained)

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import io
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,11 @@ class Slices(Located):
     def stratum_counts(self) -> dict[str, int]:
         """Slices of each stratum, `unlabelled` left out, in stratum order."""
         return sampling.counted(self.stratum, self.spec.labels.strata)
+
+
+def splits_of(every: Iterable[Slices]) -> list[str]:
+    """Names of the splits of the data set that these slices are of, sorted; a fold is of several."""
+    return sorted({name for slices in every for name in slices.table["split"].unique().to_pylist()})
 
 
 EVERY = "all"  # all splits as one

@@ -86,9 +86,7 @@ def _numbered(part: Dataset, number: int) -> pa.Table:
 
 
 def _require_alike(first: Dataset, other: Dataset) -> None:
-    found = specs.differences(first.manifest.spec, other.manifest.spec)
-    differs = [line for line in found if line.startswith(("image.", "labels."))]
-    if differs:
+    if differs := specs.sample_differences(first.manifest.spec, other.manifest.spec):
         raise WrongUse(
             f"{other.place} is defined otherwise than {first.place} ({'; '.join(differs)}), so one model cannot learn "
             "from both; convert one of them again with the spec of the other"

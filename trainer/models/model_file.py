@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ich_tfrecords.spec import DatasetSpec, SpecError, differences, from_dict, to_dict
+from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, sample_differences, to_dict
 from ich_tfrecords.storage import atomic
 from trainer.results import blend as blends
 from trainer.results import calibration as calibrations
@@ -230,7 +230,7 @@ def load_slice_model(folder: Path, about: About) -> tuple[keras.Model, About]:
     beside = folder / SLICE
     known = read_about(beside)
     model = load_model(beside, known)
-    differs = [line for line in differences(about.spec, known.spec) if line.startswith(("image.", "labels."))]
+    differs = sample_differences(about.spec, known.spec)
     if differs or vector_dim(model) != about.facts["vector_dim"] or known.fingerprint not in about.fingerprints:
         raise WrongUse(
             f"{beside} is not the slice model that {folder / MODEL} stands on; end its training again to write both"

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 
 from trainer.data import series
-from trainer.data.dataset import Dataset, Slices
+from trainer.data.dataset import Dataset, Slices, splits_of
 from trainer.data.series import Series
 from trainer.data.series_feed import Blur, SeriesFeed
 from trainer.models import context, model_file
@@ -165,7 +165,7 @@ def _views(
     except WrongUse:
         if not may_make:  # the others would wait for hours; the message has the command
             raise
-    names = sorted({name for part in slices.values() for name in part.table["split"].unique().to_pylist()})
+    names = splits_of(slices.values())
     places = [word for part in data.parts for word in ("--data_dir", part.place)]
     command = [sys.executable, "-m", "trainer.embed", "--job_dir", settings.slice_run, *places, "--split", *names]
     # a process of its own: this one must not have met the devices before its strategy does

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data import series
-from trainer.data.dataset import Dataset, Slices
+from trainer.data.dataset import Dataset, Slices, splits_of
 from trainer.data.series_feed import Blur, SeriesFeed
 from trainer.models import model_file
 from trainer.models.model_file import About
@@ -108,7 +108,7 @@ class _SeriesModel:
     def _views(self, slices: Slices) -> list[Vectors]:
         """Vectors of the split, and of its mirror images."""
         about = model_file.read_about(model_file.find(self._place))
-        names = sorted(slices.table["split"].unique().to_pylist())
+        names = splits_of([slices])
         scoring.embed(self._place, about, self._data, names, self._flip)
         return scoring.views(self._place, about, self._data, slices, self._flip)
 

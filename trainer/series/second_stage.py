@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from trainer.data.dataset import Dataset, Slices
+from trainer.data.dataset import Dataset, Slices, splits_of
 from trainer.data.series import Series
 from trainer.data.series_feed import Blur, SeriesFeed
 from trainer.data.series_images import ImageFeed
@@ -94,7 +94,7 @@ class OfBoth(OfSeries):
         )
         model_file.write(folder, encoder, about)
         held = {name: self.feeds[name] for name in (settings.validation_split, settings.test_split) if name}
-        names = sorted({name for feed in held.values() for name in feed.slices.table["split"].unique().to_pylist()})
+        names = splits_of(feed.slices for feed in held.values())
         scoring.embed(str(folder), about, data, names, False)
         feeds = {
             name: SeriesFeed(

@@ -36,8 +36,7 @@ EMBEDDED = 64  # in a batch, always: a part must have the same bytes whenever it
 
 def check_spec(about: About, manifest: Manifest, place: str) -> None:
     """Refuse a data set whose pixels or labels are defined otherwise than the model's. Raises `WrongUse`."""
-    differs = [line for line in specs.differences(about.spec, manifest.spec) if line.startswith(("image.", "labels."))]
-    if differs:
+    if differs := specs.sample_differences(about.spec, manifest.spec):
         raise WrongUse(
             f"the model was trained on another definition than that of {place} ({'; '.join(differs)}); convert the "
             "slices with the model's spec, or take another model"
