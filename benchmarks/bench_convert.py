@@ -84,7 +84,7 @@ class Ours:
 
     def __call__(self, ref: sources.SliceRef) -> None:
         slice_ = ct_slice.read_slice(self._reader.read(ref))
-        image = pixels.window_slice(slice_.hu, SPEC.image)
+        image = pixels.image_of(slice_.hu, SPEC.image)
         self._writer.write(record(image, slice_.header.sop_uid.encode()))
 
 

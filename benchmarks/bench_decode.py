@@ -73,9 +73,9 @@ def windowing() -> dict[str, Way]:
 
     def cumulated() -> np.ndarray:
         with mock.patch.object(pixels, "_box_sums_rows", cumulated_rows):
-            return pixels.window_slice(hu, IMAGE)
+            return pixels.image_of(hu, IMAGE)
 
-    return {"rows that are met": lambda: pixels.window_slice(hu, IMAGE), "cumulative sums": cumulated}
+    return {"rows that are met": lambda: pixels.image_of(hu, IMAGE), "cumulative sums": cumulated}
 
 
 def cumulated_rows(values: np.ndarray, size: int) -> np.ndarray:

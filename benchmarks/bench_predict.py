@@ -124,7 +124,7 @@ def one_slice_ms(export: Path, about: About, data: bytes, rounds: int) -> float:
     took = []
     for _ in range(rounds):
         begin = time.perf_counter()
-        image = pixels.window_slice(ct_slice.read_slice(data).hu, about.spec.image)
+        image = pixels.image_of(ct_slice.read_slice(data).hu, about.spec.image)
         about.probabilities(score(image[None]))
         took.append(time.perf_counter() - begin)
     return 1000 * float(np.median(took[rounds // 10 :]))

@@ -57,7 +57,7 @@ def build_with_tfds(folder: str, output: str) -> None:
     def example(ref: sources.SliceRef) -> tuple[str, dict[str, Any]]:
         with contextlib.closing(sources.SliceReader()) as reader:
             ct = ct_slice.read_slice(reader.read(ref))
-        image = pixels.window_slice(ct.hu, data_spec.image)
+        image = pixels.image_of(ct.hu, data_spec.image)
         header = ct.header
         labels = np.full(len(data_spec.labels.names), -1)
         values = {"image": image, "labels": labels, "patient_key": header.patient_id}

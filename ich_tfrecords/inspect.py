@@ -195,7 +195,7 @@ def facts(done: Manifest, generator: str) -> dict[str, Any]:
         "fingerprint": done.fingerprint,
         "generator": generator,
         **totals(done),
-        "image": {"shape": list(image.shape), "dtype": "uint8", "pad_hu": image.pad_hu, "crop": image.crop},
+        "image": {"shape": list(image.shape), "dtype": image.dtype, "pad_hu": image.pad_hu, "crop": image.crop},
         "windows": [
             {"name": window.name, "level_hu": window.level_hu, "width_hu": window.width_hu} for window in image.windows
         ],
@@ -216,8 +216,8 @@ def describe(done: Manifest, known: Mapping[str, Any]) -> str:
     head = [
         ["data set", f"{known['name']} {known['version']}, by {known['generator']}"],
         ["fingerprint", known["fingerprint"]],
-        ["image", f"uint8 {image.shape}, {image.shown}, padded with {image.pad_hu} HU"],
-        ["windows", f"{windows} (level/width in HU)"],
+        ["image", f"{image.dtype} {image.shape}, {image.shown}, padded with {image.pad_hu} HU"],
+        [image.holds, f"{windows} (level/width in HU)"],
         *([name, plain(value)] for name, value in flat(known["made_from"]).items()),
         ["outside subset", f"{done.not_drawn:,} slices"],
         ["labels unused", f"{done.labels_unused:,} label rows of no slice"],

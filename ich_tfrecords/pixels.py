@@ -5,13 +5,13 @@ Every step is exact in integers, so that numpy, TensorFlow and any machine give 
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ich_tfrecords import crop
-from ich_tfrecords.spec import HEAD, ImageSpec, Window
+from ich_tfrecords.spec import HEAD, HU, ImageSpec, Window
 
 INT16_MIN, INT16_MAX = -32768, 32767
 AIR_HU = -1000  # by the definition of the Hounsfield scale
@@ -24,6 +24,7 @@ Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Ints = TypeVar("Ints", Int32, Int64)
 UInt8 = npt.NDArray[np.uint8]
+Tensor = npt.NDArray[Any]
 
 
 def is_wrapped(bits_stored: int, signed: bool, intercept: float) -> bool:
@@ -110,8 +111,18 @@ def window_channel(hu: Int16, window: Window, size_px: int) -> UInt8:
     side, width = hu.shape[0], scale * window.width_hu
     if side == 4 * size_px and scale == 1 and 16 * width < 1 << 16:
         return _window_quarter(hu, low, width)
-    above_low = np.clip(hu.astype(np.int32) * np.int32(scale), low, low + width) - np.int32(low)
-    return quantise(box_sums(above_low, size_px), 0, width, side**2)
+    return quantise(box_sums(_above(hu, window), size_px), 0, width, side**2)
+
+
+def _above(hu: Int16, window: Window) -> Int32:
+    """`hu` above the lower edge of the window, clipped to it, in HU or, where a window ends on halves, in halves."""
+    low, scale = _low_edge(window)
+    width = scale * window.width_hu
+    if scale == 1 and width <= INT16_MAX:
+        clipped = np.clip(hu, np.int16(low), np.int16(low + width))
+        clipped -= np.int16(low)  # at most `width`
+        return clipped.astype(np.int32)
+    return np.clip(hu.astype(np.int32) * np.int32(scale), low, low + width) - np.int32(low)
 
 
 def _low_edge(window: Window) -> tuple[int, int]:
@@ -135,13 +146,48 @@ def _window_quarter(hu: Int16, low: int, width: int) -> UInt8:
     return ((sums * np.uint32(510) + np.uint32(16 * width)) // np.uint32(32 * width)).astype(np.uint8)
 
 
-def window_slice(hu: Int16, image: ImageSpec) -> UInt8:
-    """Image tensor uint8 [size_px, size_px, windows] in C order of one slice `hu` int16 [rows, columns]."""
+def image_of(hu: Int16, image: ImageSpec) -> Tensor:
+    """Image tensor [size_px, size_px, channels] in C order of one slice `hu` int16 [rows, columns].
+
+    uint8, a channel a window; of kind `hu` int16, one channel: the mean HU of each box (`mean_hu`).
+    """
     square = pad_square(hu, image.pad_hu)
     if image.crop == HEAD:
         square = crop.cut(square, crop.head_square(square))
     square = np.ascontiguousarray(square)
-    tensor = np.empty(image.shape, np.uint8)
+    if image.kind == HU:
+        return mean_hu(square, image.size_px)[:, :, None]
+    return _windowed(square, image)
+
+
+def mean_hu(hu: Int16, size_px: int) -> Int16:
+    """int16 [size_px, size_px], floor(mean + 1/2) of the HU over each box of an exact area resample of `hu` [H, H]."""
+    weight = hu.shape[0] ** 2
+    sums = _block_sums(hu, size_px) if hu.shape[0] % size_px == 0 else _any_sums(hu, size_px)
+    return ((2 * sums + weight) // (2 * weight)).astype("<i2")
+
+
+def _any_sums(hu: Int16, size_px: int) -> Int64:
+    above = hu.astype(np.int32) - np.int32(INT16_MIN)
+    return box_sums(above, size_px) + INT16_MIN * hu.shape[0] ** 2
+
+
+def _block_sums(hu: Int16, size_px: int) -> Int64:
+    """`_any_sums` where each box is a block of whole pixels; those weigh size_px**2."""
+    times = hu.shape[0] // size_px
+    rows = np.add.reduce(hu.reshape(size_px, times, -1), axis=1, dtype=np.int32)
+    return np.add.reduce(rows.reshape(size_px, size_px, times), axis=2, dtype=np.int64) * size_px**2
+
+
+def shown(tensor: Tensor, image: ImageSpec) -> UInt8:
+    """uint8 [size_px, size_px, windows], what is shown of an image tensor: itself, or its HU in the spec's windows."""
+    return _windowed(np.ascontiguousarray(tensor[:, :, 0]), image) if image.kind == HU else tensor
+
+
+def _windowed(square: Int16, image: ImageSpec) -> UInt8:
+    """uint8 [size_px, size_px, windows] in C order of a square slice."""
+    size_px = image.size_px
+    tensor = np.empty((size_px, size_px, len(image.windows)), np.uint8)
     for channel, window in enumerate(image.windows):
-        tensor[:, :, channel] = window_channel(square, window, image.size_px)
+        tensor[:, :, channel] = window_channel(square, window, size_px)
     return tensor

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import re
 import types
 import typing
@@ -21,10 +22,11 @@ import yaml
 NO_HEMORRHAGE = "none"
 UNLABELLED = "unlabelled"
 ORIGINAL, DERIVED = "original", "derived"
+KINDS = WINDOWS, HU = "windows", "hu"
 CROPS = WHOLE, HEAD = "none", "head"
 # What a spec means that leaves a key out, by section. Its canonical form leaves the key out then too, so that data sets
 # from before there was such a key keep their fingerprint.
-_LEFT_OUT: dict[str, dict[str, Any]] = {"": {"accept": (ORIGINAL,)}, "image": {"crop": WHOLE}}
+_LEFT_OUT: dict[str, dict[str, Any]] = {"": {"accept": (ORIGINAL,)}, "image": {"kind": WINDOWS, "crop": WHOLE}}
 
 
 class SpecError(ValueError):
@@ -63,8 +65,10 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:
-    """The image tensor: `size_px` rows and columns, one channel a window, padding in HU.
+    """The image tensor: `size_px` rows and columns, padding in HU.
 
+    `kind`: `windows` for grey levels uint8, one channel a window; `hu` for HU int16 in one channel, with `windows` for
+    what is shown of it, and for where a model begins that windows by itself.
     `crop`: `none`, or `head` for the square around the head (`crop.head_square`) in place of the whole slice.
     """
 
@@ -72,8 +76,10 @@ class ImageSpec:
     pad_hu: int
     windows: tuple[Window, ...]
     crop: str
+    kind: str
 
     def __post_init__(self) -> None:
+        _require(self.kind in KINDS, f"kind is {self.kind!r}; write {' or '.join(KINDS)}")
         _require(8 <= self.size_px <= 1024, f"size_px is {self.size_px}; use 8 to 1024")
         _require(-32768 <= self.pad_hu <= 32767, f"pad_hu is {self.pad_hu}; HU are int16")
         _require(self.crop in CROPS, f"crop is {self.crop!r}; write {' or '.join(CROPS)}")
@@ -88,8 +94,28 @@ class ImageSpec:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Rows, columns, channels of the image tensor (uint8)."""
-        return (self.size_px, self.size_px, len(self.windows))
+        """Rows, columns, channels of the image tensor."""
+        return (self.size_px, self.size_px, 1 if self.kind == HU else len(self.windows))
+
+    @property
+    def dtype(self) -> str:
+        """Of the image tensor, as numpy and TensorFlow name it."""
+        return "int16" if self.kind == HU else "uint8"
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the image tensor."""
+        return math.prod(self.shape) * (2 if self.kind == HU else 1)
+
+    @property
+    def air(self) -> int:
+        """What lies outside of a picture, as its tensor says it."""
+        return self.pad_hu if self.kind == HU else 0
+
+    @property
+    def holds(self) -> str:
+        """What the tensor holds, in words that the windows follow."""
+        return "HU, shown in windows" if self.kind == HU else "windows"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +272,10 @@ def differences(old: DatasetSpec, new: DatasetSpec) -> list[str]:
 
 def sample_differences(old: DatasetSpec, new: DatasetSpec) -> list[str]:
     """Those of `differences` that make another sample of the same slice: of its image or its labels."""
-    return [line for line in differences(old, new) if line.startswith(("image.", "labels."))]
+    lines = [line for line in differences(old, new) if line.startswith(("image.", "labels."))]
+    if old.image.kind == new.image.kind == HU:  # its windows are for the eye
+        return [line for line in lines if not line.startswith("image.windows:")]
+    return lines
 
 
 def _leaves(value: Any, path: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ich_tfrecords import pixels
+from ich_tfrecords.spec import ImageSpec
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.views import progress_line
 from ich_tfrecords.views.montage import shortened
@@ -244,7 +246,7 @@ def _write(
     result |= _elsewhere(args, about, data, slices, found, alike)
     text = json_text(result, indent=1)
     atomic.write_bytes(output / METRICS, (text + "\n").encode())
-    worst = _worst(found, slices, kept)
+    worst = _worst(found, slices, kept, about.shown.image)
     page = evaluation_page.page(json.loads(text), found, history, worst)
     atomic.write_bytes(output / PAGE, page.encode())
     labels = about.spec.labels
@@ -341,6 +343,7 @@ def _what(args: argparse.Namespace, about: About, folder: Path, data: Dataset, r
         "flip": args.flip,
         "model": about.network,
         "parameters": about.facts["parameters"],
+        **({"windows": about.facts["windows"]} if "windows" in about.facts else {}),
         "settings": dict(settings),
         "versions": ending.versions(),
         "fold": [settings["fold"], settings["folds"]] if settings["folds"] else None,
@@ -363,8 +366,8 @@ def _training(log: Path, epochs: int) -> dict[str, Any]:
     }
 
 
-def _worst(found: Any, slices: Slices, kept: npt.NDArray[np.int64]) -> list[Any]:
-    """The slices whose probability is furthest from the truth, with their images."""
+def _worst(found: Any, slices: Slices, kept: npt.NDArray[np.int64], image: ImageSpec) -> list[Any]:
+    """The slices whose probability is furthest from the truth, with what `image` shows of them."""
     from trainer.pages import evaluation_page
     from trainer.training import scoring
 
@@ -376,7 +379,7 @@ def _worst(found: Any, slices: Slices, kept: npt.NDArray[np.int64]) -> list[Any]
             found.names[label],
             int(found.labels[row, label]),
             float(found.probabilities[row, label]),
-            images[int(kept[row])],
+            pixels.shown(images[int(kept[row])], image),
         )
         for row, label in pairs
     ]

@@ -195,7 +195,7 @@ def _lines(folder: Path, about: About, evaluated: bool) -> Iterator[str]:
     of_series = about.blend is not None
     yield f"{folder}: SavedModel, {model_file.MODEL}, {model_file.ABOUT}{SLICE_TOLD * of_series} and {CARD}"
     yield from _of_series(about) if of_series else _of_slices(about)
-    yield f"  image: hu int16 [n, rows, columns] -> image uint8 [n, {image}]"
+    yield f"  image: hu int16 [n, rows, columns] -> image {about.spec.image.dtype} [n, {image}]"
     if not evaluated:
         yield f"{CARD} has no results of these weights: run python -m trainer.evaluate, then this command again"
     yield "use it with"

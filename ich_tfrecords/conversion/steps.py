@@ -234,7 +234,7 @@ def _image(
         good.append(number)
         if hu is None:
             begin = time.perf_counter_ns()
-            image = pixels.window_slice(found, spec.image)
+            image = pixels.image_of(found, spec.image)
             tally["window_us"] += (time.perf_counter_ns() - begin) // 1000
             hu = found.copy() if len(files) > 1 else found  # the next file is read into the same memory
         elif not np.array_equal(hu, found):

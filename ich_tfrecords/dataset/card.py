@@ -22,7 +22,7 @@ def card(manifest: Manifest) -> str:
         [
             f"# {spec.name} {spec.version}",
             "",
-            f"{manifest.slices:,} CT slices of the head as TFRecords: uint8 {list(image.shape)}, windows",
+            f"{manifest.slices:,} CT slices of the head as TFRecords: {image.dtype} {list(image.shape)}, {image.holds}",
             f"(level/width in HU) {windows}; labels in the order {', '.join(spec.labels.names)}",
             "(1, 0, or -1 for unknown).",
             "",

@@ -42,15 +42,20 @@ class Feature:
 
     name: str
     kind: str  # bytes_list, int64_list or float_list
-    dtype: str  # uint8 (raw bytes of a tensor), string, int64 or float32
+    dtype: str  # uint8 or int16 (raw bytes of a tensor, little-endian), string, int64 or float32
     shape: tuple[int, ...]
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it stands in the record as the bytes of a tensor."""
+        return self.dtype in ("uint8", "int16")
 
 
 def features(spec: DatasetSpec) -> tuple[Feature, ...]:
     """The record table of a spec, in name order of the fields as this project speaks of them."""
     texts = ("sop_uid", "study_uid", "series_uid", "patient_key")
     return (
-        Feature("image", "bytes_list", "uint8", spec.image.shape),
+        Feature("image", "bytes_list", spec.image.dtype, spec.image.shape),
         Feature("labels", "int64_list", "int64", (len(spec.labels.names),)),
         *(Feature(name, "bytes_list", "string", ()) for name in texts),
         Feature("position_mm", "float_list", "float32", ()),
@@ -62,10 +67,10 @@ def features(spec: DatasetSpec) -> tuple[Feature, ...]:
 
 def slice_bytes(spec: DatasetSpec) -> int:
     """Bytes that a record takes in a shard, about: the pixels are exact, the rest depends on the ids."""
-    return int(np.prod(spec.image.shape)) + OVERHEAD_BYTES
+    return spec.image.size_bytes + OVERHEAD_BYTES
 
 
-def pixel_digest(image: npt.NDArray[np.uint8]) -> bytes:
+def pixel_digest(image: npt.NDArray[Any]) -> bytes:
     """16 bytes that tell images apart: blake2b of the tensor in C order."""
     return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
@@ -73,13 +78,13 @@ def pixel_digest(image: npt.NDArray[np.uint8]) -> bytes:
 def encode(values: Mapping[str, Any], table: tuple[Feature, ...]) -> bytes:
     """Serialized `tf.train.Example` of one value a feature; the same values give the same bytes.
 
-    An image is a uint8 array, text is bytes, numbers are a number or a sequence of them.
+    An image is an array of its dtype, text is bytes, numbers are a number or a sequence of them.
     """
     example = _EXAMPLE()
     for feature in table:
         value = values[feature.name]
         target = getattr(example.features.feature[feature.name], feature.kind).value
-        if feature.dtype == "uint8":
+        if feature.is_tensor:
             target.append(value.tobytes())
         elif feature.shape:
             target.extend(value)
@@ -104,10 +109,12 @@ def parse(payload: bytes, table: tuple[Feature, ...]) -> dict[str, Any]:
 def _parsed(field: Any, feature: Feature) -> Any:
     values = getattr(field, feature.kind).value
     size = int(np.prod(feature.shape))
-    if feature.dtype == "uint8":
-        if len(values) != 1 or len(values[0]) != size:
-            raise ValueError(f"{feature.name} holds {sum(map(len, values)):,} bytes, not {size:,}")
-        return np.frombuffer(values[0], np.uint8).reshape(feature.shape)
+    if feature.is_tensor:
+        dtype = np.dtype(feature.dtype).newbyteorder("<")
+        size_bytes = size * dtype.itemsize
+        if len(values) != 1 or len(values[0]) != size_bytes:
+            raise ValueError(f"{feature.name} holds {sum(map(len, values)):,} bytes, not {size_bytes:,}")
+        return np.frombuffer(values[0], dtype).reshape(feature.shape)
     if len(values) != size:
         raise ValueError(f"{feature.name} holds {len(values)} values, not {size}")
     return np.asarray(values, feature.dtype) if feature.shape else values[0]
@@ -178,20 +185,20 @@ def parsing_features(spec: DatasetSpec) -> dict[str, Any]:
 
     kinds = {"bytes_list": tf.string, "int64_list": tf.int64, "float_list": tf.float32}
     return {
-        feature.name: tf.io.FixedLenFeature(() if feature.dtype == "uint8" else feature.shape, kinds[feature.kind])
+        feature.name: tf.io.FixedLenFeature(() if feature.is_tensor else feature.shape, kinds[feature.kind])
         for feature in features(spec)
     }
 
 
 def decode_batch(serialized: Any, spec: DatasetSpec) -> dict[str, Any]:
-    """Tensors of a batch of serialized records [n]: `image` uint8 [n, size, size, windows], the rest as in the table.
+    """Tensors of a batch of serialized records [n]: `image` [n, size, size, channels], the rest as in the table.
 
     Works eagerly and inside `tf.data.Dataset.map` (imports TensorFlow).
     """
     import tensorflow as tf
 
     parsed = tf.io.parse_example(serialized, parsing_features(spec))
-    flat = tf.io.decode_raw(parsed["image"], tf.uint8, fixed_length=int(np.prod(spec.image.shape)))
+    flat = tf.io.decode_raw(parsed["image"], spec.image.dtype, fixed_length=spec.image.size_bytes)
     return {**parsed, "image": tf.reshape(flat, (-1, *spec.image.shape))}
 
 

@@ -43,7 +43,7 @@ def _feature(feature: records.Feature, prefix: str) -> dict[str, Any]:
         # a Text feature would have to be UTF-8, which a digest is not
         tensor = {"shape": {}, "dtype": "object", "encoding": "none"}
         return {"pythonClassName": f"{prefix}.scalar.Scalar", "tensor": tensor}
-    encoding = "bytes" if feature.dtype == "uint8" else "none"
+    encoding = "bytes" if feature.is_tensor else "none"
     if not feature.shape:
         return {
             "pythonClassName": f"{prefix}.scalar.Scalar",

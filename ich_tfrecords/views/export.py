@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from ich_tfrecords import pixels
 from ich_tfrecords.dataset import records
 from ich_tfrecords.dataset.manifest import Manifest
 from ich_tfrecords.spec import DatasetSpec
@@ -63,7 +64,7 @@ def _write_pictures(values: Iterator[dict[str, Any]], folder: Path, spec: Datase
     """Write the PNG files of each record; yields the number of slices done with each batch."""
 
     def write(record: dict[str, Any]) -> None:
-        for name, image in pictures(record["sop_uid"].decode(), record["image"], spec):
+        for name, image in pictures(record["sop_uid"].decode(), pixels.shown(record["image"], spec.image), spec):
             atomic.write_bytes(folder / name, montage.png_bytes(image))
 
     # threads, because the wait for the disk is most of the time

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
+from ich_tfrecords import pixels
 from ich_tfrecords.dataset import records
 from ich_tfrecords.dataset.manifest import SLICES, DatasetError, Manifest
 from ich_tfrecords.spec import DatasetSpec
@@ -39,7 +40,7 @@ class DamagedSlice(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One slice to show: its row of the slice table and its image, uint8 [size, size, windows]."""
+    """One slice to show: its row of the slice table and what is shown of it, uint8 [size, size, windows]."""
 
     row: dict[str, Any]
     image: Uint8
@@ -90,10 +91,10 @@ def draw_strata(rows: pa.Table, spec: DatasetSpec, count: int, seed: int) -> Ite
 
 def read_pictures(directory: AnyPath, rows: pa.Table, spec: DatasetSpec) -> list[Picture]:
     """Picture of each row, read from its shard at its offset. Raises `DamagedSlice`."""
-    return [Picture(row, _read_image(directory, row, spec)) for row in rows.to_pylist()]
+    return [Picture(row, pixels.shown(_read_image(directory, row, spec), spec.image)) for row in rows.to_pylist()]
 
 
-def _read_image(directory: AnyPath, row: dict[str, Any], spec: DatasetSpec) -> Uint8:
+def _read_image(directory: AnyPath, row: dict[str, Any], spec: DatasetSpec) -> pixels.Tensor:
     path = shard_path(directory, row["shard"])
     try:
         with path.open("rb") as file:

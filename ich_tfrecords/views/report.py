@@ -64,7 +64,7 @@ def page(directory: AnyPath, manifest: Manifest, generator: str) -> str:
     return html_page.page(
         "report.html",
         title=f"{spec.name} {spec.version}",
-        shape=spec.image.shape,
+        tensor=spec.image,
         fingerprint=manifest.fingerprint,
         facts=_facts(manifest),
         splits=_splits(manifest),

@@ -70,7 +70,7 @@ def test_a_data_set_holds_every_slice_with_its_labels_and_pixels(dataset, synthe
                 values = records.parse(payload, records.features(done.spec))
                 uid = values["sop_uid"].decode()
                 path = synthetic_set.output / "stage_2_train" / f"{uid}.dcm"
-                image = pixels.window_slice(read_slice(path.read_bytes()).hu, done.spec.image)
+                image = pixels.image_of(read_slice(path.read_bytes()).hu, done.spec.image)
                 assert (values["image"] == image).all()
                 assert values["labels"].tolist() == [made[uid].labels[i] for i in order]
                 assert table[uid]["offset"] == offset
@@ -89,8 +89,8 @@ def test_slices_cropped_to_the_head(small_set, tmp_path, convert, capsys):
             for _, payload in records.read_records(file):
                 values = records.parse(payload, records.features(done.spec))
                 hu = read_slice((small_set / f"{values['sop_uid'].decode()}.dcm").read_bytes()).hu
-                np.testing.assert_array_equal(values["image"], pixels.window_slice(hu, done.spec.image))
-                changed += not np.array_equal(values["image"], pixels.window_slice(hu, whole))
+                np.testing.assert_array_equal(values["image"], pixels.image_of(hu, done.spec.image))
+                changed += not np.array_equal(values["image"], pixels.image_of(hu, whole))
     assert changed > done.slices / 2
     assert verify(tmp_path / "out").problems == []
     capsys.readouterr()

@@ -115,10 +115,10 @@ def test_the_image_is_that_of_the_square():
     head = dataclasses.replace(image, crop="head")
     hu = slice_of(500, (200, 300, 150))[:, 60:]  # 440 columns, which are padded first
     square = crop.head_square(pixels.pad_square(hu, image.pad_hu))
-    expected = pixels.window_slice(crop.cut(pixels.pad_square(hu, image.pad_hu), square), image)
+    expected = pixels.image_of(crop.cut(pixels.pad_square(hu, image.pad_hu), square), image)
     assert square.side < 500
-    np.testing.assert_array_equal(pixels.window_slice(hu, head), expected)
-    np.testing.assert_array_equal(pixels.window_slice(slice_of(512), head), pixels.window_slice(slice_of(512), image))
+    np.testing.assert_array_equal(pixels.image_of(hu, head), expected)
+    np.testing.assert_array_equal(pixels.image_of(slice_of(512), head), pixels.image_of(slice_of(512), image))
 
 
 @pytest.mark.real

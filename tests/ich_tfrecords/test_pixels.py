@@ -194,7 +194,7 @@ def test_opencv_area_agrees_within_one_level(side, size):
 @pytest.mark.parametrize("shape", [(512, 512), (512, 400), (301, 512), (64, 65), (1, 9)])
 def test_the_tensor_is_the_channels_of_the_padded_square(shape):
     hu = np.random.default_rng(1).integers(-1000, 500, shape, dtype=np.int16)
-    tensor = pixels.window_slice(hu, IMAGE)
+    tensor = pixels.image_of(hu, IMAGE)
     assert tensor.shape == IMAGE.shape
     assert tensor.dtype == np.uint8
     assert tensor.flags.c_contiguous
@@ -210,8 +210,8 @@ def test_padding_is_air_around_the_centre_and_an_odd_line_goes_last():
 
 def test_layout_and_strides_of_the_slice_do_not_matter():
     hu = noise(512, 5)
-    expected = pixels.window_slice(hu, IMAGE)
-    assert np.array_equal(pixels.window_slice(np.asfortranarray(hu), IMAGE), expected)
+    expected = pixels.image_of(hu, IMAGE)
+    assert np.array_equal(pixels.image_of(np.asfortranarray(hu), IMAGE), expected)
     window = IMAGE.windows[1]
     assert np.array_equal(pixels.window_channel(np.asfortranarray(hu), window, 128), expected[:, :, 1])
     twice = np.repeat(hu, 2, axis=1)[:, ::2]
@@ -223,7 +223,7 @@ def test_a_read_only_slice_stays_as_it_is(side):
     hu = noise(side, 6)
     before = hu.copy()
     hu.setflags(write=False)
-    pixels.window_slice(hu, ImageSpec(64, -1000, ALL_WINDOWS, "none"))
+    pixels.image_of(hu, ImageSpec(64, -1000, ALL_WINDOWS, "none", "windows"))
     assert np.array_equal(hu, before)
 
 

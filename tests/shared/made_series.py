@@ -36,7 +36,7 @@ class Made:
 
     def says(self, hu: np.ndarray, position_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities float64 [n, L] and of the study [L]: pixels.py, `embedder`, `scorer` and numpy."""
-        images = np.stack([pixels.window_slice(one, self.about.spec.image) for one in hu])
+        images = np.stack([pixels.image_of(one, self.about.spec.image) for one in hu])
         vectors, logits = model_file.embedder(self.slice_model)(images)
         order = np.argsort(position_mm, kind="stable")
         place = series.place(np.asarray(position_mm, np.float64)[order])

@@ -22,7 +22,7 @@ _MOVES = 4  # flip, angle, right, down: four random words a position, whichever 
 _MORE = (
     10  # scale; part, right and down of the crop; contrast, brightness; width, height, left and top of what is erased
 )
-WIDTH = 14  # numbers of a change: eight of the transform, gain and bias of the grey levels, what is erased
+WIDTH = 15  # numbers of a change: eight of the transform, gain and bias of the grey levels, what is erased, and air
 
 Floats = npt.NDArray[np.floating]
 
@@ -76,18 +76,21 @@ _PARTS = {
 }
 
 
-def draw(augmentation: Augmentation, seed: int, epoch: int, size: int, size_px: int) -> npt.NDArray[np.float32]:
-    """float32 [size, 14], what happens at each position 0 .. `size` - 1 of the epoch, as `apply` takes it.
+def draw(
+    augmentation: Augmentation, seed: int, epoch: int, size: int, size_px: int, air: int = 0
+) -> npt.NDArray[np.float32]:
+    """float32 [size, 15], what happens at each position 0 .. `size` - 1 of the epoch, as `apply` takes it.
 
     A function of (seed, epoch, position) alone: the first rows do not depend on `size`. `size_px`: side of the
-    image. All draws are uniform: angles within +-`rotate_deg`, moves within +-`shift` times the side, and so on.
+    image; `air`: what lies outside of it (`ImageSpec.air`). All draws are uniform: angles within +-`rotate_deg`, moves
+    within +-`shift` times the side, and so on.
     """
     signed = _signed(f"augment:{epoch}", seed, size, _MOVES)
     flip = augmentation.flip & (signed[:, 0] < 0)
     move_px = signed[:, 2:] * (augmentation.shift * size_px)
     turn_deg = signed[:, 1] * augmentation.rotate_deg
     changes = np.zeros((size, WIDTH), np.float32)
-    changes[:, 8] = 1
+    changes[:, 8], changes[:, 14] = 1, air
     if not augmentation.more:
         changes[:, :8] = compose(flip, turn_deg, move_px[:, 0], move_px[:, 1], size_px)
         return changes
@@ -96,7 +99,7 @@ def draw(augmentation: Augmentation, seed: int, epoch: int, size: int, size_px: 
     right_px, down_px = (move_px + zoom[:, None] * crop_px).T
     changes[:, :8] = compose(flip, turn_deg, right_px, down_px, size_px, zoom)
     changes[:, 8:10] = _levels(augmentation, more[:, 4:6])
-    changes[:, 10:] = _erased(augmentation, (more[:, 6:] + 1) / 2, size_px)
+    changes[:, 10:14] = _erased(augmentation, (more[:, 6:] + 1) / 2, size_px)
     return changes
 
 
@@ -159,28 +162,38 @@ def on_host(images: Any, changes: Any) -> Any:
     """What `apply` gives, for a pipeline on the host: by `warp` where numba is installed."""
     if not warp.installed():
         return apply(images, changes)
-    changed = tf.numpy_function(warp.changed, [images, changes], tf.uint8, stateful=False)
+    changed = tf.numpy_function(warp.changed, [images, changes], images.dtype, stateful=False)
     return tf.ensure_shape(changed, images.shape)
 
 
 def apply(images: Any, changes: Any) -> Any:
-    """uint8 [b, s, s, c], each image after its change; a tensor operation for batches, on CPU or GPU.
+    """[b, s, s, c], each image after its change; a tensor operation for batches, on CPU or GPU.
 
-    `images`: uint8 [b, s, s, c]; `changes`: float32 [b, 14] as `draw` gives them. Bilinear, rounded to the nearest
-    grey level; outside the image is 0 (air). Where the transform meets pixel centres, values stay as they are:
-    identity returns the same bits, a flip the mirrored ones. Then gain and bias of the grey levels, and what is erased
-    is 0. XLA cannot compile the operation; see `in_step`.
+    `images`: grey levels uint8 or HU int16 [b, s, s, c]; `changes`: float32 [b, 15] as `draw` gives them. Bilinear,
+    rounded to the nearest grey level or HU; outside the image is air. Where the transform meets pixel centres, values
+    stay as they are: identity returns the same bits, a flip the mirrored ones. Then gain and bias of the grey levels,
+    which HU have not, and what is erased is air. XLA cannot compile the operation; see `in_step`.
     """
     images = tf.convert_to_tensor(images)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(images, tf.float32),  # on uint8 the operation cuts fractions off instead of rounding
+        # on uint8 the operation cuts fractions off instead of rounding
+        images=tf.cast(_above_air(images, changes), tf.float32),
         transforms=changes[:, :8],
         output_shape=tf.shape(images)[1:3],
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
     )
-    return tf.ensure_shape(_graded(moved, changes), images.shape)
+    return tf.ensure_shape(_graded(moved, changes, images.dtype), images.shape)
+
+
+def _above_air(images: Any, changes: Any) -> Any:
+    """Whole numbers [b, s, s, c] that are 0 where there is air."""
+    return images if images.dtype == tf.uint8 else tf.cast(images, tf.int32) - _air(changes)
+
+
+def _air(changes: Any) -> Any:
+    return tf.cast(changes[:, 14, None, None, None], tf.int32)
 
 
 def in_step(images: Any, changes: Any) -> Any:
@@ -200,7 +213,9 @@ def in_step(images: Any, changes: Any) -> Any:
     column, row = (tf.cast(one, tf.int32) + warp.BORDER for one in (column, row))
     first = tf.reshape(row * wide + column, [batch, side * side])
     border = [warp.BORDER] * 2
-    flat = tf.reshape(tf.pad(images, [[0, 0], border, border, [0, 0]]), [batch, wide * wide, channels])
+    flat = tf.reshape(
+        tf.pad(_above_air(images, changes), [[0, 0], border, border, [0, 0]]), [batch, wide * wide, channels]
+    )
 
     def near(further: Any) -> Any:
         found = tf.gather(flat, first + further, batch_dims=1)
@@ -210,14 +225,17 @@ def in_step(images: Any, changes: Any) -> Any:
     after_y, before_y = ((top + 1.0) - v)[..., None], (v - top)[..., None]
     upper = after_x * near(0) + before_x * near(1)
     lower = after_x * near(wide) + before_x * near(wide + 1)
-    return tf.ensure_shape(_graded(after_y * upper + before_y * lower, changes), images.shape)
+    return tf.ensure_shape(_graded(after_y * upper + before_y * lower, changes, images.dtype), images.shape)
 
 
-def _graded(moved: Any, changes: Any) -> Any:
-    """uint8 [b, s, s, c] of grey levels float32, not yet rounded: gain, bias, and what is erased."""
-    gain, bias = changes[:, 8, None, None, None], changes[:, 9, None, None, None]
-    levels = tf.round(tf.clip_by_value(tf.round(moved) * gain + bias, 0.0, 255.0))
+def _graded(moved: Any, changes: Any, dtype: Any) -> Any:
+    """[b, s, s, c] of values above air float32, not yet rounded: gain, bias, and what is erased."""
+    levels = tf.round(moved)
+    if dtype == tf.uint8:
+        gain, bias = changes[:, 8, None, None, None], changes[:, 9, None, None, None]
+        levels = tf.round(tf.clip_by_value(levels * gain + bias, 0.0, 255.0))
     place = tf.range(tf.shape(moved)[1], dtype=tf.float32)
     across = (place >= changes[:, 10, None]) & (place < changes[:, 12, None])
     down = (place >= changes[:, 11, None]) & (place < changes[:, 13, None])
-    return tf.cast(tf.where((down[:, :, None] & across[:, None, :])[..., None], 0.0, levels), tf.uint8)
+    kept = tf.where((down[:, :, None] & across[:, None, :])[..., None], 0.0, levels)
+    return tf.cast(kept if dtype == tf.uint8 else tf.cast(kept, tf.int32) + _air(changes), dtype)

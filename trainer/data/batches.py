@@ -43,7 +43,8 @@ def by_number(slices: Slices, columns: Columns, parts: Positions, in_step: bool 
     """Batches of the slices at `row` of `columns`; see `of_records`."""
     fused = "changes" in columns and not in_step and warp.installed()
     threads = PARALLEL_BATCHES if fused else READERS
-    shape, labels_shape = slices.spec.image.shape, (len(slices.spec.labels.names),)
+    image = slices.spec.image
+    shape, labels_shape = image.shape, (len(slices.spec.labels.names),)
 
     def read(row: npt.NDArray[np.int64], *changes: npt.NDArray[np.float32]) -> tuple[Any, Any]:
         images, labels = slices.reader.read(row)
@@ -53,12 +54,12 @@ def by_number(slices: Slices, columns: Columns, parts: Positions, in_step: bool 
 
     def drawn(given: dict[str, Any]) -> dict[str, Any]:
         changes = [given.pop("changes")] if fused else []
-        images, labels = tf.numpy_function(read, [given["row"], *changes], (tf.uint8, tf.int64), stateful=False)
+        images, labels = tf.numpy_function(read, [given["row"], *changes], (image.dtype, tf.int64), stateful=False)
         of_calls = given["row"].shape
         return _kept(given, tf.ensure_shape(images, of_calls + shape), tf.ensure_shape(labels, of_calls + labels_shape))
 
     def several(inputs: tf.data.Dataset) -> tf.data.Dataset:
-        size = inputs.element_spec["row"].shape[0] * int(np.prod(shape))
+        size = inputs.element_spec["row"].shape[0] * image.size_bytes
         calls = inputs.batch(max(1, min(READ_TOGETHER, MOST_TOGETHER_BYTES // size)))
         return calls.map(drawn, num_parallel_calls=threads, deterministic=True).unbatch()
 
@@ -66,7 +67,7 @@ def by_number(slices: Slices, columns: Columns, parts: Positions, in_step: bool 
 
 
 def of_records(slices: Slices, pairs: tf.data.Dataset, in_step: bool = False) -> tf.data.Dataset:
-    """`image` uint8 [b, size, size, windows] and `labels` int64 [b, L] of pairs of columns and serialized records.
+    """`image` [b, size, size, channels] and `labels` int64 [b, L] of pairs of columns and serialized records.
 
     With `weight` in the columns, also `row` and `weight`. With `changes`, the images are changed so (`augment`), or,
     with `in_step`, the changes go with them.

@@ -70,7 +70,7 @@ class EpochPlan:
 
     `quantum`: replicas times accumulation, of which every batch is a multiple. `epoch`: 0, 1, ... `of_parts`: where
     shares of several data sets are set, what of all falls to each stratum of each of them; `shares` is their sum.
-    `in_step`: what happens to each slice goes with the batch as `changes` float32 [b, 14], for `augment.in_step`.
+    `in_step`: what happens to each slice goes with the batch as `changes` float32 [b, 15], for `augment.in_step`.
     """
 
     policy: str
@@ -131,7 +131,7 @@ def epoch_size(slices: Slices, share: Share) -> int:
 
 
 def train_batches(slices: Slices, plan: EpochPlan, share: Share, skip_steps: int = 0) -> tf.data.Dataset:
-    """Replica batches of an epoch: `image` uint8 [b, size, size, windows] and `labels` int64 [b, L].
+    """Replica batches of an epoch: `image` [b, size, size, channels] and `labels` int64 [b, L].
 
     b is `batch_size` / replicas, less in the last short batch. `skip_steps`: leave out the first steps, as a resumed
     run does. A record that cannot be read raises a `tf.errors.OpError`, which `problem` makes plain.
@@ -141,8 +141,9 @@ def train_batches(slices: Slices, plan: EpochPlan, share: Share, skip_steps: int
     parts = plan.positions(share, skip_steps)
     columns: dict[str, npt.NDArray[Any]] = {}
     if plan.augmentation.on:
-        size_px = slices.spec.image.size_px
-        columns["changes"] = augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, size_px)
+        image = slices.spec.image
+        drawn = augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, image.size_px, image.air)
+        columns["changes"] = drawn
     if slices.random_access:
         return batches.by_number(slices, {**columns, "row": _order(slices, plan)}, parts, plan.in_step)
     inputs = batches.inputs_of({**columns, "position": np.arange(plan.size)}, parts)
@@ -176,7 +177,7 @@ def evaluation_batches(
 
     `span`: of the rows from the first of these to the one before the second alone.
 
-    `image` uint8 [b, size, size, windows], `labels` int64 [b, L], `row` int64 [b] (row of `slices`, in order unless
+    `image` [b, size, size, channels], `labels` int64 [b, L], `row` int64 [b] (row of `slices`, in order unless
     they come as streams) and `weight` float32 [b]: 0 for slices that fill up the last batches. All batches have
     b = `batch_size` / replicas (rounded up) slices, and all workers as many batches.
     """

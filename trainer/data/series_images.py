@@ -18,7 +18,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFeed(SeriesFeed):
-    """A `SeriesFeed` whose batches hold `images` uint8 [b, T, size, size, windows] in place of vectors.
+    """A `SeriesFeed` whose batches hold `images` [b, T, size, size, channels] in place of vectors.
 
     For training each series is turned, moved and mirrored as a whole, and `seed` int64 [b, 2] is of the blur of the
     vectors that are made of it. It has no `views`, and its slices are read by number.
@@ -26,7 +26,7 @@ class ImageFeed(SeriesFeed):
 
     @property
     def _shown(self) -> tuple[str, Any, tuple[int, ...]]:
-        return "images", tf.uint8, self.slices.spec.image.shape
+        return "images", tf.as_dtype(self.slices.spec.image.dtype), self.slices.spec.image.shape
 
     def _show(self, rows: Int64, mirrored: bool) -> npt.NDArray[Any]:
         return self.slices.reader.read(rows)[0]
@@ -37,8 +37,9 @@ class ImageFeed(SeriesFeed):
     def _more(self, plan: EpochPlan) -> dict[str, npt.NDArray[Any]]:
         if not plan.augmentation.on:
             return {}
-        size_px = self.slices.spec.image.size_px
-        return {"changes": augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, size_px)}
+        image = self.slices.spec.image
+        drawn = augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, image.size_px, image.air)
+        return {"changes": drawn}
 
     def _blurred(self, plan: EpochPlan, batch: dict[str, Any]) -> dict[str, Any]:
         images = batch["images"]

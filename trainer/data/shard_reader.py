@@ -89,7 +89,7 @@ class ShardReader:
         self._lock = threading.Lock()
         self._waiting = False  # whether the last batch waited for the disk
         self._keep = _files_to_keep(len(slices.paths))
-        self._image_bytes = int(np.prod(slices.spec.image.shape))
+        self._image_bytes = slices.spec.image.size_bytes
         self._hands: list[dict[int, _Around]] = []  # length of a payload -> what is around its pixels
         self._rooms: list[tuple[npt.NDArray[np.uint8], weakref.ref[Any]]] = []
         self._table = records.features(slices.spec)
@@ -97,8 +97,8 @@ class ShardReader:
         self._heads: dict[int, bytes] = {}  # length of a payload -> all bytes before its pixels, once one was parsed
         weakref.finalize(self, _close, self._files)
 
-    def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Images uint8 [..., size, size, windows] and labels int64 [..., L] of the slices at `rows` [...] of the split.
+    def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Images [..., size, size, channels] and labels int64 [..., L] of the slices at `rows` [...] of the split.
 
         Raises `TrainingFailed` for a record that cannot be read, fails its checks or is no slice.
         """
@@ -120,7 +120,7 @@ class ShardReader:
         self._waiting = time.perf_counter() - begin > SLOW_S * len(each)
         # the table's labels are those of the records, and its sha256 stands in the manifest
         shape = (*rows.shape, *slices.spec.image.shape)
-        return images.reshape(shape), slices.labels[rows].astype(np.int64)
+        return images.view(slices.spec.image.dtype).reshape(shape), slices.labels[rows].astype(np.int64)
 
     def _announce(self, shards: list[int], offsets: list[int], lengths: list[int]) -> None:
         """Let a slow disk work on all records of a batch at once; several threads would wait for Python's lock."""
@@ -183,7 +183,7 @@ class ShardReader:
         got = self._read_into([framed], shard, offset)
         if damage := damage_of(framed[:got], length):
             raise ValueError(damage)
-        image[:] = records.parse(framed[12:-4].tobytes(), self._table)["image"].reshape(-1)
+        image[:] = records.parse(framed[12:-4].tobytes(), self._table)["image"].reshape(-1).view(np.uint8)
         head = framed[: 12 + self._pixels_at].tobytes()
         if head.endswith(self._front):
             self._heads[length] = head
@@ -227,7 +227,7 @@ def _layout(spec: DatasetSpec) -> tuple[bytes, int]:
     numbers = {feature.name: np.zeros(feature.shape, int).tolist() for feature in table if feature.dtype != "string"}
     dark, bright = (
         np.frombuffer(records.encode({**text, **numbers, "image": image}, table), np.uint8)
-        for image in (np.full(spec.image.shape, level, np.uint8) for level in (0, 255))
+        for image in (np.full(spec.image.shape, level, spec.image.dtype) for level in (0, 255))
     )
     pixels_at = int(np.flatnonzero(dark != bright)[0])
     whole = 1 + int(np.flatnonzero(dark[1:] < 128)[0]) + 1  # a tag, then a length whose last byte is below 128

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 BORDER = 2  # of air around an image, so that each place that is far outside has four neighbours there too
-_WORD = 4  # channels that go into one word of 32 bits
+_WORD = 32  # bits, which hold several channels
 
 # what may be done to floats: nothing that changes a finite number, so no fused multiply-add
 _FLOATS = {"nnan", "ninf", "nsz"}
@@ -30,35 +30,56 @@ def installed() -> bool:
     return True
 
 
-def changed(images: npt.NDArray[np.uint8], changes: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """uint8 [n, s, s, c], copies of `images` after their `changes` float32 [n, 14]."""
+def changed(images: npt.NDArray[Any], changes: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    """[n, s, s, c], copies of `images` after their `changes` float32 [n, 15]."""
     made = images.copy()
     change(made, changes)
     return made
 
 
-def change(images: npt.NDArray[np.uint8], changes: npt.NDArray[np.float32]) -> None:
-    """Change `images` uint8 [n, s, s, c] in place by `changes` float32 [n, 14], see `augment.apply`."""
-    side, channels = images.shape[1], images.shape[3]
-    flat = images.reshape(len(images), side * side * channels)
-    for first in range(0, channels, _WORD):
-        _kernel(side, channels, first, min(_WORD, channels - first))(flat, changes)
+def change(images: npt.NDArray[Any], changes: npt.NDArray[np.float32]) -> None:
+    """Change `images` uint8 or int16 [n, s, s, c] in place by `changes` float32 [n, 15], see `augment.apply`."""
+    side, channels, bits = images.shape[1], images.shape[3], 8 * images.dtype.itemsize
+    flat = images.view(f"u{images.dtype.itemsize}").reshape(len(images), side * side * channels)
+    for first in range(0, channels, _WORD // bits):
+        _kernel(side, channels, first, min(_WORD // bits, channels - first), bits)(flat, changes)
 
 
 @functools.cache
-def _kernel(side: int, channels: int, first: int, count: int) -> Callable[[Any, Any], None]:
+def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Callable[[Any, Any], None]:
     """A compiled function that changes `count` channels from `first` on of images [n, s * s * channels] in place.
 
-    All that the shape says is a constant of the program, so that its loops become vector instructions.
+    `bits`: 8 of grey levels, whose air is 0; 16 of HU, which in a word are combined with the bits of air, so that it is
+    0 there too. All that the shape says is a constant of the program, so that its loops become vector instructions.
     """
     import numba
-    from numba import float32, int32, uint8, uint32, uint64
+    from numba import float32, int16, int32, uint8, uint16, uint32, uint64
 
     wide, pixels, stride = side + 2 * BORDER, uint64(side), uint64(channels)
+    mask = uint32((1 << bits) - 1)
     inlined = numba.njit(inline="always", fastmath=_FLOATS)
 
     @inlined
-    def pack(image: Any, words: Any, columns: Any) -> tuple[int, int]:
+    def grey_of(bits_found: Any, air: Any) -> Any:
+        return float32(int32(bits_found))
+
+    @inlined
+    def grey_level(value: Any, gain: Any, bias: Any, air: Any) -> Any:
+        """A grey level after gain and bias."""
+        return uint8(int32(np.rint(min(max(np.rint(value) * gain + bias, float32(0)), float32(255)))))
+
+    @inlined
+    def hu_above(bits_found: Any, air: Any) -> Any:
+        return float32(int32(int16(uint16(bits_found ^ (uint32(air) & mask)))) - air)
+
+    @inlined
+    def hu_of(value: Any, gain: Any, bias: Any, air: Any) -> Any:
+        return uint16(int32(np.rint(value)) + air)
+
+    above_air, level, word_of = (grey_of, grey_level, uint8) if bits == 8 else (hu_above, hu_of, uint16)
+
+    @inlined
+    def pack(image: Any, words: Any, columns: Any, air: Any) -> tuple[int, int]:
         """Put the channels of each pixel into a word; returns the first and last row that is not all air."""
         top, bottom = side, -1
         columns[:] = 0
@@ -68,7 +89,7 @@ def _kernel(side: int, channels: int, first: int, count: int) -> Callable[[Any, 
             for x in range(pixels):
                 word = uint32(0)
                 for channel in range(count):
-                    word |= uint32(image[begin + stride * x + uint64(channel)]) << uint32(8 * channel)
+                    word |= (uint32(image[begin + stride * x + uint64(channel)]) ^ air) << uint32(bits * channel)
                 words[row + x] = word
                 columns[x] |= word
                 filled |= word
@@ -117,24 +138,21 @@ def _kernel(side: int, channels: int, first: int, count: int) -> Callable[[Any, 
             near[uint64(3) * pixels + x] = words[place + uint64(wide + 1)]
 
     @inlined
-    def level(value: Any, gain: Any, bias: Any) -> Any:
-        """A grey level after gain and bias."""
-        return uint8(int32(np.rint(min(max(np.rint(value) * gain + bias, float32(0)), float32(255)))))
-
-    @inlined
-    def blend(near: Any, parts: Any, image: Any, row: Any, begin: Any, end: Any, gain: Any, bias: Any) -> None:
+    def blend(
+        near: Any, parts: Any, image: Any, row: Any, begin: Any, end: Any, gain: Any, bias: Any, air: Any
+    ) -> None:
         """Write the pixels from `begin` to `end` of a row."""
         for x in range(begin, end):
             after_x, before_x = parts[x], parts[pixels + x]
             after_y, before_y = parts[uint64(2) * pixels + x], parts[uint64(3) * pixels + x]
             for channel in range(count):
-                shift, mask = uint32(8 * channel), uint32(255)
-                one = float32(int32((near[x] >> shift) & mask))
-                two = float32(int32((near[pixels + x] >> shift) & mask))
-                three = float32(int32((near[uint64(2) * pixels + x] >> shift) & mask))
-                four = float32(int32((near[uint64(3) * pixels + x] >> shift) & mask))
+                shift = uint32(bits * channel)
+                one = above_air((near[x] >> shift) & mask, air)
+                two = above_air((near[pixels + x] >> shift) & mask, air)
+                three = above_air((near[uint64(2) * pixels + x] >> shift) & mask, air)
+                four = above_air((near[uint64(3) * pixels + x] >> shift) & mask, air)
                 value = after_y * (after_x * one + before_x * two) + before_y * (after_x * three + before_x * four)
-                image[row + stride * x + uint64(channel)] = level(value, gain, bias)
+                image[row + stride * x + uint64(channel)] = level(value, gain, bias, air)
 
     @inlined
     def fill(image: Any, row: Any, begin: Any, end: Any, value: Any) -> None:
@@ -148,9 +166,9 @@ def _kernel(side: int, channels: int, first: int, count: int) -> Callable[[Any, 
         at, near, parts = np.empty(side, np.uint32), np.empty(4 * side, np.uint32), np.empty(4 * side, np.float32)
         for number in range(len(images)):
             image, change = images[number], changes[number]
-            gain, bias = change[8], change[9]
-            air = level(float32(0), gain, bias)
-            top, bottom = pack(image, words, columns)
+            gain, bias, air = change[8], change[9], int32(change[14])
+            outside = level(float32(0), gain, bias, air)
+            top, bottom = pack(image, words, columns, uint32(air) & mask)
             left, right = filled_columns(columns)
             for y in range(side):
                 # what lies outside of the box around all that is not air is air
@@ -165,13 +183,13 @@ def _kernel(side: int, channels: int, first: int, count: int) -> Callable[[Any, 
                 if end >= begin:
                     low, high = uint64(int(begin)), uint64(int(end) + 1)
                 row = uint64(y * side * channels + first)
-                fill(image, row, uint64(0), low, air)
-                fill(image, row, high, pixels, air)
+                fill(image, row, uint64(0), low, outside)
+                fill(image, row, high, pixels, outside)
                 if high > low:
                     places(change, y, at, parts)
                     gather(words, at, near, low, high)
-                    blend(near, parts, image, row, low, high, gain, bias)
+                    blend(near, parts, image, row, low, high, gain, bias, air)
                 if change[11] <= y < change[13]:
-                    fill(image, row, uint64(change[10]), uint64(change[12]), uint8(0))
+                    fill(image, row, uint64(change[10]), uint64(change[12]), word_of(air))
 
     return run

@@ -44,8 +44,8 @@ METHODS: dict[str, Callable[[Any, Any], Any]] = {"hirescam": _hirescam, "gradcam
 DEFAULT = "hirescam"
 
 
-def explainer(model: keras.Model, method: str = DEFAULT) -> Callable[[npt.NDArray[np.uint8], int], Float32]:
-    """A function (images uint8 [b, size, size, windows], index of a label) -> maps float32 [b, size, size].
+def explainer(model: keras.Model, method: str = DEFAULT) -> Callable[[npt.NDArray[Any], int], Float32]:
+    """A function (images [b, size, size, channels], index of a label) -> maps float32 [b, size, size].
 
     A map is 0 where nothing speaks for the label, and 1 where most does in that slice: maps of two slices do not
     compare. It is compiled at the first call, once for all b and labels. Its detail is that of the last convolution,
@@ -54,7 +54,7 @@ def explainer(model: keras.Model, method: str = DEFAULT) -> Callable[[npt.NDArra
     if method not in METHODS:
         raise WrongUse(f"method {method!r} of explaining is unknown; {hint(method, METHODS)}")
     features, head = _split(model)
-    images = tf.TensorSpec(model.input.shape, tf.uint8)
+    images = tf.TensorSpec(model.input.shape, model.input.dtype)
 
     @tf.function(input_signature=[images, tf.TensorSpec((), tf.int32)])
     def compiled(images: Any, label: Any) -> Any:

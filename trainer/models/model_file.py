@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, sample_differences, to_dict
 from ich_tfrecords.storage import atomic
+from trainer.models import windows
 from trainer.results import blend as blends
 from trainer.results import calibration as calibrations
 from trainer.results.joint import Odds, coherent
@@ -33,7 +34,7 @@ MODEL = "model.keras"
 SLICE = "slice"  # beside the context of a series model: the folder of its slice model
 ABOUT = "about.json"
 CLASSIFIER = "classifier"  # among the settings: what takes the place of the last layer, see `classical`
-Embedder = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]]
+Embedder = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]]
 FORMAT = 2
 READABLE = (1, 2)  # format 1 has no odds
 
@@ -72,6 +73,11 @@ class About:
         """Its kind, as `cnn` or `cnn, forest`."""
         last = self.settings.get(CLASSIFIER)
         return str(self.settings["model"]) + (f", {last['kind']}" if last else "")
+
+    @property
+    def shown(self) -> DatasetSpec:
+        """The spec whose windows pictures show: those that the model sees."""
+        return dataclasses.replace(self.spec, image=windows.shown(self.spec.image, self.facts))
 
     def log_odds(self, logits: Any) -> npt.NDArray[np.float64]:
         """float64 [n, L], what the calibration starts from; `logits` float [n, L] of the model."""
@@ -248,15 +254,15 @@ def _shapes(about: About) -> tuple[Any, Any]:
     return taken, [(None, None, labels), (None, labels)]
 
 
-def scorer(model: keras.Model, flip: bool = False) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
-    """A function from images uint8 [b, size, size, windows] to logits float32 [b, L]; compiled once, for any b.
+def scorer(model: keras.Model, flip: bool = False) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
+    """A function from images [b, size, size, channels] to logits float32 [b, L]; compiled once, for any b.
 
     A tensor of them is taken without a copy. `flip`: the mean of the logits of each slice and of its left-right
     mirror image.
     """
     import tensorflow as tf
 
-    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, model.input.dtype)])
     def score(images: Any) -> Any:
         logits = tf.cast(model(images, training=False), tf.float32)
         if flip:
@@ -281,7 +287,7 @@ def with_vectors(model: keras.Model) -> keras.Model:
 
 
 def embedder(model: keras.Model, mirrored: bool = False) -> Embedder:
-    """A function from images uint8 [b, size, size, windows] to vectors float16 [b, dim] and logits float32 [b, L].
+    """A function from images [b, size, size, channels] to vectors float16 [b, dim] and logits float32 [b, L].
 
     One pass gives both; the logits are those of `scorer`. A slice's vector is what the layer of the logits takes: the
     mean over all places of densenet121 and xception, the last dense layer of cnn. (The cnn pools to 64 x 32 x 32
@@ -292,12 +298,12 @@ def embedder(model: keras.Model, mirrored: bool = False) -> Embedder:
 
     both = with_vectors(model)
 
-    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, model.input.dtype)])
     def embed(images: Any) -> Any:
         vectors, logits = both(tf.reverse(images, [2]) if mirrored else images, training=False)
         return tf.cast(vectors, tf.float16), tf.cast(logits, tf.float32)
 
-    def embedded(images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+    def embedded(images: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
         vectors, logits = embed(tf.convert_to_tensor(images))
         return vectors.numpy(), logits.numpy()
 

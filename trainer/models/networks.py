@@ -1,9 +1,10 @@
-"""The classifiers: uint8 windowed slices in, float32 logits out, the input scaling inside the model.
+"""The classifiers: slices in, float32 logits out, the input scaling and perhaps the windows inside the model.
 
-Every model takes `image` uint8 [n, size, size, windows] and gives `logits` float32 [n, labels], whatever the global
-dtype policy: scaling, pooling and the last layer are float32, only what lies between follows the policy. Layers are
-Keras's own, so that a saved `.keras` file opens with plain `keras.models.load_model`; all weights have names that do
-not depend on what the process built before, so that a checkpoint fits.
+Every model takes `image`, uint8 [n, size, size, windows] or HU int16 [n, size, size, 1], and gives `logits` float32
+[n, labels], whatever the global dtype policy: windows, scaling, pooling and the last layer are float32, only what lies
+between follows the policy. Layers are Keras's own, so that a saved `.keras` file opens with plain
+`keras.models.load_model`; all weights have names that do not depend on what the process built before, so that a
+checkpoint fits.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from trainer.models import backbones, weight_files
+from trainer.models import backbones, weight_files, window_layer
+from trainer.models import windows as model_windows
 from trainer.models.applications import ADAPTER, APPLICATIONS, REPEAT, RGB, Application
 from trainer.models.pretrained import imagenet_weights
 from trainer.models.weight_files import ADAPTER_LAYER, LOGITS, Ends
+from trainer.models.windows import Windows
 from trainer.shell.problems import WrongUse, hint
 
 SMALLEST_PX = 8
@@ -33,26 +36,29 @@ def build(
     architecture: Mapping[str, Any],
     stem: str = ADAPTER,
     note: Callable[[str], None] = lambda text: None,
+    windows: Windows | None = None,
 ) -> keras.Model:
-    """The model `name` for images uint8 [n, *image_shape], with `labels` float32 logits in layer "logits".
+    """The model `name` for images [n, *image_shape], with `labels` float32 logits in layer "logits".
 
-    `image_shape` is (size_px, size_px, windows). `weights`: "none" (random, from `keras.utils.set_random_seed`),
+    `image_shape` is (size_px, size_px, channels). `windows`: how images of HU int16 are windowed; None for uint8, whose
+    channels are windows. `weights`: "none" (random, from `keras.utils.set_random_seed`),
     "imagenet" (the application part only) or the path of a file, see `weight_files.load`; `note` is told what was taken
     of it. `architecture`: the keyword arguments of the builder. `stem`: how more than three windows get into an
     application, see `transfer`. Raises `WrongUse` for anything else.
     """
-    check(name, image_shape, labels, architecture, stem)
+    seen = (*image_shape[:2], model_windows.channels(windows, image_shape))
+    check(name, seen, labels, architecture, stem)
     path = imagenet_weights(name) if weights == "imagenet" else Path(weights)
     if weights != "none" and not path.is_file():
         raise WrongUse(f"weights {weights}: there is no such file; give 'none', 'imagenet' or the path of a file")
 
     def made(ends: Ends) -> keras.Model:
-        shape = (*image_shape[:2], ends.windows)
+        windowed = _windowed((*image_shape[:2], ends.windows), windows, image_shape)
         if name not in APPLICATIONS:
-            return cnn(shape, ends.labels, **architecture)
-        return transfer(name, shape, ends.labels, ends.stem, **architecture)
+            return cnn(*windowed, ends.labels, **architecture)
+        return transfer(name, *windowed, ends.labels, ends.stem, **architecture)
 
-    model = made(Ends(image_shape[2], stem, labels))
+    model = made(Ends(seen[2], stem, labels))
     if weights != "none":
         note(weight_files.load(model, path, made, stem))
     return model
@@ -73,7 +79,8 @@ def check(name: str, image_shape: Sequence[int], labels: int, architecture: Mapp
 
 
 def cnn(
-    image_shape: Sequence[int],
+    images: Any,
+    x: Any,
     labels: int,
     *,
     filters: Sequence[int] = (32, 64),
@@ -82,20 +89,18 @@ def cnn(
 ) -> keras.Model:
     """The plain CNN: a block of 3x3 convolution, ReLU and 2x2 max-pooling for each of `filters`, then dense layers.
 
-    uint8 [n, size, size, windows] / 255 -> [n, size // 2**k, .., filters[-1]] -> flat -> `dense` with ReLU ->
-    dropout -> float32 [n, labels]. Any size of at least 2**k px for k blocks.
+    `x`, made of `images`, in [0, 1] [n, size, size, windows] -> [n, size // 2**k, .., filters[-1]] -> flat ->
+    `dense` with ReLU -> dropout -> float32 [n, labels]. Any size of at least 2**k px for k blocks.
     """
     _check_dropout("cnn", dropout)
     _check_widths("filters", filters, at_least=1)
     _check_widths("dense", dense, at_least=0)
-    size_px = image_shape[0]
+    size_px = x.shape[1]
     if size_px >> len(filters) == 0:
         most = size_px.bit_length() - 1
         raise WrongUse(
             f"filters {list(filters)}: {len(filters)} poolings leave nothing of {size_px} px; give <= {most}"
         )
-    images = _image_input(image_shape)
-    x = _unit_scale(images)
     for number, width in enumerate(filters, 1):
         x = keras.layers.Conv2D(width, 3, padding="same", activation="relu", name=f"conv_{number}")(x)
         x = keras.layers.MaxPooling2D(2, name=f"pool_{number}")(x)
@@ -105,16 +110,16 @@ def cnn(
     return keras.Model(images, _logits(_dropped(x, dropout), labels), name="cnn")
 
 
-def transfer(name: str, image_shape: Sequence[int], labels: int, stem: str, *, dropout: float = 0.0) -> keras.Model:
+def transfer(name: str, images: Any, x: Any, labels: int, stem: str, *, dropout: float = 0.0) -> keras.Model:
     """A network of keras.applications with a head of its own.
 
-    uint8 [n, size, size, windows] -> scaled as the network takes it -> features [n, h, w, c], h about size / 32 -> mean
-    over h and w -> dropout -> float32 [n, labels]. Fewer than three windows, and with stem `ADAPTER` more, pass a 1x1
-    convolution to three channels, see `rgb_kernel`. With `REPEAT` the first convolution takes them all.
+    `x`, made of `images`, in [0, 1] [n, size, size, windows] -> scaled as the network takes it -> features
+    [n, h, w, c], h about size / 32 -> mean over h and w -> dropout -> float32 [n, labels]. Fewer than three windows,
+    and with stem `ADAPTER` more, pass a 1x1 convolution to three channels, see `rgb_kernel`. With `REPEAT` the first
+    convolution takes them all.
     """
     _check_dropout(name, dropout)
-    images = _image_input(image_shape)
-    x = _scaled(_unit_scale(images), APPLICATIONS[name], stem)
+    x = _scaled(x, APPLICATIONS[name], stem)
     x = backbones.make(name, tuple(x.shape[1:]))(x)
     x = keras.layers.GlobalAveragePooling2D(name="mean", dtype="float32")(x)
     return keras.Model(images, _logits(_dropped(x, dropout), labels), name=f"{name}_classifier")
@@ -151,12 +156,13 @@ def _scaled(x: Any, application: Application, stem: str) -> Any:
     return keras.layers.Rescaling(scale, offset, name="imagenet_scale", dtype="float32")(x)
 
 
-def _image_input(image_shape: Sequence[int]) -> Any:
-    return keras.Input(tuple(image_shape), dtype="uint8", name="image")
-
-
-def _unit_scale(images: Any) -> Any:
-    return keras.layers.Rescaling(1 / 255, name="unit_scale", dtype="float32")(images)
+def _windowed(seen: Sequence[int], windows: Windows | None, image_shape: Sequence[int]) -> tuple[Any, Any]:
+    """The input of a model, and what it shows in [0, 1], float32 [n, *seen]."""
+    if windows is not None and seen[2] == model_windows.channels(windows, image_shape):
+        images = keras.Input(tuple(image_shape), dtype="int16", name="image")
+        return images, window_layer.layers(images, windows)
+    images = keras.Input(tuple(seen), dtype="uint8", name="image")
+    return images, keras.layers.Rescaling(1 / 255, name="unit_scale", dtype="float32")(images)
 
 
 def _dropped(x: Any, dropout: float) -> Any:

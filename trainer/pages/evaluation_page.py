@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ich_tfrecords.views import html_page, montage
 from ich_tfrecords.views.html_page import Table
+from trainer.models import windows
 from trainer.pages import elsewhere, figures, sections
 from trainer.results import evaluated
 from trainer.results.measures import studies_alone, unskilled
@@ -150,6 +151,7 @@ def _made_from(what: Mapping[str, Any], measures: Mapping[str, Any]) -> Table:
     facts = {
         "run": what["run"],
         "model": f"{what['model']}, {what['parameters']:,} parameters",
+        **({"windows, level/width in HU": windows.told(what["windows"])} if "windows" in what else {}),
         "epochs": f"{train['epochs']:,}",
         "training": _number(train["seconds"], "s"),
         "speed of training": _number(train["images_per_s"], "images/s"),

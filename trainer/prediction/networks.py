@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ich_tfrecords.pixels import Tensor
 from ich_tfrecords.plural import counted
 from trainer.models import model_file
 from trainer.models.model_file import About
@@ -18,11 +19,10 @@ from trainer.shell.problems import WorkFailed
 if TYPE_CHECKING:
     import keras
 
-Uint8 = npt.NDArray[np.uint8]
 Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
-Score = Callable[[Uint8], Float32]
-Embed = Callable[[Uint8], tuple[Float16, Float32]]
+Score = Callable[[Tensor], Float32]
+Embed = Callable[[Tensor], tuple[Float16, Float32]]
 Inputs = dict[str, npt.NDArray[Any]]
 Given = TypeVar("Given")
 Found = TypeVar("Found")
@@ -32,7 +32,7 @@ Found = TypeVar("Found")
 class InSeries:
     """How a series model is asked, compiled. Both raise `WorkFailed` where the memory does not suffice.
 
-    `views`: from images uint8 [b, size, size, windows] to vectors float16 [b, dim] and logits float32 [b, L] of the
+    `views`: from images [b, size, size, channels] to vectors float16 [b, dim] and logits float32 [b, L] of the
     slice model, of the slices and perhaps of their mirror images. `context`: from the context's inputs to logits of
     slices [b, T, L] and of series [b, L], and attention [b, T, L], float32.
     """
@@ -50,7 +50,7 @@ class Networks:
     context: keras.Model | None
 
     def scorer(self, flip: bool) -> Score:
-        """From images uint8 [b, size, size, windows] to logits float32 [b, L] of the slice model, compiled.
+        """From images [b, size, size, channels] to logits float32 [b, L] of the slice model, compiled.
 
         It raises `WorkFailed` where the memory does not suffice.
         """
@@ -75,8 +75,9 @@ class Networks:
         score({"vectors": vectors[None], "place": place, "mask": mask})
         return InSeries([_guarded(embed, _images_told) for embed in embedders], _guarded(score, _inputs_told))
 
-    def _no_image(self) -> Uint8:
-        return np.zeros((1, *self.about.spec.image.shape), np.uint8)
+    def _no_image(self) -> Tensor:
+        image = self.about.spec.image
+        return np.zeros((1, *image.shape), image.dtype)
 
 
 def load(folder: Path, about: About) -> Networks:
@@ -100,7 +101,7 @@ def _guarded(ask: Callable[[Given], Found], told: Callable[[Given], str]) -> Cal
     return asked
 
 
-def _images_told(images: Uint8) -> str:
+def _images_told(images: Tensor) -> str:
     return f"{counted(len(images), 'slice')} at once need more memory than there is; lower --batch_size"
 
 

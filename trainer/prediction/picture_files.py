@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ich_tfrecords import pixels
+from ich_tfrecords.pixels import Tensor
 from ich_tfrecords.problems import Problem
 from ich_tfrecords.storage import atomic, sources
 from ich_tfrecords.storage.slice_reader import slice_name
@@ -24,7 +26,7 @@ from trainer.prediction.triage import ScoredSlice
 METHODS = {"hirescam": "HiResCAM", "gradcam": "Grad-CAM"}  # of `explain`, which takes TensorFlow to import
 DEFAULT = "hirescam"
 
-Maps = Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.float32]]
+Maps = Callable[[Tensor, int], npt.NDArray[np.float32]]
 
 
 def draw(
@@ -67,9 +69,7 @@ def draw(
     return paths
 
 
-def _picture(
-    image: npt.NDArray[np.uint8], scored: ScoredSlice, partial: str, about: About, maps: Maps | None, method: str
-) -> bytes:
+def _picture(image: Tensor, scored: ScoredSlice, partial: str, about: About, maps: Maps | None, method: str) -> bytes:
     """PNG of a slice, its probabilities, and where the model finds what speaks for the leading label.
 
     `maps`: None where the model has no gradient.
@@ -85,7 +85,8 @@ def _picture(
     title = f"slice {shortened(scored.found.sop_uid, 30)}, study {shortened(scored.found.study_uid, 30)}"
     warning = f"PARTIAL: the study was judged by {partial}" if partial else ""
     shown = (names, scored.probabilities, explanation, refused, warning)
-    drawn = slice_picture.picture(image, about.spec, title, *shown)
+    looks = about.shown
+    drawn = slice_picture.picture(pixels.shown(image, looks.image), looks, title, *shown)
     if scored.attention is not None and about.blend is not None:
         label = scored.attention.label
         drawn = attention_strip.below(drawn, scored.attention, names[label], float(about.blend.studies.part[label]))

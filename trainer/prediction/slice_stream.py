@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from isal import isal_zlib
 
@@ -26,6 +25,7 @@ from ich_tfrecords import pixels
 from ich_tfrecords.dataset import repeats
 from ich_tfrecords.dicom import ct_slice
 from ich_tfrecords.dicom.header import HoldsFrames
+from ich_tfrecords.pixels import Tensor
 from ich_tfrecords.problems import Problem
 from ich_tfrecords.spec import DatasetSpec, ImageSpec
 from ich_tfrecords.storage import sources
@@ -35,8 +35,6 @@ from ich_tfrecords.volumes.reader import FrameReader
 AHEAD = 2  # batches decoded before they are wanted: one hides a slow file, more only take memory
 HEAD_BYTES = 1 << 16  # holds the ids of a file, whatever private elements stand in front of them
 ANY_SIZE = 1 << 62
-
-Uint8 = npt.NDArray[np.uint8]
 
 
 class FoundSlice(NamedTuple):
@@ -64,13 +62,13 @@ class Reject(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """`images` uint8 [k, size, size, windows] of `slices`, in order of the files, and the rejects among those.
+    """`images` [k, size, size, channels] of `slices`, in order of the files, and the rejects among those.
 
     `contents`: `content` of each slice. `files`: how many files end with it.
     """
 
     slices: list[FoundSlice]
-    images: Uint8
+    images: Tensor
     rejects: list[Reject]
     contents: list[int]
     files: int
@@ -113,7 +111,7 @@ class SeenSlices:
                 self._earlier(key, content)
 
 
-def content(ct: ct_slice.CtSlice, image: Uint8) -> int:
+def content(ct: ct_slice.CtSlice, image: Tensor) -> int:
     """64 bits that tell slices of one SOP UID apart as the converter does: by study, series, place and HU.
 
     A crc32 stands for the HU, and a crc32c for the image that the model sees: together they cost a hundredth of what
@@ -135,10 +133,10 @@ def _hash64(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def read_image(ref: sources.SliceRef, frames: FrameReader, image: ImageSpec) -> tuple[ct_slice.CtSlice, Uint8]:
-    """A slice, until the reader reads again, and its image tensor uint8 [size, size, windows]. Raises `Problem`."""
+def read_image(ref: sources.SliceRef, frames: FrameReader, image: ImageSpec) -> tuple[ct_slice.CtSlice, Tensor]:
+    """A slice, until the reader reads again, and its image tensor [size, size, channels]. Raises `Problem`."""
     ct = frames.slice(ref)
-    return ct, pixels.window_slice(ct.hu, image)
+    return ct, pixels.image_of(ct.hu, image)
 
 
 def read_slices(
@@ -226,14 +224,14 @@ def _decode(
     slices: list[FoundSlice] = []
     rejects: list[Reject] = []
     contents: list[int] = []
-    images, files = np.empty((batch_size, *image.shape), np.uint8), 0
+    images, files = np.empty((batch_size, *image.shape), image.dtype), 0
     for ref, ct, is_last in islice(found, batch_size):
         number = numbers[ref.container]
         files += is_last
         if isinstance(ct, Problem):
             rejects.append(unread(ref, number, ct))
             continue
-        images[len(slices)] = pixels.window_slice(ct.hu, image)
+        images[len(slices)] = pixels.image_of(ct.hu, image)
         contents.append(content(ct, images[len(slices)]))
         ids = (ct.header.sop_uid, ct.header.study_uid, ct.header.series_uid)
         slices.append(FoundSlice(ref, number, *ids, ct.header.position_mm))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from ich_tfrecords import pixels
+from ich_tfrecords.pixels import Tensor
 from trainer.data import series
 from trainer.models import model_file
 from trainer.models.model_file import About
@@ -50,13 +51,13 @@ def check_series(folder: Path, slice_model: keras.Model, context: keras.Model, a
         _require_close(found["study_probabilities"], study)
 
 
-def _slices(shape: tuple[int, ...], about: About) -> tuple[Int16, npt.NDArray[np.uint8]]:
+def _slices(shape: tuple[int, ...], about: About) -> tuple[Int16, Tensor]:
     """Random HU, and their pixels by the data set's own code."""
     hu = np.random.default_rng(0).integers(-1100, 2000, shape, np.int16)
-    return hu, np.stack([pixels.window_slice(one, about.spec.image) for one in hu])
+    return hu, np.stack([pixels.image_of(one, about.spec.image) for one in hu])
 
 
-def _loaded(folder: Path, hu: Int16, images: npt.NDArray[np.uint8]) -> Any:
+def _loaded(folder: Path, hu: Int16, images: Tensor) -> Any:
     """The signatures of a SavedModel whose `image` is right."""
     loaded = tf.saved_model.load(str(folder)).signatures
     if not np.array_equal(loaded["image"](hu=tf.constant(hu))["image"].numpy(), images):
@@ -70,7 +71,7 @@ def _said(
     slice_model: keras.Model,
     context: keras.Model,
     about: About,
-    images: npt.NDArray[np.uint8],
+    images: Tensor,
     position_mm: Float32,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Probabilities float64 [n, L] of the slices of a series in any order, and [L] of it as a study."""

@@ -24,11 +24,7 @@ It needs TensorFlow alone:
 
 ## Pixels
 
-Slices that are not square are padded to squares with {pad_hu} HU. Each window clips at full resolution; exact box areas
-then give {size} x {size} px of 0 to 255, a channel for each window in this order. All of it is inside the graph, bit
-for bit as in the data set.{crop}
-
-{windows}
+Slices that are not square are padded to squares with {pad_hu} HU. {windows}
 
 ## Data
 
@@ -74,6 +70,26 @@ least 0.95 of that; `even` is 0.5.
   nothing about patients.
 - Intervals tell how much the choice of patients matters, and nothing about the points above.
 """
+
+WINDOWED = """\
+Each window clips at full resolution; exact box areas
+then give {size} x {size} px of 0 to 255, a channel for each window in this order. All of it is inside the graph, bit
+for bit as in the data set.{crop}
+
+{windows}"""
+
+WINDOWS_INSIDE = """\
+Exact box areas
+give the mean HU of {size} x {size} px, inside the graph and bit for bit as in the data set. The model then windows
+them by itself, {form}{learned}{crop}
+
+{windows}"""
+
+FORMS = {
+    "clipped": "straight from black at the lower end of a window to white at the upper one.",
+    "sigmoid": "along a sigmoid that is at the level as steep as the window.",
+}
+LEARNED = " These windows were learned with everything else; training began with {begun}."
 
 CROPPED = " Of each slice the square around the head is shown, which the graph finds by itself."
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ich_tfrecords import crop
 from ich_tfrecords.dataset import records
-from ich_tfrecords.spec import HEAD, DatasetSpec, ImageSpec
+from ich_tfrecords.spec import HEAD, HU, DatasetSpec, ImageSpec
 from trainer.results import joint
 
 if TYPE_CHECKING:
@@ -28,38 +28,38 @@ PARALLEL_SLICES = 8  # windowed at once; each takes about 15 MB at 512 x 512
 
 
 def image_of_hu(hu: Any, image: ImageSpec) -> Any:
-    """uint8 [n, size_px, size_px, windows] of slices `hu` int16 [n, rows, columns]: `pixels.window_slice` of each.
+    """[n, size_px, size_px, channels] of slices `hu` int16 [n, rows, columns]: `pixels.image_of` of each.
 
     Slice by slice, so that a batch of any length needs the memory of a few slices. Raises
     `tf.errors.InvalidArgumentError` for slices without rows or columns.
     """
     return tf.map_fn(
-        lambda one: _window_slice(one, image),
+        lambda one: _image(one, image),
         hu,
-        fn_output_signature=tf.TensorSpec(image.shape, tf.uint8),
+        fn_output_signature=tf.TensorSpec(image.shape, image.dtype),
         parallel_iterations=PARALLEL_SLICES,
     )
 
 
 def image_of_records(serialized: Any, spec: DatasetSpec) -> Any:
-    """uint8 [n, size_px, size_px, windows] of serialized records, strings [n]; only their feature `image` is read.
+    """[n, size_px, size_px, channels] of serialized records, strings [n]; only their feature `image` is read.
 
     Raises `tf.errors.InvalidArgumentError` for what is no record, or one of another image size. TensorFlow quotes a
     damaged record, so that in Python it may be a UnicodeDecodeError.
     """
     feature = {"image": records.parsing_features(spec)["image"]}
     raw = tf.io.parse_example(serialized, feature)["image"]
-    size_bytes = int(np.prod(spec.image.shape))
+    size_bytes, dtype = spec.image.size_bytes, spec.image.dtype
     shape = "x".join(map(str, spec.image.shape))
     same = tf.debugging.assert_equal(
-        tf.strings.length(raw), size_bytes, f"image of a record must hold {size_bytes} bytes, uint8 {shape}"
+        tf.strings.length(raw), size_bytes, f"image of a record must hold {size_bytes} bytes, {dtype} {shape}"
     )
     with tf.control_dependencies([same]):
-        return tf.reshape(tf.io.decode_raw(raw, tf.uint8), (-1, *spec.image.shape))
+        return tf.reshape(tf.io.decode_raw(raw, dtype), (-1, *spec.image.shape))
 
 
 def probabilities_of(model: keras.Model, about: About) -> Callable[[Any], Any]:
-    """A function: `image` uint8 [n, size_px, size_px, windows] -> probabilities float32 [n, labels], as of `about`."""
+    """A function: `image` [n, size_px, size_px, channels] -> probabilities float32 [n, labels], as of `about`."""
 
     def probabilities(image: Any) -> Any:
         slices = tf.shape(image)[0]
@@ -132,14 +132,26 @@ def _undrawn(logits: Any, odds: Odds) -> Any:
     return tf.where(how.settled, tf.math.log(ones) - tf.math.log(zeros), logits)
 
 
-def _window_slice(hu: Any, image: ImageSpec) -> Any:
-    """uint8 [size_px, size_px, windows] of one slice `hu` int16 [rows, columns]."""
-    # doubled, because a window of odd width ends on halves
-    low = np.array([2 * window.level_hu - window.width_hu for window in image.windows]).reshape(-1, 1, 1)
-    width = np.array([2 * window.width_hu for window in image.windows]).reshape(-1, 1, 1)
+def _image(hu: Any, image: ImageSpec) -> Any:
+    """[size_px, size_px, channels] of one slice `hu` int16 [rows, columns]."""
     square = _pad_square(hu, image.pad_hu)
     if image.crop == HEAD:
         square = _head(square)
+    return _mean_hu(square, image.size_px) if image.kind == HU else _windowed(square, image)
+
+
+def _mean_hu(square: Any, size_px: int) -> Any:
+    """int16 [size_px, size_px, 1], as `pixels.mean_hu`."""
+    weight = tf.shape(square, tf.int64)[0] ** 2
+    sums = tf.cast(_box_sums(tf.cast(square, tf.float64)[None], size_px), tf.int64)
+    return tf.transpose(tf.cast((2 * sums + weight) // (2 * weight), tf.int16), (1, 2, 0))
+
+
+def _windowed(square: Any, image: ImageSpec) -> Any:
+    """uint8 [size_px, size_px, windows]."""
+    # doubled, because a window of odd width ends on halves
+    low = np.array([2 * window.level_hu - window.width_hu for window in image.windows]).reshape(-1, 1, 1)
+    width = np.array([2 * window.width_hu for window in image.windows]).reshape(-1, 1, 1)
     doubled = 2 * tf.cast(square, tf.float64)
     sums = _box_sums(tf.clip_by_value(doubled - low, 0.0, width.astype(float)), image.size_px)
     weight = width * tf.shape(square, tf.int64)[0] ** 2

@@ -25,9 +25,9 @@ RANKING = {
 DECIDING = {"sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision", "f1": "F1"}
 BOTH_WAYS = {"precision": "precision", "recall": "recall", "f1": "F1"}
 IN_SHORT = (  # of the slice model's settings
-    "architecture", "weights", "stem", "epochs", "batch_size", "sampling", "flip", "rotate_deg", "shift", "scale",
-    "crop", "contrast", "brightness", "erase", "optimizer", "learning_rate", "label_smoothing", "focal_gamma",
-    "ema", "seed", "classifier",
+    "architecture", "weights", "stem", "windows", "window_form", "epochs", "batch_size", "sampling", "flip",
+    "rotate_deg", "shift", "scale", "crop", "contrast", "brightness", "erase", "optimizer", "learning_rate",
+    "label_smoothing", "focal_gamma", "ema", "seed", "classifier",
 )  # fmt: skip
 
 
@@ -46,9 +46,7 @@ def card(about: About, result: Mapping[str, Any] | None, slice_about: About | No
         any=spec.labels.any,
         usage="\n".join(usage("saved_model", slice_about is not None)),
         pad_hu=spec.image.pad_hu,
-        crop=words.CROPPED if spec.image.crop == HEAD else "",
-        size=spec.image.size_px,
-        windows=_windows(about),
+        windows=_windows(about, slice_about or about),
         fingerprint=about.fingerprint,
         train_split=_train_split(about.settings),
         tested="" if result is None else f"\n\n{_tested(about, result)}",
@@ -134,7 +132,7 @@ def _series_signatures(about: About) -> str:
     study = f"`study_probabilities` float32 [{labels}]"
     rows = [
         ["`series`, `serving_default`", f"{hu}, `position_mm` float32 [n]", f"{slices}, {study}"],
-        ["`image`", hu, f"`image` uint8 [n, {shape}], as the model sees it"],
+        ["`image`", hu, f"`image` {about.spec.image.dtype} [n, {shape}], as the model sees it"],
     ]
     return _table(["signature", "takes", "gives"], rows, text=3)
 
@@ -145,14 +143,25 @@ def _signatures(about: About) -> str:
     rows = [
         ["`hu`, `serving_default`", hu, answers],
         ["`records`", "`records` string [n], serialized `tf.train.Example`", "the same"],
-        ["`image`", hu, f"`image` uint8 [n, {shape}], as the model sees it"],
+        ["`image`", hu, f"`image` {about.spec.image.dtype} [n, {shape}], as the model sees it"],
     ]
     return _table(["signature", "takes", "gives"], rows, text=3)
 
 
-def _windows(about: About) -> str:
-    rows = [[window.name, str(window.level_hu), str(window.width_hu)] for window in about.spec.image.windows]
-    return _table(["window", "level (HU)", "width (HU)"], rows)
+def _windows(about: About, of_slices: About) -> str:
+    """The windows, and how they come about; `of_slices`: the model that sees pixels."""
+    inside = of_slices.facts.get("windows")
+    seen = {"size": about.spec.image.size_px, "crop": words.CROPPED if about.spec.image.crop == HEAD else ""}
+    if inside is None:
+        rows = [[window.name, str(window.level_hu), str(window.width_hu)] for window in about.spec.image.windows]
+        return words.WINDOWED.format(**seen, windows=_table(_HEAD, rows))
+    rows = [[one["name"], f"{one['level_hu']:.4g}", f"{one['width_hu']:.4g}"] for one in inside["now"]]
+    learned = words.LEARNED.format(begun=", ".join(inside["begun"])) if inside["learned"] else ""
+    form = words.FORMS[inside["form"]]
+    return words.WINDOWS_INSIDE.format(**seen, form=form, learned=learned, windows=_table(_HEAD, rows))
+
+
+_HEAD = ["window", "level (HU)", "width (HU)"]
 
 
 def _train_split(settings: Mapping[str, Any]) -> str:

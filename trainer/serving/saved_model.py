@@ -26,8 +26,8 @@ def write(folder: Path, model: keras.Model, about: About, slice_model: keras.Mod
     """Put a SavedModel into `folder`; whoever wants it whole or not at all gives a temporary one.
 
     Signatures: `hu`, also as `serving_default`: `hu` int16 [n, rows, columns] -> `probabilities` float32 [n, L] and
-    `labels` string [n, L]; `records`: `records` string [n], serialized -> the same; `image`: `hu` -> `image` uint8
-    [n, size_px, size_px, windows], as the model sees them.
+    `labels` string [n, L]; `records`: `records` string [n], serialized -> the same; `image`: `hu` -> `image`
+    [n, size_px, size_px, channels], uint8 or of HU records int16, as the model sees them.
 
     Of a series model `model` is the context, `slice_model` what it stands on, and the signatures are `series`, also as
     `serving_default`: `hu` int16 [n, rows, columns], `position_mm` float32 [n], both of one series in any order ->
@@ -99,10 +99,10 @@ def _labels(slices: Any, about: About) -> Any:
 
 
 def _scored(model: keras.Model, about: About) -> Callable[[Any], Mapping[str, Any]]:
-    """A function: `image` uint8 [n, size_px, size_px, windows] -> the outputs of a signature."""
+    """A function: `image` [n, size_px, size_px, channels] -> the outputs of a signature."""
     probabilities = graph.probabilities_of(model, about)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *about.spec.image.shape), tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec((None, *about.spec.image.shape), about.spec.image.dtype)])
     def scored(image: Any) -> Mapping[str, Any]:
         return {"probabilities": probabilities(image), "labels": _labels(image, about)}
 

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ich_tfrecords.labels.table import stratum_indices
-from ich_tfrecords.spec import LabelSpec
+from ich_tfrecords.spec import HU, ImageSpec, LabelSpec
 from trainer.data import sampling
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.feed import Feed, SliceFeed
 from trainer.data.input_pipeline import EpochPlan
-from trainer.models import backbones, networks, pretrained
+from trainer.models import backbones, networks, pretrained, windows
+from trainer.models.windows import Windows
 from trainer.results import joint
 from trainer.results.joint import Odds
 from trainer.shell.problems import WrongUse
@@ -154,6 +155,7 @@ def data_of(settings: HParams, slices: Mapping[str, Slices], devices: Devices) -
 
 def plan_of(settings: HParams, train: Feed, devices: Devices) -> EpochPlan:
     """How an epoch is drawn. Raises `WrongUse`."""
+    _check_grey(settings, train.slices.spec.image)
     of_parts = _of_parts(settings, train.counts_of_parts(len(settings.data_shares)))
     return EpochPlan(
         policy=settings.sampling,
@@ -190,6 +192,13 @@ def augmentation_of(settings: HParams) -> Augmentation:
     """What may happen to a slice while training. Raises `WrongUse`."""
     moves = (settings.flip, settings.rotate_deg, settings.shift, settings.scale, settings.crop)
     return Augmentation(*moves, settings.contrast, settings.brightness, settings.erase)
+
+
+def _check_grey(settings: HParams, image: ImageSpec) -> None:
+    for name in ("contrast", "brightness"):
+        value = getattr(settings, name)
+        if value and image.kind == HU:
+            raise WrongUse(f"{name} is {value:g}, and it changes grey levels; this data set holds HU, so set it to 0")
 
 
 def _quantum(settings: HParams, devices: Devices) -> int:
@@ -277,7 +286,9 @@ def objective_of(settings: HParams, labels: LabelSpec) -> tuple[npt.NDArray[np.f
 def fetch_weights(settings: HParams, data: Dataset) -> None:
     """Have the ImageNet weights at hand, where the settings start from them. Raises `WrongUse`."""
     spec = data.manifest.spec
-    networks.check(settings.model, spec.image.shape, len(spec.labels.names), settings.architecture, settings.stem)
+    inside = windows_of(settings, spec.image)
+    seen = (*spec.image.shape[:2], windows.channels(inside, spec.image.shape))
+    networks.check(settings.model, seen, len(spec.labels.names), settings.architecture, settings.stem)
     if settings.weights == "imagenet":
         pretrained.imagenet_weights(settings.model)
 
@@ -287,5 +298,11 @@ def build_model(
 ) -> keras.Model:
     """The model of the settings for the images and labels of the data set; `weights` and `note` as `networks.build`."""
     spec = data.manifest.spec
-    labels = len(spec.labels.names)
-    return networks.build(settings.model, spec.image.shape, labels, weights, settings.architecture, settings.stem, note)
+    shape, labels = spec.image.shape, len(spec.labels.names)
+    parts = (settings.architecture, settings.stem, note, windows_of(settings, spec.image))
+    return networks.build(settings.model, shape, labels, weights, *parts)
+
+
+def windows_of(settings: HParams, image: ImageSpec) -> Windows | None:
+    """How the model of the settings windows HU; None where the data set did that. Raises `WrongUse`."""
+    return windows.of_settings(settings.windows, settings.window_form, image)

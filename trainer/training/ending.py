@@ -16,13 +16,14 @@ from ich_tfrecords import __version__
 from ich_tfrecords.dataset import splits
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.feed import SliceFeed
-from trainer.models import model_file
+from trainer.models import model_file, window_layer, windows
 from trainer.models.model_file import About
 from trainer.results import cohort, study_level
 from trainer.results.predictions import IDS, studies_of
 from trainer.results.probability import competition_weights, logit, prevalence
 from trainer.training import assembly, fitting, metrics, steps
 from trainer.training.fitting import Fitted
+from trainer.training.hparams import HParams
 from trainer.training.loop import Loop
 from trainer.training.state import State
 from trainer.training.strategy import Devices
@@ -42,7 +43,8 @@ def finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: C
         )
         model_file.write(loop.doors.run_dir.export, copy, about_of(loop, data, state, decided))
         loop.doors.run_dir.write_result(found)
-    for line in (*result_lines(found, loop, test), *calibration_lines(loop, decided)):
+    lines = (*result_lines(found, loop, test), *window_lines(loop, data), *calibration_lines(loop, decided))
+    for line in lines:
         note(line)
     note(f"model {loop.doors.run_dir.export / model_file.MODEL}")
     meet(loop.devices)  # a worker that leaves earlier would look lost to the others
@@ -75,10 +77,17 @@ def about_of(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
         "foreseen": found.foreseen,
         "cohort": cohort_of(loop.data.train.slices),
         "versions": versions(),
+        **window_facts(loop.settings, data, loop.network.model),
     }
     settings = dataclasses.asdict(loop.settings)
     spec, fingerprint = data.manifest.spec, data.manifest.fingerprint
     return About(spec, fingerprint, settings, facts=facts, odds=loop.data.odds, **found.decided)
+
+
+def window_facts(settings: HParams, data: Dataset, model: keras.Model) -> dict[str, Any]:
+    """How the model windows HU; nothing where the data set did that."""
+    inside = assembly.windows_of(settings, data.manifest.spec.image)
+    return {} if inside is None else {"windows": window_layer.facts(model, inside)}
 
 
 def place_facts(data: Dataset) -> dict[str, Any]:
@@ -124,6 +133,13 @@ def _knowing_nothing(loop: Loop, slices: Slices) -> float:
     logits = np.broadcast_to(logit(prevalence(loop.data.train.slices.labels)), slices.labels.shape)
     labels = slices.spec.labels
     return metrics.log_loss(slices.labels, logits, competition_weights(labels.names, labels.any))
+
+
+def window_lines(loop: Loop, data: Dataset) -> Iterator[str]:
+    """The windows that a model learned, in words."""
+    inside = window_facts(loop.settings, data, loop.network.model).get("windows")
+    if inside and inside["learned"]:
+        yield f"windows learned ({inside['form']}), level/width in HU: {windows.learned(inside)}"
 
 
 def calibration_lines(loop: Loop, found: Fitted) -> Iterator[str]:

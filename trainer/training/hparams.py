@@ -15,6 +15,7 @@ import yaml
 
 from ich_tfrecords.spec import config_dir
 from trainer.data.sampling import POLICIES
+from trainer.models import windows
 from trainer.models.applications import APPLICATIONS, STEMS
 from trainer.shell.problems import WrongUse, hint
 
@@ -37,6 +38,8 @@ class HParams:
     architecture: dict[str, Any]
     weights: str
     stem: str
+    windows: str
+    window_form: str
     slice_run: str
     series: dict[str, Any]
     end_to_end: bool
@@ -100,6 +103,7 @@ class HParams:
 _CHOICES: dict[str, Sequence[str]] = {
     "model": MODELS,
     "stem": STEMS,
+    "window_form": windows.FORMS,
     "sampling": POLICIES,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -211,6 +215,10 @@ def _check_series(hparams: HParams) -> None:
     _require(
         hparams.augment_on != "device",
         "augment_on is device, and whole series are changed where they are read; set it to host or auto",
+    )
+    _require(
+        not hparams.windows and hparams.window_form == windows.CLIPPED,
+        "windows and window_form belong to the slice run of a series model; leave them out",
     )
     for name in ("rotate_deg", "shift", "scale", "crop", "contrast", "brightness", "erase", "freeze_epochs"):
         value = getattr(hparams, name)

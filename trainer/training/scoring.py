@@ -44,7 +44,7 @@ def check_spec(about: About, manifest: Manifest, place: str) -> None:
 
 
 def predict_split(
-    score: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]],
+    score: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]],
     about: About,
     slices: Slices,
     batch_size: int,
@@ -186,14 +186,14 @@ def _batches(slices: Slices, batch_size: int, span: tuple[int, int] | None = Non
         raise problem from error
 
 
-def images(slices: Slices, rows: Sequence[int]) -> dict[int, npt.NDArray[np.uint8]]:
-    """Row -> image uint8 [size, size, windows] of these rows of a split; one more pass where they come as streams."""
+def images(slices: Slices, rows: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
+    """Row -> image [size, size, channels] of these rows of a split; one more pass where they come as streams."""
     if not rows:
         return {}
     if slices.random_access:
         found, _ = slices.reader.read(np.array(rows, np.int64))
         return dict(zip(rows, np.array(found)))
-    wanted, kept = set(rows), dict[int, npt.NDArray[np.uint8]]()
+    wanted, kept = set(rows), dict[int, npt.NDArray[Any]]()
     for batch in _batches(slices, STREAMED):
         kept |= {row: image for row, image in zip(batch["row"].tolist(), batch["image"].numpy()) if row in wanted}
     return kept

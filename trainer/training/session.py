@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
+import numpy as np
 import tensorflow as tf
 
+from ich_tfrecords import pixels
 from ich_tfrecords.plural import counted
 from trainer.data import input_pipeline
 from trainer.data.dataset import Dataset, Slices
@@ -188,8 +190,9 @@ def _show_inputs(loop: Loop) -> None:
     if "image" not in batch:
         return  # a model of vectors: its slice run has the page
     windows = [window.name for window in spec.image.windows]
-    images = loop.network.objective.inputs(batch).numpy()
-    page = input_page.input_page(images, batch["labels"].numpy(), loop.data.labels, windows)
+    images = loop.network.objective.inputs(batch).numpy()[: input_page.PAGE_SLICES]
+    shown = np.stack([pixels.shown(image, spec.image) for image in images])
+    page = input_page.input_page(shown, batch["labels"].numpy(), loop.data.labels, windows)
     folder.write_inputs(page)
     loop.doors.scalars.images(0, "inputs", page[None])
 

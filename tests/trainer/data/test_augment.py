@@ -24,7 +24,7 @@ def noise(batch: int, size_px: int, channels: int = 3, seed: int = 0) -> np.ndar
 def one(size_px: int, flip: bool = False, turn_deg: float = 0, right_px: float = 0, down_px: float = 0) -> np.ndarray:
     numbers = (np.array([value], np.float64) for value in (turn_deg, right_px, down_px))
     rows = augment.compose(np.array([flip]), *numbers, size_px)
-    return np.concatenate([rows, np.float32([[1, 0, 0, 0, 0, 0]])], 1)
+    return np.concatenate([rows, np.float32([[1, 0, 0, 0, 0, 0, 0]])], 1)
 
 
 def eagerly(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -216,7 +216,7 @@ def test_what_is_not_asked_for_does_not_happen(augmentation, unchanged):
     assert (np.abs(turn_deg).max() > 1) == ("turn" not in unchanged and unchanged != "all")
     assert (np.abs(move_px).max() > 1) == ("move" not in unchanged and unchanged != "all")
     assert augmentation.on == (unchanged != "all")
-    assert unchanged != "all" or (rows == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0]).all()
+    assert unchanged != "all" or (rows == [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]).all()
 
 
 @pytest.mark.parametrize(
@@ -271,6 +271,37 @@ def test_a_recipe_as_counted_by_hand(parts, channels, seed):
     assert np.abs(found - expected).max() <= allowed
     assert (in_a_step(images, changes) == found).all()
     assert not warp.installed() or (warp.changed(images, changes) == found).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    parts=st.fixed_dictionaries({name: st.floats(0, 0.9) for name in ("scale", "crop", "erase")}),
+    channels=st.sampled_from([1, 2, 3]),
+    air=st.sampled_from([-1000, -3024, 0, 32767, -32768]),
+    seed=st.integers(0, 1000),
+)
+def test_hu_as_counted_by_hand(parts, channels, air, seed):
+    """Rounded to the nearest HU; what lies outside and what is erased is air, whatever number that is."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(-32768, 32768, (2, 8, 8, channels)).astype(np.int16)
+    images[0, 1:, 2:5] = air
+    changes = augment.draw(Augmentation(True, 20, 0.1, **parts), seed, 1, 2, 8, air)
+    found = eagerly(images, changes)
+    assert found.dtype == np.int16
+    for image, change, way in zip(images, changes, found):
+        expected = oracle(image.astype(np.float64) - air, change[:8]) + air
+        left, top, right, bottom = change[10:14].astype(int)
+        expected[top:bottom, left:right] = air
+        assert np.abs(way - expected).max() <= 0.52
+    assert (in_a_step(images, changes) == found).all()
+    assert not warp.installed() or (warp.changed(images, changes) == found).all()
+
+
+def test_hu_outside_of_a_slice_are_air():
+    images, moved = np.zeros((1, 4, 4, 1), np.int16), one(4, right_px=2)
+    moved[:, 14] = -1000
+    for way in (eagerly, in_a_step, warp.changed) if warp.installed() else (eagerly, in_a_step):
+        assert way(images, moved)[0, 0, :, 0].tolist() == [-1000, -1000, 0, 0]
 
 
 def test_a_step_that_xla_compiles_differs_by_a_grey_level_at_most():

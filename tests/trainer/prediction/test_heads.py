@@ -17,7 +17,7 @@ from ich_tfrecords.storage import listing_rows, sources
 from trainer.prediction import heads
 from trainer.prediction.heads import Heads
 
-SPEC = dataclasses.replace(load("rsna_ich"), image=ImageSpec(8, -1000, (Window("brain", 40, 80),), "none"))
+SPEC = dataclasses.replace(load("rsna_ich"), image=ImageSpec(8, -1000, (Window("brain", 40, 80),), "none", "windows"))
 
 
 def write(folder: Path, name: str, uid: str, seed: int = 0, syntax: str = "", **changes: bytes | None) -> Path:

@@ -23,7 +23,7 @@ from ich_tfrecords.storage import sources
 from trainer.prediction import slice_stream
 from trainer.prediction.slice_stream import AHEAD, SeenSlices
 
-IMAGE = ImageSpec(8, -1000, (Window("brain", 40, 80), Window("bone", 40, 380)), "none")
+IMAGE = ImageSpec(8, -1000, (Window("brain", 40, 80), Window("bone", 40, 380)), "none", "windows")
 SPEC = dataclasses.replace(load("rsna_ich"), image=IMAGE)
 
 
@@ -57,7 +57,7 @@ def test_every_slice_comes_once_in_order_with_its_image(tmp_path, batch_size):
     images = np.concatenate([batch.images for batch in batches])
     for number, image in enumerate(images):
         hu = ct_slice.read_slice((tmp_path / f"{number:03d}.dcm").read_bytes()).hu
-        np.testing.assert_array_equal(image, pixels.window_slice(hu, IMAGE))
+        np.testing.assert_array_equal(image, pixels.image_of(hu, IMAGE))
 
 
 def test_the_ids_are_those_of_the_header_without_the_patient(tmp_path):
@@ -109,7 +109,7 @@ def test_of_files_with_one_sop_uid_the_first_counts(tmp_path, batch_size):
     assert [reject.detail for reject in rejects] == [told, f"{told}, which is another slice and was used"]
     hu = ct_slice.read_slice((tmp_path / "b.dcm").read_bytes()).hu
     images = np.concatenate([batch.images for batch in batches])
-    np.testing.assert_array_equal(images[1], pixels.window_slice(hu, IMAGE))
+    np.testing.assert_array_equal(images[1], pixels.image_of(hu, IMAGE))
 
 
 def test_equal_names_in_two_inputs_are_told_apart_by_the_number_of_their_folder(tmp_path):

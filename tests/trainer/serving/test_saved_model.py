@@ -51,7 +51,7 @@ def drawn(name: str, architecture: dict, data: spec.DatasetSpec = RSNA) -> keras
 
 def expected(model: keras.Model, about: About, hu: np.ndarray) -> np.ndarray:
     """Probabilities by pixels.py, Keras and numpy."""
-    images = np.stack([pixels.window_slice(one, about.spec.image) for one in hu])
+    images = np.stack([pixels.image_of(one, about.spec.image) for one in hu])
     return about.probabilities(model(images, training=False))
 
 
@@ -94,7 +94,7 @@ def test_probabilities_do_not_change_from_call_to_call(loaded):
 
 
 def test_the_image_that_the_model_sees(loaded):
-    images = [pixels.window_slice(one, RSNA.image) for one in HU]
+    images = [pixels.image_of(one, RSNA.image) for one in HU]
     np.testing.assert_array_equal(ask(loaded, "image", hu=HU)["image"], images)
 
 
@@ -230,7 +230,7 @@ def test_signatures_of_a_series_model(series):
             "labels": (tf.string, [None, 6]),
         }
     hu = made_series.head(5)[0]
-    images = [pixels.window_slice(one, made.about.spec.image) for one in hu]
+    images = [pixels.image_of(one, made.about.spec.image) for one in hu]
     np.testing.assert_array_equal(ask(loaded, "image", hu=hu)["image"], images)
 
 

@@ -32,7 +32,7 @@ EVERY_INT16 = np.arange(-32768, 32768, dtype=np.int16)
 
 
 def by_pixels(hu: np.ndarray, image: ImageSpec) -> np.ndarray:
-    return np.array([pixels.window_slice(one, image) for one in hu], np.uint8).reshape(-1, *image.shape)
+    return np.array([pixels.image_of(one, image) for one in hu], np.uint8).reshape(-1, *image.shape)
 
 
 def in_graph(image: ImageSpec):
@@ -43,7 +43,7 @@ def in_graph(image: ImageSpec):
 
 
 RSNA_IN_GRAPH = in_graph(RSNA.image)
-ODD_IMAGE = ImageSpec(11, -7, ODD, "none")
+ODD_IMAGE = ImageSpec(11, -7, ODD, "none", "windows")
 ODD_IN_GRAPH = in_graph(ODD_IMAGE)
 
 
@@ -60,7 +60,7 @@ def noise(seed: int, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [256, 128, 100])
 def test_every_int16_value(size):
     """As uniform pixels (256), and as parts of boxes of four (128) and of broken boxes (100)."""
-    image = ImageSpec(size, -1000, (*RSNA.image.windows, *ODD), "none")
+    image = ImageSpec(size, -1000, (*RSNA.image.windows, *ODD), "none", "windows")
     hu = EVERY_INT16.reshape(1, 256, 256)
     found = in_graph(image)(hu).numpy()
     assert found.dtype == np.uint8
@@ -93,7 +93,7 @@ def images(draw) -> ImageSpec:
     pairs = draw(st.lists(st.tuples(st.integers(-1000, 1000), st.integers(1, 4000)), min_size=1, max_size=4))
     windows = tuple(Window(f"w{number}", *pair) for number, pair in enumerate(pairs))
     size_px, pad_hu = draw(st.integers(8, 24)), draw(st.integers(-32768, 32767))
-    return ImageSpec(size_px, pad_hu, windows, draw(st.sampled_from(spec.CROPS)))
+    return ImageSpec(size_px, pad_hu, windows, draw(st.sampled_from(spec.CROPS)), draw(st.sampled_from(spec.KINDS)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -157,7 +157,7 @@ def test_real_slices(real_dicom_dir: Path):
 # --- records -------------------------------------------------------------------------------------------------
 
 
-SMALL = dataclasses.replace(RSNA, image=ImageSpec(8, -1000, RSNA.image.windows, "none"))
+SMALL = dataclasses.replace(RSNA, image=ImageSpec(8, -1000, RSNA.image.windows, "none", "windows"))
 SMALL_RECORDS = tf.function(
     lambda serialized: graph.image_of_records(serialized, SMALL),
     input_signature=[tf.TensorSpec((None,), tf.string)],
