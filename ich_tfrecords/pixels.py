@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ich_tfrecords import crop
-from ich_tfrecords.spec import HEAD, HU, ImageSpec, Window
+from ich_tfrecords.spec import HEAD, HU, STEPS_A_HU, ImageSpec, Window
 
 INT16_MIN, INT16_MAX = -32768, 32767
 AIR_HU = -1000  # by the definition of the Hounsfield scale
@@ -149,22 +149,26 @@ def _window_quarter(hu: Int16, low: int, width: int) -> UInt8:
 def image_of(hu: Int16, image: ImageSpec) -> Tensor:
     """Image tensor [size_px, size_px, channels] in C order of one slice `hu` int16 [rows, columns].
 
-    uint8, a channel a window; of kind `hu` int16, one channel: the mean HU of each box (`mean_hu`).
+    uint8, a channel a window; of kind `hu` int16, one channel: the mean of each box (`mean_steps`).
     """
     square = pad_square(hu, image.pad_hu)
     if image.crop == HEAD:
         square = crop.cut(square, crop.head_square(square))
     square = np.ascontiguousarray(square)
     if image.kind == HU:
-        return mean_hu(square, image.size_px)[:, :, None]
+        return mean_steps(square, image.size_px)[:, :, None]
     return _windowed(square, image)
 
 
-def mean_hu(hu: Int16, size_px: int) -> Int16:
-    """int16 [size_px, size_px], floor(mean + 1/2) of the HU over each box of an exact area resample of `hu` [H, H]."""
+def mean_steps(hu: Int16, size_px: int) -> Int16:
+    """int16 [size_px, size_px], the mean over each box of an exact area resample of `hu` [H, H], in quarters of a HU.
+
+    floor(4 * mean + 1/2), saturating at -8192 and 8191.75 HU. In whole HU a step would be three grey levels of brain.
+    """
     weight = hu.shape[0] ** 2
     sums = _block_sums(hu, size_px) if hu.shape[0] % size_px == 0 else _any_sums(hu, size_px)
-    return ((2 * sums + weight) // (2 * weight)).astype("<i2")
+    steps = (2 * STEPS_A_HU * sums + weight) // (2 * weight)
+    return np.clip(steps, INT16_MIN, INT16_MAX).astype("<i2")
 
 
 def _any_sums(hu: Int16, size_px: int) -> Int64:
@@ -181,7 +185,13 @@ def _block_sums(hu: Int16, size_px: int) -> Int64:
 
 def shown(tensor: Tensor, image: ImageSpec) -> UInt8:
     """uint8 [size_px, size_px, windows], what is shown of an image tensor: itself, or its HU in the spec's windows."""
-    return _windowed(np.ascontiguousarray(tensor[:, :, 0]), image) if image.kind == HU else tensor
+    if image.kind != HU:
+        return tensor
+    steps, seen = tensor[:, :, 0].astype(np.int64), []
+    for window in image.windows:
+        low, width = (2 * window.level_hu - window.width_hu) * STEPS_A_HU // 2, window.width_hu * STEPS_A_HU
+        seen.append(quantise(np.clip(steps, low, low + width), low, width, 1))
+    return np.stack(seen, -1)
 
 
 def _windowed(square: Int16, image: ImageSpec) -> UInt8:

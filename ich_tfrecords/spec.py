@@ -23,6 +23,7 @@ NO_HEMORRHAGE = "none"
 UNLABELLED = "unlabelled"
 ORIGINAL, DERIVED = "original", "derived"
 KINDS = WINDOWS, HU = "windows", "hu"
+STEPS_A_HU = 4  # of an image of HU: a step is 0.8 grey levels of the brain window
 CROPS = WHOLE, HEAD = "none", "head"
 # What a spec means that leaves a key out, by section. Its canonical form leaves the key out then too, so that data sets
 # from before there was such a key keep their fingerprint.
@@ -67,8 +68,8 @@ class Window:
 class ImageSpec:
     """The image tensor: `size_px` rows and columns, padding in HU.
 
-    `kind`: `windows` for grey levels uint8, one channel a window; `hu` for HU int16 in one channel, with `windows` for
-    what is shown of it, and for where a model begins that windows by itself.
+    `kind`: `windows` for grey levels uint8, one channel a window; `hu` for HU in quarters, int16 in one channel, with
+    `windows` for what is shown of it, and for where a model begins that windows by itself.
     `crop`: `none`, or `head` for the square around the head (`crop.head_square`) in place of the whole slice.
     """
 
@@ -110,12 +111,12 @@ class ImageSpec:
     @property
     def air(self) -> int:
         """What lies outside of a picture, as its tensor says it."""
-        return self.pad_hu if self.kind == HU else 0
+        return min(max(STEPS_A_HU * self.pad_hu, -32768), 32767) if self.kind == HU else 0
 
     @property
     def holds(self) -> str:
         """What the tensor holds, in words that the windows follow."""
-        return "HU, shown in windows" if self.kind == HU else "windows"
+        return "quarters of a HU, shown in windows" if self.kind == HU else "windows"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 from math import floor
 
@@ -200,6 +201,73 @@ def test_the_tensor_is_the_channels_of_the_padded_square(shape):
     assert tensor.flags.c_contiguous
     for channel, window in enumerate(IMAGE.windows):
         assert np.array_equal(tensor[:, :, channel], exact_channel(pixels.pad_square(hu, -1000), window, 128))
+
+
+@pytest.mark.parametrize(
+    ("hu", "mean"),
+    [
+        ([[1, 2], [3, 4]], 10),
+        ([[-1, -2], [-3, -4]], -10),
+        ([[-8192] * 2] * 2, -32768),
+        ([[-8193] * 2] * 2, -32768),
+        ([[8191] * 2] * 2, 32764),
+        ([[8192] * 2] * 2, 32767),
+        ([[32767, -32768], [0, 0]], -1),
+        ([[7]], 28),
+        ([[1] + [0] * 7] * 8, 1),  # an eighth of a HU is half of a step, and goes up
+        ([[-1] + [0] * 7] * 8, 0),  # so does this
+    ],
+)
+def test_a_mean_of_hu_is_rounded_to_the_nearest_quarter(hu, mean):
+    assert pixels.mean_steps(np.array(hu, np.int16), 1).tolist() == [[mean]]
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 99))
+def test_means_of_hu_are_exact(side, size, seed):
+    """Blocks of whole pixels and boxes of parts of them: the mean in fractions, rounded once."""
+    hu = np.random.default_rng(seed).integers(-9000, 9000, (side, side)).astype(np.int16)
+    weights = overlaps(side, size)
+    sums = weights @ hu.astype(np.int64) @ weights.T
+    expected = [[floor(Fraction(4 * int(one), side * side) + Fraction(1, 2)) for one in row] for row in sums]
+    found = pixels.mean_steps(hu, size)
+    assert found.dtype == np.int16
+    assert found.tolist() == np.clip(expected, -32768, 32767).tolist()
+
+
+HU_IMAGE = dataclasses.replace(IMAGE, kind="hu")
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (300, 512)])
+def test_a_tensor_of_hu_and_what_is_shown_of_it(shape):
+    hu = np.random.default_rng(1).integers(-1000, 500, shape, dtype=np.int16)
+    tensor = pixels.image_of(hu, HU_IMAGE)
+    assert (tensor.shape, tensor.dtype) == ((128, 128, 1), np.int16)
+    assert np.array_equal(tensor[:, :, 0], pixels.mean_steps(pixels.pad_square(hu, -1000), 128))
+    shown = pixels.shown(tensor, HU_IMAGE)
+    for channel, window in enumerate(IMAGE.windows):
+        low = window.level_hu - window.width_hu / 2
+        clipped = np.clip(tensor[:, :, 0] / 4, low, low + window.width_hu)
+        assert np.array_equal(shown[:, :, channel], np.floor((clipped - low) * 255 / window.width_hu + 0.5))
+    windowed = pixels.image_of(hu, IMAGE)
+    assert pixels.shown(windowed, IMAGE) is windowed
+
+
+def test_hu_and_windows_agree_where_no_pixel_holds_both_sides_of_an_end():
+    """Elsewhere, as at the edge of bone, the mean of clipped HU is another than the clipped mean of HU."""
+    rows, columns = np.mgrid[:512, :512]
+    away = np.hypot(rows - 255.5, columns - 255.5)
+    hu = np.where(away < 200, 30 + 40 * np.sin(rows / 37) * np.cos(columns / 29), -1000)
+    hu = np.where((away >= 170) & (away < 200), 1200, hu).astype(np.int16)
+    windowed, shown = pixels.image_of(hu, IMAGE), pixels.shown(pixels.image_of(hu, HU_IMAGE), HU_IMAGE)
+    boxes = hu.reshape(128, 4, 128, 4)
+    for channel, window in enumerate(IMAGE.windows):
+        low, high = window.level_hu - window.width_hu // 2, window.level_hu + window.width_hu // 2
+        least, most = boxes.min((1, 3)), boxes.max((1, 3))
+        mixed = ((least < low) & (most > low)) | ((least < high) & (most > high))
+        differ = np.abs(windowed[:, :, channel].astype(int) - shown[:, :, channel])
+        assert differ[~mixed].max() <= 1
+        assert differ[mixed].max() > 1
+        assert (~mixed).mean() > 0.8
 
 
 def test_padding_is_air_around_the_centre_and_an_odd_line_goes_last():

@@ -169,10 +169,10 @@ def on_host(images: Any, changes: Any) -> Any:
 def apply(images: Any, changes: Any) -> Any:
     """[b, s, s, c], each image after its change; a tensor operation for batches, on CPU or GPU.
 
-    `images`: grey levels uint8 or HU int16 [b, s, s, c]; `changes`: float32 [b, 15] as `draw` gives them. Bilinear,
-    rounded to the nearest grey level or HU; outside the image is air. Where the transform meets pixel centres, values
-    stay as they are: identity returns the same bits, a flip the mirrored ones. Then gain and bias of the grey levels,
-    which HU have not, and what is erased is air. XLA cannot compile the operation; see `in_step`.
+    `images`: grey levels uint8 or quarters of a HU int16 [b, s, s, c]; `changes`: float32 [b, 15] as `draw` gives
+    them. Bilinear, rounded to the nearest level or quarter; outside the image is air. Where the transform meets pixel
+    centres, values stay as they are: identity returns the same bits, a flip the mirrored ones. Then gain and bias of
+    the grey levels, which HU have not, and what is erased is air. XLA cannot compile the operation; see `in_step`.
     """
     images = tf.convert_to_tensor(images)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
@@ -200,7 +200,7 @@ def in_step(images: Any, changes: Any) -> Any:
     """What `apply` gives, in operations that any device has and XLA compiles: for the compiled step.
 
     The arithmetic is the same; where a compiler joins multiplication and addition, which rounds once instead of twice,
-    a grey level may differ by one.
+    a level or quarter may differ by one.
     """
     batch, side, channels = tf.shape(images)[0], tf.shape(images)[1], images.shape[-1]
     wide = side + 2 * warp.BORDER

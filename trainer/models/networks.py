@@ -1,14 +1,15 @@
 """The classifiers: slices in, float32 logits out, the input scaling and perhaps the windows inside the model.
 
-Every model takes `image`, uint8 [n, size, size, windows] or HU int16 [n, size, size, 1], and gives `logits` float32
-[n, labels], whatever the global dtype policy: windows, scaling, pooling and the last layer are float32, only what lies
-between follows the policy. Layers are Keras's own, so that a saved `.keras` file opens with plain
-`keras.models.load_model`; all weights have names that do not depend on what the process built before, so that a
+Every model takes `image`, uint8 [n, size, size, windows] or quarters of a HU int16 [n, size, size, 1], and gives
+`logits` float32 [n, labels], whatever the global dtype policy: windows, scaling, pooling and the last layer are
+float32, only what lies between follows the policy. Layers are Keras's own, so that a saved `.keras` file opens with
+plain `keras.models.load_model`; all weights have names that do not depend on what the process built before, so that a
 checkpoint fits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def build(
 ) -> keras.Model:
     """The model `name` for images [n, *image_shape], with `labels` float32 logits in layer "logits".
 
-    `image_shape` is (size_px, size_px, channels). `windows`: how images of HU int16 are windowed; None for uint8, whose
+    `image_shape` is (size_px, size_px, channels). `windows`: how images of HU are windowed; None for uint8, whose
     channels are windows. `weights`: "none" (random, from `keras.utils.set_random_seed`),
     "imagenet" (the application part only) or the path of a file, see `weight_files.load`; `note` is told what was taken
     of it. `architecture`: the keyword arguments of the builder. `stem`: how more than three windows get into an
@@ -53,7 +54,8 @@ def build(
         raise WrongUse(f"weights {weights}: there is no such file; give 'none', 'imagenet' or the path of a file")
 
     def made(ends: Ends) -> keras.Model:
-        windowed = _windowed((*image_shape[:2], ends.windows), windows, image_shape)
+        inside = windows if windows is None or ends.learned else dataclasses.replace(windows, learned=False)
+        windowed = _windowed((*image_shape[:2], ends.windows), inside, image_shape)
         if name not in APPLICATIONS:
             return cnn(*windowed, ends.labels, **architecture)
         return transfer(name, *windowed, ends.labels, ends.stem, **architecture)

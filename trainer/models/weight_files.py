@@ -16,6 +16,9 @@ import numpy as np
 
 from trainer.models.applications import ADAPTER, REPEAT, RGB
 from trainer.models.backbones import backbone, first_kernel, repeated
+from trainer.models.window_layer import ENDS as WINDOW_ENDS
+from trainer.models.window_layer import LAYER as WINDOWS_LAYER
+from trainer.models.window_layer import TOGETHER as SLICES_TOGETHER
 from trainer.shell.problems import WrongUse, in_short
 
 Shapes = Counter[tuple[int, ...]]
@@ -26,12 +29,14 @@ ADAPTER_LAYER, LOGITS = "windows_to_rgb", "logits"
 class Ends:
     """What two models of one backbone may differ in: windows and how they get in, and labels.
 
-    `stem`: `ADAPTER`, `REPEAT`, or "" where a backbone of three channels takes three windows.
+    `stem`: `ADAPTER`, `REPEAT`, or "" where a backbone of three channels takes three windows. `learned`: False where
+    one of them learns its windows and the other does not.
     """
 
     windows: int
     stem: str
     labels: int
+    learned: bool = True
 
 
 def load(model: keras.Model, path: Path, like: Callable[[Ends], keras.Model], stem: str) -> str:
@@ -130,13 +135,18 @@ def _labels(model: keras.Model) -> int:
 
 
 def _windows(model: keras.Model) -> int:
-    return int(model.input.shape[-1])
+    """Channels that all but the first layers of a model see."""
+    names = {layer.name: layer for layer in model.layers}
+    last = next((name for name in (SLICES_TOGETHER, WINDOW_ENDS) if name in names), None)
+    return int((names[last].output if last else model.input).shape[-1])
 
 
 def _ends(found: Shapes, model: keras.Model) -> Ends | None:
     """Of the model that weights of shapes `found` are of, if it has the backbone of `model`, else perhaps None."""
     part = backbone(model)
-    own = {LOGITS, ADAPTER_LAYER, part.name if part else ""}
+    learning = [layer for layer in model.layers if layer.name == WINDOWS_LAYER and layer.weights]
+    learned = not learning or not _shapes(learning[0].weights) - found
+    own = {LOGITS, ADAPTER_LAYER, part.name if part else "", "" if learned else WINDOWS_LAYER}
     inside = [weight for layer in model.layers if layer.name not in own for weight in layer.weights]
     if part is not None:
         inside += [weight for weight in part.weights if weight is not first_kernel(part)]
@@ -147,9 +157,9 @@ def _ends(found: Shapes, model: keras.Model) -> Ends | None:
         return None
     (labels,) = rest[0]
     if adapters:
-        return Ends(adapters[0][2], ADAPTER, labels)
+        return Ends(adapters[0][2], ADAPTER, labels, learned)
     channels = kernels[0][2] if kernels else _windows(model)
-    return Ends(channels, REPEAT if kernels and channels > RGB else "", labels)
+    return Ends(channels, REPEAT if kernels and channels > RGB else "", labels, learned)
 
 
 def _difference(found: Shapes, wanted: Shapes) -> str:

@@ -15,16 +15,17 @@ from typing import Any
 import keras
 import numpy as np
 
+from ich_tfrecords.spec import STEPS_A_HU
 from trainer.models.windows import CLIPPED, SIGMOID, Shown, Windows
 
-LAYER = "windows"
+LAYER, ENDS, TOGETHER = "windows", "window_ends", "slices_together"
 UNIT_HU = 40.0  # a learned window takes HU in steps of this, so that an optimizer's step moves slope and place alike
 _SLOPE = {CLIPPED: 1.0, SIGMOID: 4.0}  # sigmoid(4 x) has slope 1 at 0
 _MIDDLE = {CLIPPED: 0.5, SIGMOID: 0.0}  # what the line says at the level
 
 
 def layers(hu: Any, windows: Windows) -> Any:
-    """float32 [n, size, size, c * w] in [0, 1] of HU int16 [n, size, size, c]: of each channel the w windows.
+    """float32 [n, size, size, c * w] in [0, 1] of quarters of a HU int16 [n, size, size, c]: the w windows of each.
 
     Layers of Keras alone. Learned ones are a 1x1 convolution called `LAYER`.
     """
@@ -33,11 +34,11 @@ def layers(hu: Any, windows: Windows) -> Any:
     x = _bent(_learned(x, windows) if windows.learned else _fixed(x, windows), windows.form)
     if slices == 1:
         return x
-    return keras.layers.Reshape((rows, columns, slices * len(windows.shown)), name="slices_together")(x)
+    return keras.layers.Reshape((rows, columns, slices * len(windows.shown)), name=TOGETHER)(x)
 
 
 def _fixed(hu: Any, windows: Windows) -> Any:
-    slope, offset = _lines(windows, 1.0)
+    slope, offset = _lines(windows, 1 / STEPS_A_HU)
     repeated = [hu] * len(slope)
     wide = keras.layers.Concatenate(name="each_window", dtype="int16")(repeated) if len(slope) > 1 else hu
     return keras.layers.Rescaling(slope, offset, name=LAYER, dtype="float32")(wide)
@@ -45,7 +46,7 @@ def _fixed(hu: Any, windows: Windows) -> Any:
 
 def _learned(hu: Any, windows: Windows) -> Any:
     slope, offset = _lines(windows, UNIT_HU)
-    x = keras.layers.Rescaling(1 / UNIT_HU, name="hu_unit", dtype="float32")(hu)
+    x = keras.layers.Rescaling(1 / (STEPS_A_HU * UNIT_HU), name="hu_unit", dtype="float32")(hu)
     start = {
         "kernel_initializer": keras.initializers.Constant([[[slope]]]),
         "bias_initializer": keras.initializers.Constant(offset),
@@ -55,8 +56,8 @@ def _learned(hu: Any, windows: Windows) -> Any:
 
 def _bent(x: Any, form: str) -> Any:
     if form == SIGMOID:
-        return keras.layers.Activation("sigmoid", name="window_ends", dtype="float32")(x)
-    return keras.layers.ReLU(max_value=1.0, name="window_ends", dtype="float32")(x)
+        return keras.layers.Activation("sigmoid", name=ENDS, dtype="float32")(x)
+    return keras.layers.ReLU(max_value=1.0, name=ENDS, dtype="float32")(x)
 
 
 def _lines(windows: Windows, unit_hu: float) -> tuple[list[float], list[float]]:

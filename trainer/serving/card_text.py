@@ -80,8 +80,8 @@ for bit as in the data set.{crop}
 
 WINDOWS_INSIDE = """\
 Exact box areas
-give the mean HU of {size} x {size} px, inside the graph and bit for bit as in the data set. The model then windows
-them by itself, {form}{learned}{crop}
+give the mean of {size} x {size} px in quarters of a HU, inside the graph and bit for bit as in the data set. The model
+then windows them by itself, {form}{crop}{learned}
 
 {windows}"""
 
@@ -89,7 +89,7 @@ FORMS = {
     "clipped": "straight from black at the lower end of a window to white at the upper one.",
     "sigmoid": "along a sigmoid that is at the level as steep as the window.",
 }
-LEARNED = " These windows were learned with everything else; training began with {begun}."
+LEARNED = "\n\nThese windows were learned with everything else; training began with {begun}."
 
 CROPPED = " Of each slice the square around the head is shown, which the graph finds by itself."
 

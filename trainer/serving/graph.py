@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from ich_tfrecords import crop
+from ich_tfrecords import crop, pixels
 from ich_tfrecords.dataset import records
-from ich_tfrecords.spec import HEAD, HU, DatasetSpec, ImageSpec
+from ich_tfrecords.spec import HEAD, HU, STEPS_A_HU, DatasetSpec, ImageSpec
 from trainer.results import joint
 
 if TYPE_CHECKING:
@@ -137,14 +137,16 @@ def _image(hu: Any, image: ImageSpec) -> Any:
     square = _pad_square(hu, image.pad_hu)
     if image.crop == HEAD:
         square = _head(square)
-    return _mean_hu(square, image.size_px) if image.kind == HU else _windowed(square, image)
+    return _mean_steps(square, image.size_px) if image.kind == HU else _windowed(square, image)
 
 
-def _mean_hu(square: Any, size_px: int) -> Any:
-    """int16 [size_px, size_px, 1], as `pixels.mean_hu`."""
+def _mean_steps(square: Any, size_px: int) -> Any:
+    """int16 [size_px, size_px, 1], as `pixels.mean_steps`."""
     weight = tf.shape(square, tf.int64)[0] ** 2
     sums = tf.cast(_box_sums(tf.cast(square, tf.float64)[None], size_px), tf.int64)
-    return tf.transpose(tf.cast((2 * sums + weight) // (2 * weight), tf.int16), (1, 2, 0))
+    steps = (2 * STEPS_A_HU * sums + weight) // (2 * weight)
+    held = tf.clip_by_value(steps, pixels.INT16_MIN, pixels.INT16_MAX)
+    return tf.cast(tf.transpose(held, (1, 2, 0)), tf.int16)
 
 
 def _windowed(square: Any, image: ImageSpec) -> Any:

@@ -247,7 +247,7 @@ def recipe(**parts: float) -> Augmentation:
 
 def changed_by_hand(image: np.ndarray, change: np.ndarray) -> np.ndarray:
     """The image after its change, in float64 from the first pixel to the last; grey levels not yet rounded."""
-    gain, bias, left, top, right, bottom = change[8:].astype(np.float64)
+    gain, bias, left, top, right, bottom = change[8:14].astype(np.float64)
     seen = np.clip(oracle(image, change.astype(np.float64)) * gain + bias, 0, 255)
     y, x = np.mgrid[: image.shape[0], : image.shape[0]]
     seen[(x >= left) & (x < right) & (y >= top) & (y < bottom)] = 0
@@ -293,7 +293,9 @@ def test_hu_as_counted_by_hand(parts, channels, air, seed):
         left, top, right, bottom = change[10:14].astype(int)
         expected[top:bottom, left:right] = air
         assert np.abs(way - expected).max() <= 0.52
-    assert (in_a_step(images, changes) == found).all()
+    # where TensorFlow joins multiplication and addition, halves may go the other way
+    assert np.abs(in_a_step(images, changes).astype(int) - found).max() <= 1
+    assert (augment.in_step(tf.constant(images), tf.constant(changes)).numpy() == found).all()
     assert not warp.installed() or (warp.changed(images, changes) == found).all()
 
 
@@ -328,7 +330,7 @@ def test_a_part_of_a_recipe_does_what_it_says_and_nothing_else(name):
     drawn, low, high = ranges[name]
     assert [drawn.min(), drawn.max()] == pytest.approx([low, high], abs=0.01 * (high - low))
     moved = name in ("scale", "crop")
-    still, kept = (changes[:, 8:], [1, 0, 0, 0, 0, 0]) if moved else (changes[:, :8], [1, 0, 0, 0, 1, 0, 0, 0])
+    still, kept = (changes[:, 8:14], [1, 0, 0, 0, 0, 0]) if moved else (changes[:, :8], [1, 0, 0, 0, 1, 0, 0, 0])
     assert (still == kept).all()
 
 
@@ -355,7 +357,7 @@ def test_contrast_turns_about_the_middle_grey_and_brightness_adds():
 
 def test_what_is_erased_is_air_after_all_else():
     image, change = np.full((1, 5, 5, 2), 9, np.uint8), one(5)
-    change[:, 9:] = [100, 1, 2, 4, 4]  # brighter; columns 1 to 3, rows 2 and 3
+    change[:, 9:14] = [100, 1, 2, 4, 4]  # brighter; columns 1 to 3, rows 2 and 3
     found = eagerly(image, change)[0, ..., 0]
     assert (found[2:4, 1:4] == 0).all()
     assert (np.delete(found, [2, 3], 0) == 109).all()
@@ -371,7 +373,7 @@ def test_the_draws_of_flips_turns_and_moves_are_those_of_runs_without_a_recipe()
 def test_the_draws_of_a_recipe_are_frozen():
     """Who relies on it: a resumed run must see the pixels it would have seen."""
     [change] = augment.draw(Augmentation(True, 15, 0.1, 0.2, 0.2, 0.2, 0.2, 0.3), 7, 1, 1, 128)
-    assert change == pytest.approx(np.array(FROZEN), rel=1e-5)
+    assert change[:14] == pytest.approx(np.array(FROZEN), rel=1e-5)
 
 
 FROZEN = [-0.863208, -0.213761, 121.354, -0.213761, 0.863208, 21.9029, 0, 0, 0.894698, 17.581, 92, 24, 128, 46]

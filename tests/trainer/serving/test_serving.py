@@ -32,7 +32,7 @@ EVERY_INT16 = np.arange(-32768, 32768, dtype=np.int16)
 
 
 def by_pixels(hu: np.ndarray, image: ImageSpec) -> np.ndarray:
-    return np.array([pixels.image_of(one, image) for one in hu], np.uint8).reshape(-1, *image.shape)
+    return np.array([pixels.image_of(one, image) for one in hu], image.dtype).reshape(-1, *image.shape)
 
 
 def in_graph(image: ImageSpec):
@@ -114,6 +114,16 @@ def test_no_slices():
         assert RSNA_IN_GRAPH(np.zeros(shape, np.int16)).shape == (0, *RSNA.image.shape)
 
 
+HU_IMAGE = dataclasses.replace(RSNA.image, kind=spec.HU)
+HU_IN_GRAPH = in_graph(HU_IMAGE)
+
+
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 99))
+def test_hu_of_slices_of_any_size(rows, columns, seed):
+    hu = noise(seed, 1, rows, columns)
+    np.testing.assert_array_equal(HU_IN_GRAPH(hu).numpy(), by_pixels(hu, HU_IMAGE))
+
+
 HEAD_IMAGE = dataclasses.replace(RSNA.image, crop=spec.HEAD)
 HEAD_IN_GRAPH = in_graph(HEAD_IMAGE)
 
@@ -152,6 +162,7 @@ def test_real_slices(real_dicom_dir: Path):
     for hu in found:
         np.testing.assert_array_equal(RSNA_IN_GRAPH(hu[None]).numpy(), by_pixels(hu[None], RSNA.image))
         np.testing.assert_array_equal(HEAD_IN_GRAPH(hu[None]).numpy(), by_pixels(hu[None], HEAD_IMAGE))
+        np.testing.assert_array_equal(HU_IN_GRAPH(hu[None]).numpy(), by_pixels(hu[None], HU_IMAGE))
 
 
 # --- records -------------------------------------------------------------------------------------------------
@@ -164,10 +175,10 @@ SMALL_RECORDS = tf.function(
 )
 
 
-def record(image: np.ndarray) -> bytes:
+def record(image: np.ndarray, whose: spec.DatasetSpec = SMALL) -> bytes:
     values = {"image": image, "labels": [0] * 6, "position_mm": 0.0, "slice_index": 0, "slice_count": 1}
     ids = dict.fromkeys(("sop_uid", "study_uid", "series_uid", "patient_key", "pixel_digest"), b"x")
-    return records.encode({**values, **ids}, records.features(SMALL))
+    return records.encode({**values, **ids}, records.features(whose))
 
 
 def test_images_of_records():
@@ -175,6 +186,15 @@ def test_images_of_records():
     serialized = [record(image) for image in images]
     for found in (SMALL_RECORDS(serialized), graph.image_of_records(tf.constant(serialized), SMALL)):
         np.testing.assert_array_equal(found.numpy(), images)
+
+
+def test_images_of_records_of_hu():
+    of_hu = dataclasses.replace(SMALL, image=dataclasses.replace(SMALL.image, kind=spec.HU))
+    images = np.random.default_rng(0).integers(-32768, 32768, (3, 8, 8, 1)).astype(np.int16)
+    found = graph.image_of_records(tf.constant([record(image, of_hu) for image in images]), of_hu)
+    np.testing.assert_array_equal(found.numpy(), images)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must hold 128 bytes, int16 8x8x1"):
+        graph.image_of_records(tf.constant([record(np.zeros(SMALL.image.shape, np.uint8))]), of_hu)
 
 
 def test_no_records():
