@@ -19,7 +19,9 @@ from ich_tfrecords.spec import STEPS_A_HU
 from trainer.models.windows import CLIPPED, SIGMOID, Shown, Windows
 
 LAYER, ENDS, TOGETHER = "windows", "window_ends", "slices_together"
-UNIT_HU = 40.0  # a learned window takes HU in steps of this, so that an optimizer's step moves slope and place alike
+# a learned window takes HU in units of 40 and gives its eighth: an optimizer's step of 0.001 then moves the ends of a
+# window of 80 HU by half a HU, and its width by a hundredth
+UNIT_HU, GAIN = 40.0, 8.0
 _SLOPE = {CLIPPED: 1.0, SIGMOID: 4.0}  # sigmoid(4 x) has slope 1 at 0
 _MIDDLE = {CLIPPED: 0.5, SIGMOID: 0.0}  # what the line says at the level
 
@@ -48,10 +50,11 @@ def _learned(hu: Any, windows: Windows) -> Any:
     slope, offset = _lines(windows, UNIT_HU)
     x = keras.layers.Rescaling(1 / (STEPS_A_HU * UNIT_HU), name="hu_unit", dtype="float32")(hu)
     start = {
-        "kernel_initializer": keras.initializers.Constant([[[slope]]]),
-        "bias_initializer": keras.initializers.Constant(offset),
+        "kernel_initializer": keras.initializers.Constant([[[each / GAIN for each in slope]]]),
+        "bias_initializer": keras.initializers.Constant([each / GAIN for each in offset]),
     }
-    return keras.layers.Conv2D(len(slope), 1, name=LAYER, dtype="float32", **start)(x)
+    x = keras.layers.Conv2D(len(slope), 1, name=LAYER, dtype="float32", **start)(x)
+    return keras.layers.Rescaling(GAIN, name="window_gain", dtype="float32")(x)
 
 
 def _bent(x: Any, form: str) -> Any:
@@ -74,8 +77,8 @@ def found(model: keras.Model, windows: Windows) -> tuple[Shown, ...]:
     if not windows.learned:
         return windows.shown
     kernel, bias = (np.asarray(weight, np.float64).ravel() for weight in model.get_layer(LAYER).get_weights())
-    slope = np.where(kernel == 0, np.finfo(np.float64).tiny, kernel) / UNIT_HU
-    level, width = (_MIDDLE[windows.form] - bias) / slope, _SLOPE[windows.form] / slope
+    slope = GAIN * np.where(kernel == 0, np.finfo(np.float32).tiny, kernel) / UNIT_HU
+    level, width = (_MIDDLE[windows.form] - GAIN * bias) / slope, _SLOPE[windows.form] / slope
     return tuple(
         Shown(one.name, float(at), float(wide)) for one, at, wide in zip(windows.shown, level, width, strict=True)
     )

@@ -110,7 +110,7 @@ def test_moved_weights_are_other_windows(form):
     inside = Windows((Shown("a", 40.0, 80.0), Shown("b", 0.0, 10.0)), form, learned=True)
     model = layer_alone(inside)
     kernel, bias = model.get_layer(window_layer.LAYER).get_weights()
-    model.get_layer(window_layer.LAYER).set_weights([kernel * [1.5, -2.0], bias + 0.25])
+    model.get_layer(window_layer.LAYER).set_weights([kernel * [1.5, -2.0], bias + 0.03])
     now = dataclasses.replace(inside, shown=window_layer.found(model, inside))
     hu = np.arange(-256, 256, 8, dtype=np.int16).reshape(1, SIDE, SIDE, 1)  # -64 to 62 HU
     np.testing.assert_allclose(model(hu).numpy(), by_hand(hu, now), atol=1e-5)
