@@ -1,6 +1,6 @@
 """Do learned windows help where the data set's windows show nothing: one cnn with fixed windows, one that learns them.
 
-    python benchmarks/bench_windows.py [--folder DIR] [--patients 160] [--size_px 48] [--seeds 3] [--output FILE.json]
+    python benchmarks/bench_windows.py [--folder DIR] [--patients 400] [--size_px 48] [--seeds 3] [--output FILE.json]
 
 Synthetic studies, in which HU are made 0.4 * HU + 250: brain at 262, bleeds 8 to 20 HU above it, so that all of it lies
 above the three windows, which end at 80, 180 and 230 HU. Converted once with `image.kind: hu`; for each seed a `cnn`
@@ -61,7 +61,7 @@ def main() -> int:
     """Print the figures; returns 1 where learning does not help in every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, metavar="DIR")
-    parser.add_argument("--patients", type=int, default=160)
+    parser.add_argument("--patients", type=int, default=400)
     parser.add_argument("--size_px", type=int, default=48)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--form", default=windows.SIGMOID, choices=windows.FORMS)
