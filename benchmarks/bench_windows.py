@@ -88,7 +88,9 @@ def main() -> int:
             patients = said[0].patients[np.argsort(said[0].ids["sop_uid"].to_pylist())]
             difference = learned - fixed
             found[seed] = [difference.mean(), *interval(difference, patients)]
-            print(f"seed {seed}: fixed {fixed.mean():.4f}, learned {learned.mean():.4f}, {told(found[seed])}", flush=True)
+            print(
+                f"seed {seed}: fixed {fixed.mean():.4f}, learned {learned.mean():.4f}, {told(found[seed])}", flush=True
+            )
             print(f"  {windows.told(model_file.read_about(job_dir / 'export').facts['windows'])}", flush=True)
     if args.output:
         args.output.write_text(json.dumps(found, indent=1) + "\n")

@@ -20,7 +20,7 @@ from trainer.data.joined import open_datasets
 from trainer.shell import command, quiet, vertex
 from trainer.shell.command import Parser
 from trainer.shell.problems import Stopped
-from trainer.training import hparams
+from trainer.training import hparams, setting_values
 from trainer.training.hparams import HParams
 
 GOES_ON = "what was saved stays, the same command goes on"
@@ -126,7 +126,7 @@ def _defaults(name: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _sets(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
-    return dict(map(hparams.parse_set, [*args.set, *(f"{name}={value}" for name, value in given.items())]))
+    return dict(map(setting_values.parse_set, [*args.set, *(f"{name}={value}" for name, value in given.items())]))
 
 
 def _train(settings: HParams, args: argparse.Namespace) -> int:

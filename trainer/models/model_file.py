@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import shutil
 import uuid
 import zipfile
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, sample_differences, to_dict
 from ich_tfrecords.storage import atomic
-from trainer.models import windows
+from trainer.models import keras_file, windows
 from trainer.results import blend as blends
 from trainer.results import calibration as calibrations
 from trainer.results.joint import Odds, coherent
@@ -334,8 +333,7 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     temporary = folder.parent / f"{folder.name}.{uuid.uuid4().hex}{atomic.TEMPORARY_SUFFIX}"
     try:
         temporary.mkdir(parents=True)
-        model.save(temporary / MODEL)
-        _without_chance(temporary / MODEL)
+        keras_file.save(model, temporary / MODEL)
         write_about(temporary, about)
         if slice_folder is not None:
             _put_into(temporary / SLICE, slice_folder)
@@ -351,36 +349,6 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / MODEL
-
-
-def _without_chance(path: Path) -> None:
-    """Write a model file anew without what differs between writings, so that the same weights have the same digest.
-
-    Those are dates, and addresses in memory by which Keras knows objects that several layers share.
-    """
-    as_saved = path.with_name(f"saved-{path.name}")
-    path.rename(as_saved)
-    with zipfile.ZipFile(as_saved) as old, zipfile.ZipFile(path, "w") as new:
-        for member in old.infolist():
-            data = old.read(member)
-            if member.filename == _METADATA:
-                data = json.dumps({**json.loads(data), "date_saved": _NO_DATE}).encode()
-            elif member.filename == _CONFIG:
-                data = _numbered(data)
-            plain = zipfile.ZipInfo(member.filename)  # its date is the first that a zip can hold
-            plain.compress_type, plain.external_attr = member.compress_type, member.external_attr
-            new.writestr(plain, data)
-    as_saved.unlink()
-
-
-_METADATA, _CONFIG, _NO_DATE = "metadata.json", "config.json", "1980-01-01@00:00:00"
-_SHARED = re.compile(rb'("shared_object_id": )(\d+)')
-
-
-def _numbered(config: bytes) -> bytes:
-    """The config of a model whose shared objects are numbered 1, 2, ... as they are met."""
-    numbers: dict[bytes, int] = {}
-    return _SHARED.sub(lambda found: found[1] + b"%d" % numbers.setdefault(found[2], len(numbers) + 1), config)
 
 
 def write_about(folder: Path, about: About) -> None:

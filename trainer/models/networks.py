@@ -47,7 +47,7 @@ def build(
     of it. `architecture`: the keyword arguments of the builder. `stem`: how more than three windows get into an
     application, see `transfer`. Raises `WrongUse` for anything else.
     """
-    seen = (*image_shape[:2], model_windows.channels(windows, image_shape))
+    seen = model_windows.seen(windows, image_shape)
     check(name, seen, labels, architecture, stem)
     path = imagenet_weights(name) if weights == "imagenet" else Path(weights)
     if weights != "none" and not path.is_file():
@@ -160,7 +160,7 @@ def _scaled(x: Any, application: Application, stem: str) -> Any:
 
 def _windowed(seen: Sequence[int], windows: Windows | None, image_shape: Sequence[int]) -> tuple[Any, Any]:
     """The input of a model, and what it shows in [0, 1], float32 [n, *seen]."""
-    if windows is not None and seen[2] == model_windows.channels(windows, image_shape):
+    if windows is not None and tuple(seen) == model_windows.seen(windows, image_shape):
         images = keras.Input(tuple(image_shape), dtype="int16", name="image")
         return images, window_layer.layers(images, windows)
     images = keras.Input(tuple(seen), dtype="uint8", name="image")

@@ -73,9 +73,9 @@ def _parsed(word: str, number: int) -> Shown:
     return Shown(f"window_{number}", float(found[1]), float(found[2]))
 
 
-def channels(windows: Windows | None, shape: Sequence[int]) -> int:
-    """Channels that the rest of a model gets of images [size, size, `shape[2]`]."""
-    return shape[2] * (len(windows.shown) if windows else 1)
+def seen(windows: Windows | None, shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of what the rest of a model gets of images [*`shape`], [size, size, channels]."""
+    return tuple(shape) if windows is None else (*shape[:2], shape[2] * len(windows.shown))
 
 
 def learned(facts: Mapping[str, Any]) -> str:

@@ -287,7 +287,7 @@ def fetch_weights(settings: HParams, data: Dataset) -> None:
     """Have the ImageNet weights at hand, where the settings start from them. Raises `WrongUse`."""
     spec = data.manifest.spec
     inside = windows_of(settings, spec.image)
-    seen = (*spec.image.shape[:2], windows.channels(inside, spec.image.shape))
+    seen = windows.seen(inside, spec.image.shape)
     networks.check(settings.model, seen, len(spec.labels.names), settings.architecture, settings.stem)
     if settings.weights == "imagenet":
         pretrained.imagenet_weights(settings.model)

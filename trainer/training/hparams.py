@@ -18,6 +18,7 @@ from trainer.data.sampling import POLICIES
 from trainer.models import windows
 from trainer.models.applications import APPLICATIONS, STEMS
 from trainer.shell.problems import WrongUse, hint
+from trainer.training.setting_values import nested, require, typed
 
 SERIES = "series"  # the model that sees a slice among its neighbours
 OWN_CONFIG = ("cnn", "densenet121", "xception", SERIES)
@@ -96,7 +97,7 @@ class HParams:
             _require_known(getattr(self, name), known, f"{name} is")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            _require(low <= value <= high, f"{name} is {value}; use {low:g} to {high:g}")
+            require(low <= value <= high, f"{name} is {value}; use {low:g} to {high:g}")
         _check_pairs(self)
 
 
@@ -150,57 +151,57 @@ _RANGES: dict[str, tuple[float, float]] = {
 def _check_pairs(hparams: HParams) -> None:
     """Refuse a setting that another one would leave without effect."""
     explicit = hparams.sampling == "explicit"
-    _require(explicit == bool(hparams.proportions), "proportions and sampling: explicit go together")
+    require(explicit == bool(hparams.proportions), "proportions and sampling: explicit go together")
     shares = hparams.data_shares
-    _require(
+    require(
         not shares or (all(0 <= share < _INF for share in shares) and sum(shares) > 0),
         f"data_shares is {shares}; use numbers of 0 or more, one more than 0",
     )
     cosine_decays = hparams.schedule == "cosine" and hparams.decay_per_epoch != 1
-    _require(not cosine_decays, "decay_per_epoch belongs to schedule: steps; with cosine leave it at 1")
+    require(not cosine_decays, "decay_per_epoch belongs to schedule: steps; with cosine leave it at 1")
     decays = hparams.weight_decay > 0
-    _require(not decays or hparams.optimizer == "adamw", "weight_decay belongs to optimizer: adamw")
-    _require(
+    require(not decays or hparams.optimizer == "adamw", "weight_decay belongs to optimizer: adamw")
+    require(
         hparams.batch_size % hparams.accumulate == 0,
         f"batch_size {hparams.batch_size} is no multiple of accumulate {hparams.accumulate}",
     )
-    _require(
+    require(
         not (hparams.jit_compile and hparams.deterministic),
         "jit_compile has no deterministic gradient of max-pooling, which every model has; set deterministic to false",
     )
-    _require(hparams.learning_rate > 0, "learning_rate is 0, so nothing would be learned; use more than 0")
-    _require(
+    require(hparams.learning_rate > 0, "learning_rate is 0, so nothing would be learned; use more than 0")
+    require(
         hparams.warmup_epochs <= hparams.epochs,
         f"warmup_epochs is {hparams.warmup_epochs:g} and epochs is {hparams.epochs}, so the rate would never be "
         "reached; lower the one or raise the other",
     )
-    _require(hparams.train_split != "", "train_split is empty")
-    _require(
+    require(hparams.train_split != "", "train_split is empty")
+    require(
         hparams.validation_split != "" or hparams.patience == 0,
         "patience needs a validation_split; set it to 0 or name one",
     )
     splits = [hparams.train_split, hparams.validation_split, hparams.test_split]
     named = [name for name in splits if name]
-    _require(
+    require(
         len(set(named)) == len(named),
         f"train_split, validation_split and test_split are {', '.join(splits)}; a split scored must not be one trained "
         "or chosen on: name three, or leave one empty",
     )
-    _require(hparams.folds != 1, "folds is 1; give 0 for none, or at least 2")
-    _require(
+    require(hparams.folds != 1, "folds is 1; give 0 for none, or at least 2")
+    require(
         hparams.fold < max(hparams.folds, 1),
         f"fold is {hparams.fold} and folds is {hparams.folds}; a fold is a number from 0 to folds - 1",
     )
-    _require(
+    require(
         not hparams.folds or hparams.validation_split != "",
         "folds are drawn from train_split and validation_split together; name both",
     )
-    _require(
+    require(
         hparams.replicas == 0 or hparams.strategy == "mirrored",
         f"replicas belongs to strategy: mirrored, not {hparams.strategy}",
     )
     belongs = hparams.model in APPLICATIONS or hparams.stem == STEMS[0]
-    _require(belongs, f"stem: {hparams.stem} belongs to networks of keras.applications, not to {hparams.model}")
+    require(belongs, f"stem: {hparams.stem} belongs to networks of keras.applications, not to {hparams.model}")
     _check_series(hparams)
 
 
@@ -208,30 +209,25 @@ def _check_series(hparams: HParams) -> None:
     """Refuse what a model of slices has no use for, and what a model of series has none for."""
     for name in ("slice_run", "series", "end_to_end"):
         of_series = hparams.model == SERIES or not getattr(hparams, name)
-        _require(of_series, f"{name} belongs to --model {SERIES}, not to {hparams.model}; leave it out")
+        require(of_series, f"{name} belongs to --model {SERIES}, not to {hparams.model}; leave it out")
     if hparams.model != SERIES:
         return
-    _require(hparams.weights != "imagenet", "weights is imagenet; a series model begins with none, or a series run")
-    _require(
+    require(hparams.weights != "imagenet", "weights is imagenet; a series model begins with none, or a series run")
+    require(
         hparams.augment_on != "device",
         "augment_on is device, and whole series are changed where they are read; set it to host or auto",
     )
-    _require(
+    require(
         not hparams.windows and hparams.window_form == windows.CLIPPED,
         "windows and window_form belong to the slice run of a series model; leave them out",
     )
     for name in ("rotate_deg", "shift", "scale", "crop", "contrast", "brightness", "erase", "freeze_epochs"):
         value = getattr(hparams, name)
-        _require(
+        require(
             not value or hparams.end_to_end,
             f"{name} is {value:g}, and a series model sees vectors, not pixels; leave it at 0, or train both together "
             "with --set end_to_end=true",
         )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise WrongUse(message)
 
 
 def _require_known(word: object, known: Collection[str], what: str) -> None:
@@ -266,13 +262,13 @@ def resolve(model: str | None, config: str | None, sets: Mapping[str, Any]) -> H
     """
     overlay = _read(config_path(config)) if config else {}
     name = model or overlay.get("model")
-    _require(name is not None, f"name a model: --model {{{','.join(OWN_CONFIG)}}}, or another one of --help")
+    require(name is not None, f"name a model: --model {{{','.join(OWN_CONFIG)}}}, or another one of --help")
     _require_known(name, MODELS, "model is")
     conflict = model is not None and overlay.get("model", model) != model
-    _require(not conflict, f"--model {model} and --config {config} (model: {overlay.get('model')}) disagree")
+    require(not conflict, f"--model {model} and --config {config} (model: {overlay.get('model')}) disagree")
     values = _overlay(defaults(str(name)), overlay, str(config))
     for key, value in sets.items():
-        values = _overlay(values, _nested(key, value), f"--set {key}")
+        values = _overlay(values, nested(key, value), f"--set {key}")
     return from_dict(values)
 
 
@@ -285,8 +281,8 @@ def from_dict(values: Mapping[str, Any]) -> HParams:
     """`HParams` of plain values. Raises `WrongUse` for unknown, missing or mistyped keys."""
     kinds = get_type_hints(HParams)
     missing = [key for key in kinds if key not in values]
-    _require(not missing, f"missing setting {', '.join(missing)}")
-    return HParams(**{key: _typed(key, values[key], kinds[key]) for key in kinds})
+    require(not missing, f"missing setting {', '.join(missing)}")
+    return HParams(**{key: typed(key, values[key], kinds[key]) for key in kinds})
 
 
 def of_run(values: Mapping[str, Any]) -> HParams:
@@ -297,26 +293,6 @@ def of_run(values: Mapping[str, Any]) -> HParams:
 def to_yaml(hparams: HParams) -> str:
     """The settings as YAML, in the order of the dataclass; `from_dict` reads them back."""
     return yaml.safe_dump(dataclasses.asdict(hparams), sort_keys=False, allow_unicode=True)
-
-
-def parse_set(text: str) -> tuple[str, Any]:
-    """Key and value of `KEY=VALUE`; the value is YAML, and empty text when nothing follows. Raises `WrongUse`."""
-    key, equals, value = text.partition("=")
-    _require(bool(equals and key.strip()), f"--set {text}: write KEY=VALUE, such as --set learning_rate=0.001")
-    try:
-        return key.strip(), _number(yaml.safe_load(value)) if value.strip() else ""
-    except yaml.YAMLError as error:
-        raise WrongUse(f"--set {text}: the value is not YAML") from error
-
-
-def _number(value: Any) -> Any:
-    """`1e-4` is text in YAML 1.1 (no point); read it as the number it is meant to be."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -359,7 +335,7 @@ def _yaml(path: Path) -> Any:
 
 def _read(path: Path) -> dict[str, Any]:
     values = _yaml(path)
-    _require(isinstance(values, dict), f"{path} holds no settings; write lines such as `batch_size: 32`")
+    require(isinstance(values, dict), f"{path} holds no settings; write lines such as `batch_size: 32`")
     kinds = get_type_hints(HParams)
     for key in values:
         _require_known(key, kinds, f"{path}: unknown setting")
@@ -375,27 +351,3 @@ def _overlay(base: Mapping[str, Any], values: Mapping[str, Any], where: str) -> 
         if isinstance(values.get(key), dict):
             merged[key] = {**base[key], **values[key]}
     return merged
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    head, dot, rest = key.partition(".")
-    return {head: _nested(rest, value)} if dot else {head: value}
-
-
-def _typed(key: str, value: Any, kind: Any) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if str(kind).startswith("dict"):
-        _require(isinstance(value, dict), f"{key} is {value!r}; it must be a mapping")
-        return dict(value)
-    if str(kind).startswith("list"):
-        _require(isinstance(value, list), f"{key} is {value!r}; it must be a list, such as [1, 3]")
-        return [_typed(key, one, float) for one in value]
-    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    _require(fits, f"{key} is {value!r}; it must be {_KINDS[kind]}")
-    return value
-
-
-_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

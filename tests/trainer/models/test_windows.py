@@ -90,7 +90,7 @@ def test_the_layers_as_counted_by_hand(inside, channels, seed):
     hu[0] = np.random.default_rng(seed).integers(-1100, 1500, hu[0].shape)
     found = layer_alone(inside, channels)(hu).numpy()
     assert found.dtype == np.float32
-    assert found.shape == (2, SIDE, SIDE, windows.channels(inside, hu.shape[1:]))
+    assert found.shape == (2, *windows.seen(inside, hu.shape[1:]))
     # float32 of HU over a width: 16 bits and 24 of a slope
     narrowest = min(one.width_hu for one in inside.shown)
     np.testing.assert_allclose(found, by_hand(hu, inside), atol=1e-5 + 40 * 32768 * 2**-24 / narrowest)

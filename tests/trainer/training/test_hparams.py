@@ -11,7 +11,7 @@ import yaml
 
 from trainer.models import context, networks
 from trainer.shell.problems import WrongUse
-from trainer.training import hparams
+from trainer.training import hparams, setting_values
 
 
 def resolve(model="cnn", config=None, **sets):
@@ -84,13 +84,13 @@ def test_a_config_names_the_model_and_must_not_contradict_the_flag(tmp_path):
 
 
 def test_set_values_are_yaml():
-    assert hparams.parse_set("learning_rate=1e-4") == ("learning_rate", 0.0001)
-    assert hparams.parse_set("architecture.dense=[8, 4]") == ("architecture.dense", [8, 4])
-    assert hparams.parse_set("test_split=") == ("test_split", "")
-    assert hparams.parse_set("weights=/a=b.h5") == ("weights", "/a=b.h5")
+    assert setting_values.parse_set("learning_rate=1e-4") == ("learning_rate", 0.0001)
+    assert setting_values.parse_set("architecture.dense=[8, 4]") == ("architecture.dense", [8, 4])
+    assert setting_values.parse_set("test_split=") == ("test_split", "")
+    assert setting_values.parse_set("weights=/a=b.h5") == ("weights", "/a=b.h5")
     for text in ("epochs", "=3", "x=["):
         with pytest.raises(WrongUse):
-            hparams.parse_set(text)
+            setting_values.parse_set(text)
 
 
 def test_to_yaml_reads_back():
