@@ -39,7 +39,7 @@ LIBRARY = {
     "inspect": ("plural environment command_line storage dataset views", ""),
 }
 TRAINER = {
-    "shell": ("", "keras tensorflow"),
+    "shell": ("", "keras tensorflow yaml"),
     "data": ("shell", "numpy numba pyarrow google_crc32c tensorflow"),
     "results": ("shell data", "numpy pyarrow scipy sklearn"),
     "models": ("shell results", "numpy h5py keras tensorflow"),

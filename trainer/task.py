@@ -17,10 +17,10 @@ from typing import Any
 from ich_tfrecords import environment
 from ich_tfrecords.storage.bucket_path import local_path
 from trainer.data.joined import open_datasets
-from trainer.shell import command, quiet, vertex
+from trainer.shell import command, quiet, setting_values, vertex
 from trainer.shell.command import Parser
 from trainer.shell.problems import Stopped
-from trainer.training import hparams, setting_values
+from trainer.training import hparams
 from trainer.training.hparams import HParams
 
 GOES_ON = "what was saved stays, the same command goes on"

@@ -18,7 +18,7 @@ from trainer.data.sampling import POLICIES
 from trainer.models import windows
 from trainer.models.applications import APPLICATIONS, STEMS
 from trainer.shell.problems import WrongUse, hint
-from trainer.training.setting_values import nested, require, typed
+from trainer.shell.setting_values import nested, require, typed
 
 SERIES = "series"  # the model that sees a slice among its neighbours
 OWN_CONFIG = ("cnn", "densenet121", "xception", SERIES)

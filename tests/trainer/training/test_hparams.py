@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from trainer.models import context, networks
+from trainer.shell import setting_values
 from trainer.shell.problems import WrongUse
-from trainer.training import hparams, setting_values
+from trainer.training import hparams
 
 
 def resolve(model="cnn", config=None, **sets):
