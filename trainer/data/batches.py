@@ -43,7 +43,7 @@ def by_number(slices: Slices, columns: Columns, parts: Positions, in_step: bool 
     """Batches of the slices at `row` of `columns`; see `of_records`."""
     fused = "changes" in columns and not in_step and warp.installed()
     threads = PARALLEL_BATCHES if fused else READERS
-    shape, labels_shape = slices.spec.image.shape, (len(slices.spec.labels.names),)
+    shape, labels_shape = slices.image_shape, (len(slices.spec.labels.names),)
 
     def read(row: npt.NDArray[np.int64], *changes: npt.NDArray[np.float32]) -> tuple[Any, Any]:
         images, labels = slices.reader.read(row)

@@ -26,7 +26,7 @@ class ImageFeed(SeriesFeed):
 
     @property
     def _shown(self) -> tuple[str, Any, tuple[int, ...]]:
-        return "images", tf.uint8, self.slices.spec.image.shape
+        return "images", tf.uint8, self.slices.image_shape
 
     def _show(self, rows: Int64, mirrored: bool) -> npt.NDArray[Any]:
         return self.slices.reader.read(rows)[0]

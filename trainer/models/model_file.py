@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import shutil
 import uuid
 import zipfile
@@ -18,6 +17,8 @@ import numpy.typing as npt
 
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, sample_differences, to_dict
 from ich_tfrecords.storage import atomic
+from trainer.data import neighbours
+from trainer.models import archive
 from trainer.results import blend as blends
 from trainer.results import calibration as calibrations
 from trainer.results.joint import Odds, coherent
@@ -72,6 +73,16 @@ class About:
         """Its kind, as `cnn` or `cnn, forest`."""
         last = self.settings.get(CLASSIFIER)
         return str(self.settings["model"]) + (f", {last['kind']}" if last else "")
+
+    @property
+    def context_slices(self) -> int:
+        """Neighbours on either side that a slice model sees a slice with."""
+        return int(self.settings.get("context_slices", 0))  # runs of before have no such setting
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Rows, columns and channels of what a slice model takes of a slice."""
+        return neighbours.shape(self.spec.image.shape, self.context_slices)
 
     def log_odds(self, logits: Any) -> npt.NDArray[np.float64]:
         """float64 [n, L], what the calibration starts from; `logits` float [n, L] of the model."""
@@ -242,7 +253,7 @@ def _shapes(about: About) -> tuple[Any, Any]:
     """What a model takes and gives."""
     labels = len(about.spec.labels.names)
     if about.blend is None:
-        return (None, *about.spec.image.shape), (None, labels)
+        return (None, *about.input_shape), (None, labels)
     # Keras names the inputs of a series model in order of their names: mask, place, vectors
     taken = [(None, None), (None, None, 3), (None, None, about.facts["vector_dim"])]
     return taken, [(None, None, labels), (None, labels)]
@@ -329,7 +340,7 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     try:
         temporary.mkdir(parents=True)
         model.save(temporary / MODEL)
-        _without_chance(temporary / MODEL)
+        archive.without_chance(temporary / MODEL)
         write_about(temporary, about)
         if slice_folder is not None:
             _put_into(temporary / SLICE, slice_folder)
@@ -345,36 +356,6 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / MODEL
-
-
-def _without_chance(path: Path) -> None:
-    """Write a model file anew without what differs between writings, so that the same weights have the same digest.
-
-    Those are dates, and addresses in memory by which Keras knows objects that several layers share.
-    """
-    as_saved = path.with_name(f"saved-{path.name}")
-    path.rename(as_saved)
-    with zipfile.ZipFile(as_saved) as old, zipfile.ZipFile(path, "w") as new:
-        for member in old.infolist():
-            data = old.read(member)
-            if member.filename == _METADATA:
-                data = json.dumps({**json.loads(data), "date_saved": _NO_DATE}).encode()
-            elif member.filename == _CONFIG:
-                data = _numbered(data)
-            plain = zipfile.ZipInfo(member.filename)  # its date is the first that a zip can hold
-            plain.compress_type, plain.external_attr = member.compress_type, member.external_attr
-            new.writestr(plain, data)
-    as_saved.unlink()
-
-
-_METADATA, _CONFIG, _NO_DATE = "metadata.json", "config.json", "1980-01-01@00:00:00"
-_SHARED = re.compile(rb'("shared_object_id": )(\d+)')
-
-
-def _numbered(config: bytes) -> bytes:
-    """The config of a model whose shared objects are numbered 1, 2, ... as they are met."""
-    numbers: dict[bytes, int] = {}
-    return _SHARED.sub(lambda found: found[1] + b"%d" % numbers.setdefault(found[2], len(numbers) + 1), config)
 
 
 def write_about(folder: Path, about: About) -> None:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ich_tfrecords.labels.table import stratum_indices
 from ich_tfrecords.spec import LabelSpec
-from trainer.data import sampling
+from trainer.data import neighbours, sampling
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.feed import Feed, SliceFeed
@@ -90,8 +90,10 @@ def _without_twins(train: Slices, held: Sequence[Slices]) -> Slices:
 def _drawn(data: Dataset, settings: HParams, name: str) -> Slices:
     pair = (settings.train_split, settings.validation_split)
     if not settings.folds or name not in pair:
-        return data.split(name)
-    return data.fold(pair, settings.fold, settings.folds)[pair.index(name)]
+        found = data.split(name)
+    else:
+        found = data.fold(pair, settings.fold, settings.folds)[pair.index(name)]
+    return found.with_neighbours(settings.context_slices)
 
 
 def _ways_on(settings: HParams) -> dict[str, str]:
@@ -276,8 +278,8 @@ def objective_of(settings: HParams, labels: LabelSpec) -> tuple[npt.NDArray[np.f
 
 def fetch_weights(settings: HParams, data: Dataset) -> None:
     """Have the ImageNet weights at hand, where the settings start from them. Raises `WrongUse`."""
-    spec = data.manifest.spec
-    networks.check(settings.model, spec.image.shape, len(spec.labels.names), settings.architecture, settings.stem)
+    shape, labels = _ends(settings, data)
+    networks.check(settings.model, shape, labels, settings.architecture, settings.stem)
     if settings.weights == "imagenet":
         pretrained.imagenet_weights(settings.model)
 
@@ -286,6 +288,11 @@ def build_model(
     settings: HParams, data: Dataset, weights: str, note: Callable[[str], None] = lambda text: None
 ) -> keras.Model:
     """The model of the settings for the images and labels of the data set; `weights` and `note` as `networks.build`."""
+    shape, labels = _ends(settings, data)
+    return networks.build(settings.model, shape, labels, weights, settings.architecture, settings.stem, note)
+
+
+def _ends(settings: HParams, data: Dataset) -> tuple[tuple[int, ...], int]:
+    """The shape of what the model takes of a slice, and how many labels it gives."""
     spec = data.manifest.spec
-    labels = len(spec.labels.names)
-    return networks.build(settings.model, spec.image.shape, labels, weights, settings.architecture, settings.stem, note)
+    return neighbours.shape(spec.image.shape, settings.context_slices), len(spec.labels.names)

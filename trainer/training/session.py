@@ -12,7 +12,7 @@ from typing import Protocol
 import tensorflow as tf
 
 from ich_tfrecords.plural import counted
-from trainer.data import input_pipeline
+from trainer.data import input_pipeline, neighbours
 from trainer.data.dataset import Dataset, Slices
 from trainer.shell import vertex, waiting
 from trainer.shell.display import Display
@@ -188,7 +188,7 @@ def _show_inputs(loop: Loop) -> None:
     if "image" not in batch:
         return  # a model of vectors: its slice run has the page
     windows = [window.name for window in spec.image.windows]
-    images = loop.network.objective.inputs(batch).numpy()
+    images = neighbours.own(loop.network.objective.inputs(batch).numpy(), spec.image.shape[2])
     page = input_page.input_page(images, batch["labels"].numpy(), loop.data.labels, windows)
     folder.write_inputs(page)
     loop.doors.scalars.images(0, "inputs", page[None])
