@@ -80,6 +80,11 @@ class About:
         return int(self.settings.get("context_slices", 0))  # runs of before have no such setting
 
     @property
+    def in_series(self) -> bool:
+        """Whether what it says of a slice depends on the other slices of its series."""
+        return self.blend is not None or self.context_slices > 0
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Rows, columns and channels of what a slice model takes of a slice."""
         return neighbours.shape(self.spec.image.shape, self.context_slices)
