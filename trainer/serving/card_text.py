@@ -138,8 +138,8 @@ Tells for each slice of a CT series of the head, seen with {context} on either s
 
 USE_OF_NEIGHBOURS = """\
 `hu` and `position_mm` are of one series, all its slices in any order and any number. `position_mm` is where a slice
-lies along the normal of the slices, towards the head (PS3.3 C.7.6.2.1.1). A slice is seen with the {context} nearest
-below and above it, by their order and not by their distance; beyond an end of the series the last slice there repeats.
+lies along the normal of the slices, towards the head (PS3.3 C.7.6.2.1.1). A slice is seen with {context} below and
+{context} above it, by their order and not by their distance; beyond an end of the series the last slice there repeats.
 Slices at one position keep the order they came in; where several are all at one there is no order, and they are
 refused. Slices share their numbers of rows and columns; any will do. Probabilities are calibrated, in the order of
 `hu`; `labels` names their columns, for each slice anew.

@@ -27,8 +27,8 @@ DECIDING = {"sensitivity": "sensitivity", "specificity": "specificity", "precisi
 BOTH_WAYS = {"precision": "precision", "recall": "recall", "f1": "F1"}
 IN_SHORT = (  # of the slice model's settings
     "architecture", "weights", "stem", "context_slices", "epochs", "batch_size", "sampling", "flip", "rotate_deg",
-    "shift", "scale", "crop", "contrast", "brightness", "erase", "optimizer", "learning_rate", "label_smoothing", "focal_gamma",
-    "ema", "seed", "classifier",
+    "shift", "scale", "crop", "contrast", "brightness", "erase", "optimizer", "learning_rate", "label_smoothing",
+    "focal_gamma", "ema", "seed", "classifier",
 )  # fmt: skip
 
 
