@@ -12,6 +12,7 @@ import io
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,6 @@ from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, Manifest
 from ich_tfrecords.dataset.studies import STUDIES
 from ich_tfrecords.spec import UNLABELLED
 from trainer.data import cache, neighbours, sampling
-from trainer.data.neighbours import StackReader
 from trainer.data.shard_reader import FRAME_BYTES, Located, ShardReader, advice
 from trainer.shell.problems import WrongUse
 
@@ -53,11 +53,28 @@ class Slices(Located):
     beside: npt.NDArray[np.int64] | None = None
 
     @functools.cached_property
-    def reader(self) -> ShardReader | StackReader:
-        """The one reader of these shards, so that whoever meets a failed batch can ask it for the reason."""
-        if self.whole is None or self.beside is None:
-            return ShardReader(self)
-        return StackReader(ShardReader(self.whole), self.beside, self.labels)
+    def reader(self) -> ShardReader:
+        """The one reader of these shards, so that whoever meets a failed batch can ask it for the reason.
+
+        It reads single slices, by their rows in `whole` where that is.
+        """
+        return ShardReader(self.whole or self)
+
+    def read(
+        self, rows: npt.NDArray[np.int64], change: Callable[[npt.NDArray[Any]], None] | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Images [..., *image_shape] and labels int64 [..., L] of the slices at `rows` [...].
+
+        `change`: is done in place to the images [k, size, size, windows] of the slices and their neighbours, those of a
+        slice side by side. Raises `TrainingFailed` for a record that cannot be read.
+        """
+        images, labels = self.reader.read(rows if self.beside is None else self.beside[rows])
+        if change is not None:
+            change(images.reshape(-1, *self.spec.image.shape))
+        if self.beside is None:
+            return images, labels
+        room = self.reader.room(self.beside.shape[1] * rows.size)
+        return neighbours.stacked(images, room), self.labels[rows].astype(np.int64)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ class ImageFeed(SeriesFeed):
         return "images", tf.uint8, self.slices.image_shape
 
     def _show(self, rows: Int64, mirrored: bool) -> npt.NDArray[Any]:
-        return self.slices.reader.read(rows)[0]
+        return self.slices.read(rows)[0]
 
     def _drawn(self, plan: EpochPlan, series: Int64, position: Int64, **columns: Any) -> list[npt.NDArray[Any]]:
         return self._padded([self._kept(plan, self.series[number], at) for number, at in zip(series, position)], None)

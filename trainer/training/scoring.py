@@ -192,7 +192,7 @@ def images(slices: Slices, rows: Sequence[int]) -> dict[int, npt.NDArray[np.uint
     if not rows:
         return {}
     if slices.random_access:
-        found, _ = slices.reader.read(np.array(rows, np.int64))
+        found, _ = slices.read(np.array(rows, np.int64))
         return dict(zip(rows, np.array(neighbours.own(found, slices.spec.image.shape[2]))))
     wanted, kept = set(rows), dict[int, npt.NDArray[np.uint8]]()
     for batch in _batches(slices, STREAMED):
