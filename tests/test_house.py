@@ -42,7 +42,7 @@ TRAINER = {
     "shell": ("", "keras tensorflow yaml"),
     "data": ("shell", "numpy numba pyarrow google_crc32c tensorflow"),
     "results": ("shell data", "numpy pyarrow scipy sklearn"),
-    "models": ("shell results", "numpy h5py keras tensorflow"),
+    "models": ("shell data results", "numpy h5py keras tensorflow"),
     "training": ("shell data results models", "numpy pyarrow PIL yaml sklearn keras tensorflow"),
     "classical": ("shell data results models training", "numpy sklearn keras"),
     "series": ("shell data results models training", "numpy keras tensorflow"),

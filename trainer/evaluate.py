@@ -183,7 +183,7 @@ def _slices(about: About, data: Dataset, name: str) -> Slices:
     if own:
         slices = assembly.split(data, hparams.of_run(about.settings), name)
     else:
-        slices = data.every() if every else data.split(name)
+        slices = (data.every() if every else data.split(name)).with_neighbours(about.context_slices)
     if not slices.known:
         raise WrongUse(
             f"no slice or study of split {name} in {data.place} has a known label, so there is nothing to compare "

@@ -31,7 +31,8 @@ SAVED_MODEL, CARD = "saved_model.pb", "MODEL_CARD.md"
 SLICE_TOLD = f", {model_file.SLICE}/ (the slice model)"
 EPILOG = """\
 Written to --output: a SavedModel with the signatures hu, serving_default, records and
-image (of a series model: series, serving_default and image); model.keras and about.json
+image (of a model that sees the neighbours of a slice, with context_slices or --model
+series: series, serving_default and image); model.keras and about.json
 (and the folder slice), from which predict works too; and MODEL_CARD.md with the results
 of the test split, if the run was evaluated before.
 
@@ -128,13 +129,13 @@ def _fill(folder: Path, source: Path, about: About, card: str) -> None:
     atomic.write_bytes(folder / CARD, card.encode())
     if about.blend is None:
         saved_model.write(folder, model, about)
-        answers.check(folder, model, about)
+        (answers.check_neighbours if about.context_slices else answers.check)(folder, model, about)
         return
     slice_model, slice_about = model_file.load_slice_model(source, about)
     (folder / model_file.SLICE).mkdir()
     _put(folder / model_file.SLICE, source / model_file.SLICE, _shared(slice_about))
-    saved_model.write(folder, model, about, slice_model)
-    answers.check_series(folder, slice_model, model, about)
+    saved_model.write(folder, model, about, slice_model, slice_about.context_slices)
+    answers.check_series(folder, slice_model, model, about, slice_about.context_slices)
 
 
 def _put(folder: Path, source: Path, about: About) -> None:
@@ -192,14 +193,14 @@ def _told(folder: Path) -> Iterator[None]:
 
 def _lines(folder: Path, about: About, evaluated: bool) -> Iterator[str]:
     image = ", ".join(map(str, about.spec.image.shape))
-    of_series = about.blend is not None
-    yield f"{folder}: SavedModel, {model_file.MODEL}, {model_file.ABOUT}{SLICE_TOLD * of_series} and {CARD}"
-    yield from _of_series(about) if of_series else _of_slices(about)
+    beside = SLICE_TOLD * (about.blend is not None)
+    yield f"{folder}: SavedModel, {model_file.MODEL}, {model_file.ABOUT}{beside} and {CARD}"
+    yield from _of_series(about) if about.in_series else _of_slices(about)
     yield f"  image: hu int16 [n, rows, columns] -> image {about.spec.image.dtype} [n, {image}]"
     if not evaluated:
         yield f"{CARD} has no results of these weights: run python -m trainer.evaluate, then this command again"
     yield "use it with"
-    yield from (f"  {line}" for line in model_card.usage(str(folder), of_series))
+    yield from (f"  {line}" for line in model_card.usage(str(folder), about.in_series))
 
 
 def _of_slices(about: About) -> Iterator[str]:
@@ -211,8 +212,9 @@ def _of_slices(about: About) -> Iterator[str]:
 def _of_series(about: About) -> Iterator[str]:
     labels = len(about.spec.labels.names)
     yield "  series, serving_default: hu int16 [n, rows, columns], position_mm float32 [n] of one series, in any order"
-    yield f"    -> probabilities float32 and labels string [n, {labels}], study_probabilities float32 [{labels}]"
-    yield "    (no hu and no records: they would be the slice model alone, another one than was evaluated)"
+    study = "" if about.blend is None else f", study_probabilities float32 [{labels}]"
+    yield f"    -> probabilities float32 and labels string [n, {labels}]{study}"
+    yield "    (no hu and no records: a slice without its series is another input than the model was evaluated on)"
 
 
 if __name__ == "__main__":

@@ -33,11 +33,12 @@ from ich_tfrecords.views import progress_line
 from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
 from trainer.models.model_file import About
-from trainer.prediction import networks, picture_files, series_stream, slice_stream, triage
+from trainer.prediction import networks, picture_files, series_stream, slice_outcomes, slice_stream, triage
 from trainer.prediction.folder import PredictFolder, csv_file
 from trainer.prediction.heads import Heads
+from trainer.prediction.neighbour_stream import NO_ORDER
 from trainer.prediction.networks import Networks, Score
-from trainer.prediction.series_stream import NO_NUMBER, NO_ORDER, NOT_FINITE
+from trainer.prediction.slice_outcomes import NOT_FINITE
 from trainer.prediction.slice_stream import Reject
 from trainer.prediction.triage import Outcome, Triage
 from trainer.shell import command, quiet
@@ -61,12 +62,12 @@ the folder or archive, and "input" says below which: 1, 2, ... in order of their
 a file that holds many slices (enhanced CT, NIfTI) it is followed by # and the number of
 the slice: head.nii.gz#7.
 
-Studies are ranked by their greatest probability of any hemorrhage in one slice. A series
-model ("--model series" in training) first groups the files by study and series, from
-their heads, and each slice is judged beside its neighbours; it ranks studies by their own
-probability, of the series head and the greatest slice together. A slice that is missing
-leaves a gap; slices of a series that all lie at one position have no order, and are
-rejects (no_order).
+Studies are ranked by their greatest probability of any hemorrhage in one slice. A model
+that sees neighbours ("context_slices" or "--model series" in training) first groups the
+files by study and series, from their heads, and each slice is judged beside those that
+could be read; slices of a series that all lie at one position have no order, and are
+rejects (no_order). A series model ranks studies by their own probability, of the series
+head and the greatest slice together.
 
 PatientID is never written. Names of files and folders below the input are, and they may
 be names of people.
@@ -182,11 +183,11 @@ class Stage(NamedTuple):
 def _stages(args: argparse.Namespace, loaded: Networks, listing: pa.Table) -> Iterator[Stage]:
     """What is to be done, one after the other: which files are one series has to be known first, to choose among them.
 
-    A slice model that takes all series needs no such look.
+    A model of single slices that takes all series needs no such look.
     """
-    if loaded.context is None:
+    if loaded.context is None and not loaded.beside:
         return _by_slice(args, loaded.about, loaded.scorer(args.flip), listing)
-    return _by_series(args, loaded.about, loaded.in_series(args.flip), listing)
+    return _by_series(args, loaded, listing)
 
 
 def _by_slice(args: argparse.Namespace, about: About, score: Score, listing: pa.Table) -> Iterator[Stage]:
@@ -197,15 +198,7 @@ def _by_slice(args: argparse.Namespace, about: About, score: Score, listing: pa.
         yield Stage("group", listing.num_rows, (found._replace(rejects=[]) for found in heads.read()))
         left_out, listing = heads.choose(args.series or series_choice.TOLD), heads.kept()
     batches = slice_stream.batches(listing, about.spec, args.batch_size, numbers)
-    yield Stage("predict", listing.num_rows, _after(left_out, _of_batches(batches, about, score)))
-
-
-def _of_batches(
-    batches: Generator[slice_stream.Batch, None, None], about: About, score: Score
-) -> Generator[Outcome, None, None]:
-    with contextlib.closing(batches):
-        for batch in batches:
-            yield _scored(batch, about, score)
+    yield Stage("predict", listing.num_rows, _after(left_out, slice_outcomes.alone(batches, about, score)))
 
 
 def _after(left_out: Outcome, others: Generator[Outcome, None, None]) -> Generator[Outcome, None, None]:
@@ -213,12 +206,22 @@ def _after(left_out: Outcome, others: Generator[Outcome, None, None]) -> Generat
     yield from others
 
 
-def _by_series(args: argparse.Namespace, about: About, asked: networks.InSeries, listing: pa.Table) -> Iterator[Stage]:
+def _by_series(args: argparse.Namespace, loaded: Networks, listing: pa.Table) -> Iterator[Stage]:
+    about, outcomes = loaded.about, _asked(args, loaded)
     heads = Heads(listing, about.spec.accept)
     yield Stage("group", listing.num_rows, heads.read())
     left_out = heads.choose(args.series or series_choice.TOLD)
-    outcomes = series_stream.outcomes(heads, about, asked, args.batch_size, looks=bool(args.pictures))
-    yield Stage("predict", len(heads), _after(left_out, outcomes))
+    yield Stage("predict", len(heads), _after(left_out, outcomes(heads)))
+
+
+def _asked(args: argparse.Namespace, loaded: Networks) -> Callable[[Heads], Generator[Outcome, None, None]]:
+    """What the model makes of files whose heads were read; it is compiled by now."""
+    about, size = loaded.about, args.batch_size
+    if loaded.context is not None:
+        asked = loaded.in_series(args.flip)
+        return lambda heads: series_stream.outcomes(heads, about, asked, size, looks=bool(args.pictures))
+    score = loaded.scorer(args.flip)
+    return lambda heads: slice_outcomes.among_neighbours(heads, about, score, loaded.beside, size)
 
 
 def _score_files(
@@ -256,18 +259,6 @@ def _told(stage: Stage) -> Generator[Outcome, None, None]:
             done += outcome.files
             if outcome.files:
                 tell(done, stage.files)
-
-
-def _scored(batch: slice_stream.Batch, about: About, score: Score) -> Outcome:
-    """What a slice model says of a batch."""
-    if not batch.slices:
-        return triage.without_slices(batch.rejects, batch.files)
-    logits = score(batch.images)
-    good = np.isfinite(logits).all(axis=1)
-    bad = [batch.slices[row] for row in np.flatnonzero(~good)]
-    rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in bad)]
-    slices = [batch.slices[row] for row in np.flatnonzero(good)]
-    return Outcome(slices, about.probabilities(logits[good]), rejects, batch.files)
 
 
 def _run_facts(

@@ -23,7 +23,7 @@ from ich_tfrecords.volumes.reader import FrameReader
 from trainer import predict
 from trainer.models import explain, model_file, networks
 from trainer.models.model_file import About
-from trainer.prediction import picture_files, slice_picture, slice_stream, triage
+from trainer.prediction import picture_files, slice_outcomes, slice_picture, slice_stream, triage
 from trainer.results import calibration
 
 pytestmark = pytest.mark.slow  # the whole command, again and again
@@ -561,7 +561,7 @@ def test_an_interruption_leaves_nothing_half_written(run, tmp_path, monkeypatch,
         write_slice(tmp_path / "in", f"{number}.dcm", f"1.2.{number}")
     if again:
         run(tmp_path / "in")
-    monkeypatch.setattr(predict, "_scored", interrupted_at(2, predict._scored))
+    monkeypatch.setattr(slice_outcomes, "scored", interrupted_at(2, slice_outcomes.scored))
     code, out = run(tmp_path / "in", batch_size=1)
     assert code == 130
     assert capsys.readouterr().err == f"predict: interrupted; {GOES_ON}\n"
@@ -592,7 +592,7 @@ def test_an_interruption_while_pictures_are_drawn_is_marked_and_mended(run, tmp_
 
 def test_a_second_predict_into_the_folder_of_one_that_runs(run, tmp_path, monkeypatch, capsys):
     path, codes = write_slice(tmp_path / "in", "a.dcm", "1.2"), []
-    scored = predict._scored
+    scored = slice_outcomes.scored
 
     def meanwhile(*args):
         if not codes:
@@ -600,7 +600,7 @@ def test_a_second_predict_into_the_folder_of_one_that_runs(run, tmp_path, monkey
             codes.append(run(path)[0])
         return scored(*args)
 
-    monkeypatch.setattr(predict, "_scored", meanwhile)
+    monkeypatch.setattr(slice_outcomes, "scored", meanwhile)
     code, out = run(path)
     assert (code, codes) == (0, [0, 2])
     line = capsys.readouterr().err

@@ -43,14 +43,17 @@ def by_number(slices: Slices, columns: Columns, parts: Positions, in_step: bool 
     """Batches of the slices at `row` of `columns`; see `of_records`."""
     fused = "changes" in columns and not in_step and warp.installed()
     threads = PARALLEL_BATCHES if fused else READERS
-    image = slices.spec.image
-    shape, labels_shape = image.shape, (len(slices.spec.labels.names),)
+    image, shape, labels_shape = slices.spec.image, slices.image_shape, (len(slices.spec.labels.names),)
 
     def read(row: npt.NDArray[np.int64], *changes: npt.NDArray[np.float32]) -> tuple[Any, Any]:
-        images, labels = slices.reader.read(row)
-        for change in changes:
-            warp.change(images.reshape(-1, *shape), change.reshape(-1, augment.WIDTH))
-        return images, labels
+        if not changes:
+            return slices.read(row)
+
+        def change(images: npt.NDArray[Any]) -> None:
+            # neighbours are changed as their slice is
+            warp.change(images, changes[0].reshape(-1, augment.WIDTH).repeat(len(images) // row.size, axis=0))
+
+        return slices.read(row, change)
 
     def drawn(given: dict[str, Any]) -> dict[str, Any]:
         changes = [given.pop("changes")] if fused else []

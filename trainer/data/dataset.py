@@ -12,6 +12,7 @@ import io
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from ich_tfrecords.dataset import splits
 from ich_tfrecords.dataset.manifest import MANIFEST, SLICES, Manifest
 from ich_tfrecords.dataset.studies import STUDIES
 from ich_tfrecords.spec import UNLABELLED
-from trainer.data import cache, sampling
+from trainer.data import cache, neighbours, sampling
 from trainer.data.shard_reader import FRAME_BYTES, Located, ShardReader, advice
 from trainer.shell.problems import WrongUse
 
@@ -37,7 +38,9 @@ class Slices(Located):
     `random_access`: its records are read one by one in any order (`shard_reader`), else as streams of shards
     (`shard_stream`). `stratum` int8 [n]: index into `spec.labels.strata`. `part` int8 [n]: which of `Dataset.parts` it
     is of. `study_labels` int8 [n, L]: what is known of the study of each slice as a whole, -1 where nothing is; None
-    where the data set has no such labels. `table`: ids, place in the series and the rest of `slices.parquet`.
+    where the data set has no such labels. `table`: ids, place in the series and the rest of `slices.parquet`. `whole`:
+    where slices are read with neighbours, the split that these are taken from, and `beside` int64 [n, m]: rows there of
+    each and its neighbours, see `neighbours.rows_beside`.
     """
 
     split: str
@@ -46,17 +49,61 @@ class Slices(Located):
     part: npt.NDArray[np.int8]
     study_labels: npt.NDArray[np.int8] | None
     table: pa.Table
+    whole: Slices | None = None
+    beside: npt.NDArray[np.int64] | None = None
 
     @functools.cached_property
     def reader(self) -> ShardReader:
-        """The one reader of these shards, so that whoever meets a failed batch can ask it for the reason."""
-        return ShardReader(self)
+        """The one reader of these shards, so that whoever meets a failed batch can ask it for the reason.
+
+        It reads single slices, by their rows in `whole` where that is.
+        """
+        return ShardReader(self.whole or self)
+
+    def read(
+        self, rows: npt.NDArray[np.int64], change: Callable[[npt.NDArray[Any]], None] | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Images [..., *image_shape] and labels int64 [..., L] of the slices at `rows` [...].
+
+        `change`: is done in place to the images [k, size, size, windows] of the slices and their neighbours, those of a
+        slice side by side. Raises `TrainingFailed` for a record that cannot be read.
+        """
+        images, labels = self.reader.read(rows if self.beside is None else self.beside[rows])
+        if change is not None:
+            change(images.reshape(-1, *self.spec.image.shape))
+        if self.beside is None:
+            return images, labels
+        room = self.reader.room(self.beside.shape[1] * rows.size)
+        return neighbours.stacked(images, room), self.labels[rows].astype(np.int64)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Rows, columns and channels of what is read of a slice."""
+        context = 0 if self.beside is None else self.beside.shape[1] // 2
+        return neighbours.shape(self.spec.image.shape, context)
+
+    def with_neighbours(self, context: int) -> Slices:
+        """The same slices, each read with `context` neighbours on either side; as they are where they are read so.
+
+        To be called before some are taken, which stay neighbours of the others. Raises `WrongUse`.
+        """
+        if not context or self.beside is not None:
+            return self
+        if not self.random_access:
+            raise WrongUse(
+                f"{self.place}: context_slices needs the shards as files; copy them here, as training does with "
+                "--cache_dir DIR"
+            )
+        what = f"split {self.split} of {self.place}"
+        rows = neighbours.rows_of(self.table, self.part, context, what)
+        return dataclasses.replace(self, whole=self, beside=rows)
 
     def take(self, rows: npt.NDArray[np.bool_], split: str) -> Slices:
         """The slices where `rows` bool [n] is True, in the same order, under the name `split`."""
         parts = {name: getattr(self, name)[rows] for name in _COLUMNS}
-        if self.study_labels is not None:
-            parts["study_labels"] = self.study_labels[rows]
+        for name in ("study_labels", "beside"):
+            if (column := getattr(self, name)) is not None:
+                parts[name] = column[rows]
         return dataclasses.replace(self, split=split, table=self.table.filter(pa.array(rows)), **parts)
 
     @property

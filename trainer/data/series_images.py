@@ -26,10 +26,10 @@ class ImageFeed(SeriesFeed):
 
     @property
     def _shown(self) -> tuple[str, Any, tuple[int, ...]]:
-        return "images", tf.as_dtype(self.slices.spec.image.dtype), self.slices.spec.image.shape
+        return "images", tf.as_dtype(self.slices.spec.image.dtype), self.slices.image_shape
 
     def _show(self, rows: Int64, mirrored: bool) -> npt.NDArray[Any]:
-        return self.slices.reader.read(rows)[0]
+        return self.slices.read(rows)[0]
 
     def _drawn(self, plan: EpochPlan, series: Int64, position: Int64, **columns: Any) -> list[npt.NDArray[Any]]:
         return self._padded([self._kept(plan, self.series[number], at) for number, at in zip(series, position)], None)

@@ -108,7 +108,7 @@ class ShardReader:
         begin = time.perf_counter()
         if self._waiting:
             self._announce(shards, offsets, lengths)
-        images = self._room(len(each))
+        images = self.room(len(each))
         hand = self._hand()
         for position, where in enumerate(zip(images, shards, offsets, lengths, strict=True)):
             try:
@@ -129,7 +129,7 @@ class ShardReader:
                 with contextlib.suppress(OSError):  # advice; the read itself tells what is wrong
                     os.posix_fadvise(file, offset, length + FRAME_BYTES, os.POSIX_FADV_WILLNEED)
 
-    def _room(self, count: int) -> npt.NDArray[np.uint8]:
+    def room(self, count: int) -> npt.NDArray[np.uint8]:
         """uint8 [count, bytes of an image], in memory of an earlier batch that nobody holds any more, if there is.
 
         TensorFlow takes aligned arrays as they are, without a copy, and lets go of them when a batch is done.

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, sample_differences, to_dict
 from ich_tfrecords.storage import atomic
+from trainer.data import neighbours
 from trainer.models import keras_file, windows
 from trainer.results import blend as blends
 from trainer.results import calibration as calibrations
@@ -77,6 +78,21 @@ class About:
     def shown(self) -> DatasetSpec:
         """The spec whose windows pictures show: those that the model sees."""
         return dataclasses.replace(self.spec, image=windows.shown(self.spec.image, self.facts))
+
+    @property
+    def context_slices(self) -> int:
+        """Neighbours on either side that a slice model sees a slice with."""
+        return int(self.settings.get("context_slices", 0))  # runs of before have no such setting
+
+    @property
+    def in_series(self) -> bool:
+        """Whether what it says of a slice depends on the other slices of its series."""
+        return self.blend is not None or self.context_slices > 0
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Rows, columns and channels of what a slice model takes of a slice."""
+        return neighbours.shape(self.spec.image.shape, self.context_slices)
 
     def log_odds(self, logits: Any) -> npt.NDArray[np.float64]:
         """float64 [n, L], what the calibration starts from; `logits` float [n, L] of the model."""
@@ -247,7 +263,7 @@ def _shapes(about: About) -> tuple[Any, Any]:
     """What a model takes and gives."""
     labels = len(about.spec.labels.names)
     if about.blend is None:
-        return (None, *about.spec.image.shape), (None, labels)
+        return (None, *about.input_shape), (None, labels)
     # Keras names the inputs of a series model in order of their names: mask, place, vectors
     taken = [(None, None), (None, None, 3), (None, None, about.facts["vector_dim"])]
     return taken, [(None, None, labels), (None, labels)]

@@ -1,10 +1,10 @@
 """The classifiers: slices in, float32 logits out, the input scaling and perhaps the windows inside the model.
 
-Every model takes `image`, uint8 [n, size, size, windows] or quarters of a HU int16 [n, size, size, 1], and gives
-`logits` float32 [n, labels], whatever the global dtype policy: windows, scaling, pooling and the last layer are
-float32, only what lies between follows the policy. Layers are Keras's own, so that a saved `.keras` file opens with
-plain `keras.models.load_model`; all weights have names that do not depend on what the process built before, so that a
-checkpoint fits.
+Every model takes `image`, uint8 [n, size, size, windows] or quarters of a HU int16 [n, size, size, 1]; where a slice is
+seen with neighbours, the channels of one after the other (`neighbours.stacked`). It gives `logits` float32 [n, labels],
+whatever the global dtype policy: windows, scaling, pooling and the last layer are float32, only what lies between
+follows the policy. Layers are Keras's own, so that a saved `.keras` file opens with plain `keras.models.load_model`;
+all weights have names that do not depend on what the process built before, so that a checkpoint fits.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _logits(x: Any, labels: int) -> Any:
 def _check_shape(name: str, image_shape: Sequence[int], labels: int) -> None:
     square = len(image_shape) == 3 and image_shape[0] == image_shape[1] >= SMALLEST_PX and image_shape[2] >= 1
     if not square or labels < 1:
-        wanted = f"(size, size, windows) with size >= {SMALLEST_PX}, windows >= 1 and labels >= 1"
+        wanted = f"(size, size, channels) with size >= {SMALLEST_PX}, channels >= 1 and labels >= 1"
         raise WrongUse(f"model {name}: images {tuple(image_shape)} with {labels} labels; it takes {wanted}")
 
 
@@ -190,7 +190,7 @@ def _check_application(name: str, application: Application, image_shape: Sequenc
             "with a larger size_px, or take another model"
         )
     if stem == REPEAT and windows < RGB:
-        raise WrongUse(f"stem {REPEAT} needs at least {RGB} windows, and there are {windows}; set stem={ADAPTER}")
+        raise WrongUse(f"stem {REPEAT} needs at least {RGB} channels, and there are {windows}; set stem={ADAPTER}")
 
 
 def _check_dropout(name: str, dropout: float) -> None:

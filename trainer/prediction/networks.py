@@ -34,20 +34,26 @@ class InSeries:
 
     `views`: from images [b, size, size, channels] to vectors float16 [b, dim] and logits float32 [b, L] of the
     slice model, of the slices and perhaps of their mirror images. `context`: from the context's inputs to logits of
-    slices [b, T, L] and of series [b, L], and attention [b, T, L], float32.
+    slices [b, T, L] and of series [b, L], and attention [b, T, L], float32. `beside`: neighbours on either side that
+    the slice model sees a slice with.
     """
 
     views: list[Embed]
     context: Callable[[Inputs], tuple[Float32, ...]]
+    beside: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Networks:
-    """The models of a folder, `model_file.find`'s. `context`: None where the model sees a slice alone."""
+    """The models of a folder, `model_file.find`'s. `context`: None of a slice model.
+
+    `beside`: neighbours on either side that the slice model sees a slice with.
+    """
 
     about: About
     slice_model: keras.Model
     context: keras.Model | None
+    beside: int = 0
 
     def scorer(self, flip: bool) -> Score:
         """From images [b, size, size, channels] to logits float32 [b, L] of the slice model, compiled.
@@ -73,19 +79,19 @@ class Networks:
             vectors, _ = embed(self._no_image())
         place, mask = np.zeros((1, 1, 3), np.float32), np.ones((1, 1), bool)
         score({"vectors": vectors[None], "place": place, "mask": mask})
-        return InSeries([_guarded(embed, _images_told) for embed in embedders], _guarded(score, _inputs_told))
+        views = [_guarded(embed, _images_told) for embed in embedders]
+        return InSeries(views, _guarded(score, _inputs_told), self.beside)
 
     def _no_image(self) -> Tensor:
-        image = self.about.spec.image
-        return np.zeros((1, *image.shape), image.dtype)
+        return np.zeros((1, *self.slice_model.input_shape[1:]), self.about.spec.image.dtype)
 
 
 def load(folder: Path, about: About) -> Networks:
     """The networks of a folder. Raises `WrongUse` where one is damaged, or they are of two models."""
     if about.blend is None:
-        return Networks(about, model_file.load_model(folder, about), None)
-    slice_model, _ = model_file.load_slice_model(folder, about)
-    return Networks(about, slice_model, model_file.load_model(folder, about))
+        return Networks(about, model_file.load_model(folder, about), None, about.context_slices)
+    slice_model, known = model_file.load_slice_model(folder, about)
+    return Networks(about, slice_model, model_file.load_model(folder, about), known.context_slices)
 
 
 def _guarded(ask: Callable[[Given], Found], told: Callable[[Given], str]) -> Callable[[Given], Found]:

@@ -17,6 +17,7 @@ from ich_tfrecords.storage.slice_reader import slice_name
 from ich_tfrecords.views.export import safe_stem
 from ich_tfrecords.views.montage import png_bytes, shortened
 from ich_tfrecords.volumes.reader import FrameReader
+from trainer.data import neighbours
 from trainer.models.model_file import About
 from trainer.prediction import slice_stream, triage
 from trainer.prediction.folder import PredictFolder
@@ -58,21 +59,27 @@ def draw(
     with sources.SliceReader() as reader, FrameReader(reader, about.spec.accept) as frames:
         for name, scored in zip(names, chosen, strict=True):
             try:
-                _, image = slice_stream.read_image(scored.found.ref, frames, about.spec.image)
+                seen = _seen(scored.found, frames, about)
             except Problem as problem:
                 called = shortened(slice_name(scored.found.ref), 70)
                 print(f"predict: no picture of {called}: {problem}", file=sys.stderr)
                 continue
             warning = partial.get(scored.found.study_uid, "")
-            atomic.write_bytes(output.pictures / name, _picture(image, scored, warning, about, maps, METHODS[method]))
+            atomic.write_bytes(output.pictures / name, _picture(seen, scored, warning, about, maps, METHODS[method]))
             paths.append(output.pictures / name)
     return paths
 
 
-def _picture(image: Tensor, scored: ScoredSlice, partial: str, about: About, maps: Maps | None, method: str) -> bytes:
+def _seen(found: slice_stream.FoundSlice, frames: FrameReader, about: About) -> Tensor:
+    """What the slice model sees of a slice, [size, size, channels]. Raises `Problem`."""
+    refs = found.beside or (found.ref,)
+    return neighbours.stacked(np.stack([slice_stream.read_image(ref, frames, about.spec.image)[1] for ref in refs]))
+
+
+def _picture(seen: Tensor, scored: ScoredSlice, partial: str, about: About, maps: Maps | None, method: str) -> bytes:
     """PNG of a slice, its probabilities, and where the model finds what speaks for the leading label.
 
-    `maps`: None where the model has no gradient.
+    `seen`: see `_seen`. `maps`: None where the model has no gradient.
     """
     from trainer.prediction import attention_strip, slice_picture
 
@@ -80,12 +87,12 @@ def _picture(image: Tensor, scored: ScoredSlice, partial: str, about: About, map
     leading = triage.leading_label(scored.probabilities, about.spec.labels, refused)
     explanation = None
     if maps is not None:
-        (cam,) = maps(image[None], leading)
+        (cam,) = maps(seen[None], leading)
         explanation = slice_picture.Explanation(cam, names[leading], method)
     title = f"slice {shortened(scored.found.sop_uid, 30)}, study {shortened(scored.found.study_uid, 30)}"
     warning = f"PARTIAL: the study was judged by {partial}" if partial else ""
     shown = (names, scored.probabilities, explanation, refused, warning)
-    looks = about.shown
+    looks, image = about.shown, neighbours.own(seen, about.spec.image.shape[2])
     drawn = slice_picture.picture(pixels.shown(image, looks.image), looks, title, *shown)
     if scored.attention is not None and about.blend is not None:
         label = scored.attention.label

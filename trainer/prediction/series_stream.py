@@ -17,16 +17,15 @@ import numpy.typing as npt
 
 from trainer.data import series
 from trainer.models.model_file import About
-from trainer.prediction import slice_stream, triage
+from trainer.prediction import neighbour_stream, slice_stream, triage
 from trainer.prediction.heads import Heads
+from trainer.prediction.neighbour_stream import series_of
 from trainer.prediction.networks import Float16, Float32, InSeries
+from trainer.prediction.slice_outcomes import NO_NUMBER, NOT_FINITE
 from trainer.prediction.slice_stream import Batch, FoundSlice, Reject
 from trainer.prediction.triage import Attention, Outcome, Probabilities
 
 TOGETHER = 256  # padded slices that the context takes at once; a longer series goes alone
-NO_ORDER = "no_order"
-NOT_FINITE = "no_probability"
-NO_NUMBER = "the model gives a number that is not finite"
 
 
 class Embedded(NamedTuple):
@@ -64,7 +63,8 @@ def outcomes(
         yield triage.without_slices(rejects, len(rejects))
     lost: list[Reject] = []  # on the way, until the next outcome
     with contextlib.closing(slice_stream.decoded(heads.refs(), about.spec, batch_size, heads.inputs)) as batches:
-        ordered = _in_order(_whole(_embedded(batches, networks, lost)), lost)
+        seen = neighbour_stream.batches(batches, networks.beside, batch_size) if networks.beside else batches
+        ordered = _in_order(_whole(_embedded(seen, networks, lost)), lost)
         for some in _together(ordered):
             for one, spoken in zip(some, _spoken(some, networks)):
                 if all(np.isfinite(part).all() for part in spoken):
@@ -88,13 +88,13 @@ def _embedded(batches: Iterable[Batch], networks: InSeries, lost: list[Reject]) 
         good = np.isfinite(vectors).all(axis=(0, 2)) & np.isfinite(logits).all(axis=1)
         lost += [slice_stream.refused(batch.slices[row], NOT_FINITE, NO_NUMBER) for row in np.flatnonzero(~good)]
         kept = whole.take(np.flatnonzero(good))
-        for _, some in groupby(enumerate(kept.slices), lambda pair: _key(pair[1])):
+        for _, some in groupby(enumerate(kept.slices), lambda pair: series_of(pair[1])):
             yield kept.take(np.array([at for at, _ in some]))
 
 
 def _whole(parts: Iterable[Embedded]) -> Iterator[Embedded]:
     """Each series in one piece."""
-    for _, some in groupby(parts, lambda part: _key(part.slices[0])):
+    for _, some in groupby(parts, lambda part: series_of(part.slices[0])):
         pieces = list(some)
         slices = [found for piece in pieces for found in piece.slices]
         vectors, logits = (np.concatenate([piece.vectors for piece in pieces], 1), [piece.logits for piece in pieces])
@@ -105,22 +105,12 @@ def _mean(views: Sequence[Float32]) -> Float32:
     return np.asarray(np.mean(views, axis=0, dtype=np.float32))
 
 
-def _key(found: FoundSlice) -> tuple[str, str]:
-    return found.study_uid, found.series_uid
-
-
 def _in_order(whole: Iterable[Embedded], lost: list[Reject]) -> Iterator[Embedded]:
     """Each series from feet to head; `lost` grows by those of which nobody can tell the order."""
     for one in whole:
-        places = [(found.position_mm, found.sop_uid) for found in one.slices]
-        rows = np.array(sorted(range(len(places)), key=places.__getitem__))
-        ordered, count = one.take(rows), len(rows)
-        if count > 1 and ordered.slices[0].position_mm == ordered.slices[-1].position_mm:
-            uid = ordered.slices[0].series_uid
-            detail = f"series {uid} has {count:,} slices at one position, so they have no order"
-            lost += [slice_stream.refused(found, NO_ORDER, detail) for found in ordered.slices]
-        else:
-            yield ordered
+        rows = neighbour_stream.order(one.slices, lost)
+        if len(rows):
+            yield one.take(rows)
 
 
 def _together(ordered: Iterable[Embedded]) -> Iterator[list[Embedded]]:

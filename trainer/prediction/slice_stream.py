@@ -40,7 +40,8 @@ ANY_SIZE = 1 << 62
 class FoundSlice(NamedTuple):
     """One readable slice: where it lies and who it is. No patient id: nothing here needs it.
 
-    `input`: the number of its folder or archive, as `input_numbers` gives it.
+    `input`: the number of its folder or archive, as `input_numbers` gives it. `beside`: where it and its neighbours
+    lie, from below to above, where the model sees those.
     """
 
     ref: sources.SliceRef
@@ -49,6 +50,7 @@ class FoundSlice(NamedTuple):
     study_uid: str
     series_uid: str
     position_mm: float
+    beside: tuple[sources.SliceRef, ...] = ()
 
 
 class Reject(NamedTuple):

@@ -60,7 +60,8 @@ class OfBoth(OfSeries):
             )
         if not data.local:
             raise WrongUse(f"{data.place}: end_to_end needs the shards as files; copy them here with --cache_dir DIR")
-        return {name: ImageFeed(part, plans[name], (), blur) for name, part in slices.items()}
+        context = self.slice_about.context_slices
+        return {name: ImageFeed(part.with_neighbours(context), plans[name], (), blur) for name, part in slices.items()}
 
     def _built(self, settings: HParams, data: Dataset, devices: Devices) -> tuple[keras.Model, SeriesObjective]:
         of_series = series_settings.read(settings.series)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ import tensorflow as tf
 
 from ich_tfrecords import pixels
 from ich_tfrecords.pixels import Tensor
-from trainer.data import series
+from trainer.data import neighbours, series
+from trainer.data.series import Series
 from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.series import scoring
-from trainer.serving.series_graph import PIECE
+from trainer.serving.pieces import PIECE
 from trainer.shell.problems import WorkFailed
 
 if TYPE_CHECKING:
@@ -38,17 +40,48 @@ def check(folder: Path, model: keras.Model, about: About) -> None:
     _require_close(loaded["hu"](hu=tf.constant(hu))["probabilities"], wanted)
 
 
-def check_series(folder: Path, slice_model: keras.Model, context: keras.Model, about: About) -> None:
-    """`check` of a series model: random slices as one series, in no order and then in another."""
+def check_neighbours(folder: Path, model: keras.Model, about: About) -> None:
+    """`check` of a slice model that sees neighbours: random slices as one series, in no order and then in another."""
+
+    def said(images: Tensor, position_mm: Float32) -> dict[str, Any]:
+        seen = _seen(images, position_mm, about.context_slices)
+        return {"probabilities": about.probabilities(model_file.scorer(model)(seen))}
+
+    _check_in_series(folder, about, said)
+
+
+def check_series(folder: Path, slice_model: keras.Model, context: keras.Model, about: About, beside: int = 0) -> None:
+    """`check` of a series model; `beside`: neighbours on either side that the slice model sees a slice with."""
+
+    def said(images: Tensor, position_mm: Float32) -> dict[str, Any]:
+        seen = _seen(images, position_mm, beside)
+        slices, study = _said(slice_model, context, about, seen, position_mm)
+        return {"probabilities": slices, "study_probabilities": study}
+
+    _check_in_series(folder, about, said)
+
+
+def _check_in_series(folder: Path, about: About, said: Callable[..., dict[str, Any]]) -> None:
+    """Compare what the signature `series` gives with what is `said` of the images and positions, by names.
+
+    Of a study there is one row; of slices as many as there are, in the order of the images.
+    """
     hu, images = _slices((MORE, *CHECKED[1:]), about)
     loaded = _loaded(folder, hu, images)
     rng = np.random.default_rng(1)
     position_mm = rng.permutation(rng.uniform(*APART_MM, MORE).cumsum()).astype(np.float32)
-    slices, study = _said(slice_model, context, about, images, position_mm)
+    wanted = said(images, position_mm)
     for order in (np.arange(MORE), rng.permutation(MORE)):
         found = loaded["series"](hu=tf.constant(hu[order]), position_mm=tf.constant(position_mm[order]))
-        _require_close(found["probabilities"], slices[order])
-        _require_close(found["study_probabilities"], study)
+        for name, values in wanted.items():
+            _require_close(found[name], values[order] if values.ndim == 2 else values)
+
+
+def _seen(images: Tensor, position_mm: Float32, context: int) -> Tensor:
+    """What a slice model sees of each slice of a series that is in any order."""
+    order = np.argsort(position_mm, kind="stable")
+    whole = Series(order, np.array([0, len(order)]))
+    return neighbours.stacked(images[neighbours.rows_beside(whole, context)])
 
 
 def _slices(shape: tuple[int, ...], about: About) -> tuple[Int16, Tensor]:

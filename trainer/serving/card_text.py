@@ -124,7 +124,7 @@ MIRRORED = """
 Each probability there is the mean of a slice and its mirror image; the export does not do that."""
 
 
-# what a model of slices says, and one of series says otherwise
+# what a model of slices says
 
 TELLS = """\
 Tells for a CT slice of the head the probability of each of: {labels}."""
@@ -145,6 +145,33 @@ has slope 0: it says its prevalence, whatever the logit."""
 SEES = """\
 - It sees single slices of {size} x {size} px: not their neighbours, no history, no earlier scan. Small or faint blood
   can vanish at that size."""
+
+# what one of slices with their neighbours says otherwise
+
+TELLS_OF_NEIGHBOURS = """\
+Tells for each slice of a CT series of the head, seen with {context} on either side of it, the probability of each of:
+{labels}."""
+
+USE_OF_NEIGHBOURS = """\
+`hu` and `position_mm` are of one series, all its slices in any order and any number. `position_mm` is where a slice
+lies along the normal of the slices, towards the head (PS3.3 C.7.6.2.1.1). A slice is seen with {context} below and
+{context} above it, by their order and not by their distance; beyond an end of the series the last slice there repeats.
+Slices at one position keep the order they came in; where several are all at one there is no order, and they are
+refused. Slices share their numbers of rows and columns; any will do. Probabilities are calibrated, in the order of
+`hu`; `labels` names their columns, for each slice anew.
+
+There is no signature for single slices: a slice without its series is another input than the model was evaluated on.
+`about.json`, also among the assets (`model.about.asset_path`), holds spec, settings, calibration and thresholds.
+`model.keras` is the same model for Keras: the images of a slice and its neighbours in, from below to above as
+{channels} channels, logits out, not calibrated."""
+
+SEES_OF_NEIGHBOURS = """\
+- It sees a slice of {size} x {size} px with {context} on either side: no more of its series, no history, no earlier
+  scan. Small or faint blood can vanish at that size.
+- What it says of a slice depends on the slices around it. Where some are missing it sees those that are there."""
+
+
+# what one of series says otherwise
 
 TELLS_OF_SERIES = """\
 Tells for each slice of a CT series of the head, seen among its neighbours, and for the series as a whole study, the

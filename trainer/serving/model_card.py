@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from ich_tfrecords import NOT_A_DEVICE
+from ich_tfrecords.plural import counted
 from ich_tfrecords.spec import HEAD
 from trainer.models.model_file import About
 from trainer.results.blend import Blend
@@ -25,8 +26,8 @@ RANKING = {
 DECIDING = {"sensitivity": "sensitivity", "specificity": "specificity", "precision": "precision", "f1": "F1"}
 BOTH_WAYS = {"precision": "precision", "recall": "recall", "f1": "F1"}
 IN_SHORT = (  # of the slice model's settings
-    "architecture", "weights", "stem", "windows", "window_form", "epochs", "batch_size", "sampling", "flip",
-    "rotate_deg", "shift", "scale", "crop", "contrast", "brightness", "erase", "optimizer", "learning_rate",
+    "architecture", "weights", "stem", "windows", "window_form", "context_slices", "epochs", "batch_size", "sampling",
+    "flip", "rotate_deg", "shift", "scale", "crop", "contrast", "brightness", "erase", "optimizer", "learning_rate",
     "label_smoothing", "focal_gamma", "ema", "seed", "classifier",
 )  # fmt: skip
 
@@ -44,7 +45,7 @@ def card(about: About, result: Mapping[str, Any] | None, slice_about: About | No
         name=spec.name,
         version=spec.version,
         any=spec.labels.any,
-        usage="\n".join(usage("saved_model", slice_about is not None)),
+        usage="\n".join(usage("saved_model", about.in_series)),
         pad_hu=spec.image.pad_hu,
         windows=_windows(about, slice_about or about),
         fingerprint=about.fingerprint,
@@ -61,13 +62,22 @@ def card(about: About, result: Mapping[str, Any] | None, slice_about: About | No
 
 
 def _of_slices(about: About) -> dict[str, str]:
+    tells, use, sees = words.TELLS, words.USE, words.SEES
+    if about.context_slices:
+        tells, use, sees = words.TELLS_OF_NEIGHBOURS, words.USE_OF_NEIGHBOURS, words.SEES_OF_NEIGHBOURS
+    told = {
+        "labels": ", ".join(about.spec.labels.names),
+        "context": counted(about.context_slices, "slice", "slices"),
+        "size": about.spec.image.size_px,
+        "channels": about.input_shape[2],
+    }
     return {
         "title": about.network,
-        "tells": words.TELLS.format(labels=", ".join(about.spec.labels.names)),
-        "signatures": _signatures(about),
-        "use": words.USE,
+        "tells": tells.format(**told),
+        "signatures": _series_signatures(about) if about.context_slices else _signatures(about),
+        "use": use.format(**told),
         "calibrated": words.CALIBRATED,
-        "sees": words.SEES.format(size=about.spec.image.size_px),
+        "sees": sees.format(**told),
         **dict.fromkeys(("slice_model", "blend", "of_studies", "of_study_thresholds"), ""),
     }
 
@@ -129,9 +139,9 @@ def _parts(blend: Blend) -> str:
 def _series_signatures(about: About) -> str:
     labels, shape = len(about.spec.labels.names), ", ".join(map(str, about.spec.image.shape))
     hu, slices = "`hu` int16 [n, rows, columns]", f"`probabilities` float32 and `labels` string [n, {labels}]"
-    study = f"`study_probabilities` float32 [{labels}]"
+    study = "" if about.blend is None else f", `study_probabilities` float32 [{labels}]"
     rows = [
-        ["`series`, `serving_default`", f"{hu}, `position_mm` float32 [n]", f"{slices}, {study}"],
+        ["`series`, `serving_default`", f"{hu}, `position_mm` float32 [n]", f"{slices}{study}"],
         ["`image`", hu, f"`image` {about.spec.image.dtype} [n, {shape}], as the model sees it"],
     ]
     return _table(["signature", "takes", "gives"], rows, text=3)

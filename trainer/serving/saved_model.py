@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from trainer.models import model_file
-from trainer.serving import graph, series_graph
+from trainer.serving import graph, neighbour_graph, series_graph
 
 if TYPE_CHECKING:
     import keras
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from trainer.models.model_file import About
 
 
-def write(folder: Path, model: keras.Model, about: About, slice_model: keras.Model | None = None) -> None:
+def write(
+    folder: Path, model: keras.Model, about: About, slice_model: keras.Model | None = None, beside: int = 0
+) -> None:
     """Put a SavedModel into `folder`; whoever wants it whole or not at all gives a temporary one.
 
     Signatures: `hu`, also as `serving_default`: `hu` int16 [n, rows, columns] -> `probabilities` float32 [n, L] and
@@ -32,7 +34,9 @@ def write(folder: Path, model: keras.Model, about: About, slice_model: keras.Mod
     Of a series model `model` is the context, `slice_model` what it stands on, and the signatures are `series`, also as
     `serving_default`: `hu` int16 [n, rows, columns], `position_mm` float32 [n], both of one series in any order ->
     `probabilities` and `labels` as above, and `study_probabilities` float32 [L]; and `image`. There is no `hu`: the
-    slice model alone is another model than the one that was evaluated. Raises `OSError` or `tf.errors.OpError`.
+    slice model alone is another model than the one that was evaluated. A slice model that sees neighbours has the same
+    signatures without `study_probabilities`. `beside`: neighbours on either side that `slice_model` sees a slice with.
+    Raises `OSError` or `tf.errors.OpError`.
     """
     networks = [model] if slice_model is None else [model, slice_model]
     with tempfile.TemporaryDirectory() as temporary:
@@ -42,7 +46,10 @@ def write(folder: Path, model: keras.Model, about: About, slice_model: keras.Mod
         served = _Served(weights, tf.saved_model.Asset(str(asset)))
         # what Keras needs for gradients is of no use here, and would be Python code to other programs
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        made = signatures(model, about) if slice_model is None else series_signatures(model, about, slice_model)
+        if slice_model is not None:
+            made = series_signatures(model, about, slice_model, beside)
+        else:
+            made = (neighbour_signatures if about.context_slices else signatures)(model, about)
         tf.saved_model.save(served, str(folder), signatures=made, options=options)
 
 
@@ -72,12 +79,29 @@ def signatures(model: keras.Model, about: About) -> dict[str, Any]:
     return {"hu": of_hu, "serving_default": of_hu, "records": of_records, "image": _image(about)}
 
 
-def series_signatures(context: keras.Model, about: About, slice_model: keras.Model) -> dict[str, Any]:
-    """Name -> `tf.function` of each signature of a series model, bound to the variables of both networks."""
-    hu = tf.TensorSpec((None, None, None), tf.int16, name="hu")
-    answers = series_graph.answers_of(slice_model, context, about)
+def neighbour_signatures(model: keras.Model, about: About) -> dict[str, Any]:
+    """Name -> `tf.function` of each signature of a slice model that sees neighbours."""
+    answers = neighbour_graph.answers_of(model, about)
 
-    @tf.function(input_signature=[hu, tf.TensorSpec((None,), tf.float32, name="position_mm")])
+    @tf.function(input_signature=_of_a_series())
+    def series(hu: Any, position_mm: Any) -> Mapping[str, Any]:
+        slices = answers(hu, position_mm)
+        return {"probabilities": slices, "labels": _labels(slices, about)}
+
+    return {"series": series, "serving_default": series, "image": _image(about)}
+
+
+def _of_a_series() -> list[Any]:
+    """What a signature takes of a series."""
+    hu = tf.TensorSpec((None, None, None), tf.int16, name="hu")
+    return [hu, tf.TensorSpec((None,), tf.float32, name="position_mm")]
+
+
+def series_signatures(context: keras.Model, about: About, slice_model: keras.Model, beside: int = 0) -> dict[str, Any]:
+    """Name -> `tf.function` of each signature of a series model, bound to the variables of both networks."""
+    answers = series_graph.answers_of(slice_model, context, about, beside)
+
+    @tf.function(input_signature=_of_a_series())
     def series(hu: Any, position_mm: Any) -> Mapping[str, Any]:
         slices, study = answers(hu, position_mm)
         return {"probabilities": slices, "study_probabilities": study, "labels": _labels(slices, about)}

@@ -6,51 +6,47 @@ the context then sees them all at once, in the order of their positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from trainer.models import model_file
-from trainer.serving import graph
+from trainer.serving import graph, pieces
 
 if TYPE_CHECKING:
     from trainer.models.model_file import About
     from trainer.results.blend import Mix
     from trainer.results.calibration import Calibration
 
-PIECE = 32  # slices encoded at once; a network gives the same for any such number, but not always for one alone
-
-NO_SLICES = "a series must have at least one slice"
-NO_PAIRS = "position_mm must hold one number for each slice of hu"
-NOT_FINITE = "position_mm must hold finite numbers"
-NO_ORDER = "several slices, and all at one position_mm: they have no order"
-
 Answers = tuple[Any, Any]
 
 
-def answers_of(slice_model: keras.Model, context: keras.Model, about: About) -> Callable[[Any, Any], Answers]:
+def answers_of(
+    slice_model: keras.Model, context: keras.Model, about: About, beside: int = 0
+) -> Callable[[Any, Any], Answers]:
     """A function: `hu` int16 [n, rows, columns], `position_mm` float32 [n] -> probabilities float32 [n, L] and [L].
 
     The first as the slices were handed in, the second of the series as a whole study. Slices at one position keep the
-    order they came in. Raises `tf.errors.InvalidArgumentError` for no slices, and for positions that give no order.
+    order they came in. `beside`: neighbours on either side that the slice model sees a slice with. Raises
+    `tf.errors.InvalidArgumentError` for no slices, and for positions that give no order.
     """
-    blend, embed = about.blend, _embed_of(slice_model, about)
+    blend, both = about.blend, model_file.with_vectors(slice_model)
+    embed = pieces.asker(both, (tf.float16, tf.float32), about.spec.image, beside)
     assert blend is not None  # `about` is of a series model
     use_plain_ops(context)
 
     def answers(hu: Any, position_mm: Any) -> Answers:
-        with tf.control_dependencies(list(_checks(hu, position_mm))):
-            order = tf.argsort(position_mm, stable=True)
-        vectors, logits = embed(hu)
+        order = pieces.order_of(hu, position_mm)
+        vectors, logits = embed(hu, order)
         inputs = {
-            "vectors": tf.gather(vectors, order)[None],
+            "vectors": vectors[None],
             "place": place(tf.cast(tf.gather(position_mm, order), tf.float64))[None],
             "mask": tf.ones((1, tf.shape(order)[0]), tf.bool),
         }
         slices, heads = (tf.cast(one, tf.float64) for one in context(inputs, training=False))
-        seen = tf.gather(slices[0], tf.math.invert_permutation(order))
+        seen, logits = (tf.gather(one, tf.math.invert_permutation(order)) for one in (slices[0], logits))
         plain = graph.log_odds(tf.cast(logits, tf.float64), blend.slice_odds)
         mixed = _mixed(plain, graph.log_odds(seen, blend.odds), blend.slices)
         greatest = tf.reduce_max(mixed, 0, keepdims=True)
@@ -79,36 +75,6 @@ def use_plain_ops(context: keras.Model) -> None:
     for layer in context.layers:
         if isinstance(layer, keras.layers.Bidirectional):
             layer.forward_layer.use_cudnn = layer.backward_layer.use_cudnn = False
-
-
-def _checks(hu: Any, position_mm: Any) -> Iterator[Any]:
-    count, ends = tf.shape(hu)[0], (tf.reduce_min(position_mm), tf.reduce_max(position_mm))
-    yield tf.debugging.assert_positive(count, NO_SLICES)
-    yield tf.debugging.assert_equal(tf.shape(position_mm)[0], count, NO_PAIRS)
-    yield tf.debugging.Assert(tf.reduce_all(tf.math.is_finite(position_mm)), [NOT_FINITE])
-    yield tf.debugging.Assert((count == 1) | (ends[0] < ends[1]), [NO_ORDER])
-
-
-def _embed_of(slice_model: keras.Model, about: About) -> Callable[[Any], Answers]:
-    """A function: `hu` int16 [n, rows, columns] -> vectors float16 [n, dim], logits float32 [n, L]: `embedder`'s."""
-    both = model_file.with_vectors(slice_model)
-    shapes = [(None, *one.shape[1:]) for one in both.outputs]
-
-    def embed(hu: Any) -> Answers:
-        pieces = -(-tf.shape(hu)[0] // PIECE)
-        made = [
-            tf.TensorArray(dtype, pieces, element_shape=shape, infer_shape=False)
-            for dtype, shape in zip((tf.float16, tf.float32), shapes, strict=True)
-        ]
-
-        def body(at: Any, vectors: Any, logits: Any) -> tuple[Any, Any, Any]:
-            found = both(graph.image_of_hu(hu[at * PIECE : (at + 1) * PIECE], about.spec.image), training=False)
-            return at + 1, *(one.write(at, tf.cast(new, one.dtype)) for one, new in zip((vectors, logits), found))
-
-        _, *made = tf.while_loop(lambda at, *_: at < pieces, body, (0, *made), parallel_iterations=1)
-        return tuple(tf.ensure_shape(one.concat(), shape) for one, shape in zip(made, shapes))
-
-    return embed
 
 
 def _mixed(plain: Any, context: Any, mix: Mix) -> Any:

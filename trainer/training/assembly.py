@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ich_tfrecords.labels.table import stratum_indices
 from ich_tfrecords.spec import HU, ImageSpec, LabelSpec
-from trainer.data import sampling
+from trainer.data import neighbours, sampling
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.feed import Feed, SliceFeed
@@ -91,8 +91,10 @@ def _without_twins(train: Slices, held: Sequence[Slices]) -> Slices:
 def _drawn(data: Dataset, settings: HParams, name: str) -> Slices:
     pair = (settings.train_split, settings.validation_split)
     if not settings.folds or name not in pair:
-        return data.split(name)
-    return data.fold(pair, settings.fold, settings.folds)[pair.index(name)]
+        found = data.split(name)
+    else:
+        found = data.fold(pair, settings.fold, settings.folds)[pair.index(name)]
+    return found.with_neighbours(settings.context_slices)
 
 
 def _ways_on(settings: HParams) -> dict[str, str]:
@@ -285,10 +287,9 @@ def objective_of(settings: HParams, labels: LabelSpec) -> tuple[npt.NDArray[np.f
 
 def fetch_weights(settings: HParams, data: Dataset) -> None:
     """Have the ImageNet weights at hand, where the settings start from them. Raises `WrongUse`."""
-    spec = data.manifest.spec
-    inside = windows_of(settings, spec.image)
-    seen = windows.seen(inside, spec.image.shape)
-    networks.check(settings.model, seen, len(spec.labels.names), settings.architecture, settings.stem)
+    shape, labels = _ends(settings, data)
+    seen = windows.seen(windows_of(settings, data.manifest.spec.image), shape)
+    networks.check(settings.model, seen, labels, settings.architecture, settings.stem)
     if settings.weights == "imagenet":
         pretrained.imagenet_weights(settings.model)
 
@@ -297,10 +298,16 @@ def build_model(
     settings: HParams, data: Dataset, weights: str, note: Callable[[str], None] = lambda text: None
 ) -> keras.Model:
     """The model of the settings for the images and labels of the data set; `weights` and `note` as `networks.build`."""
-    spec = data.manifest.spec
-    shape, labels = spec.image.shape, len(spec.labels.names)
-    parts = (settings.architecture, settings.stem, note, windows_of(settings, spec.image))
+    shape, labels = _ends(settings, data)
+    inside = windows_of(settings, data.manifest.spec.image)
+    parts = (settings.architecture, settings.stem, note, inside)
     return networks.build(settings.model, shape, labels, weights, *parts)
+
+
+def _ends(settings: HParams, data: Dataset) -> tuple[tuple[int, ...], int]:
+    """The shape of what the model takes of a slice, and how many labels it gives."""
+    spec = data.manifest.spec
+    return neighbours.shape(spec.image.shape, settings.context_slices), len(spec.labels.names)
 
 
 def windows_of(settings: HParams, image: ImageSpec) -> Windows | None:

@@ -41,6 +41,7 @@ class HParams:
     stem: str
     windows: str
     window_form: str
+    context_slices: int
     slice_run: str
     series: dict[str, Any]
     end_to_end: bool
@@ -114,6 +115,7 @@ _CHOICES: dict[str, Sequence[str]] = {
 }
 _INF = float("inf")
 _RANGES: dict[str, tuple[float, float]] = {
+    "context_slices": (0, 8),
     "freeze_epochs": (0, _INF),
     "epochs": (1, _INF),
     "steps_per_epoch": (0, _INF),
@@ -212,6 +214,8 @@ def _check_series(hparams: HParams) -> None:
         require(of_series, f"{name} belongs to --model {SERIES}, not to {hparams.model}; leave it out")
     if hparams.model != SERIES:
         return
+    told = f"context_slices is {hparams.context_slices}; of model {SERIES} its slice run has it, so leave it at 0"
+    require(not hparams.context_slices, told)
     require(hparams.weights != "imagenet", "weights is imagenet; a series model begins with none, or a series run")
     require(
         hparams.augment_on != "device",

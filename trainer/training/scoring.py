@@ -18,7 +18,7 @@ from ich_tfrecords.dataset.manifest import Manifest
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage.file_lock import FileLock
 from ich_tfrecords.views import progress_line
-from trainer.data import input_pipeline
+from trainer.data import input_pipeline, neighbours
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.input_pipeline import Share
 from trainer.models import model_file
@@ -55,7 +55,7 @@ def predict_split(
     `score`: as `model_file.scorer` makes it. `tell(done, total)` is called after each batch with numbers of
     slices. Raises `TrainerError` for records that cannot be read and for logits that are not finite.
     """
-    scores = Scores()
+    slices, scores = slices.with_neighbours(about.context_slices), Scores()
     for batch in _batches(slices, batch_size):
         scores.add(batch["labels"], score(batch["image"]), batch["weight"], batch["row"])
         tell(len(scores), len(slices))
@@ -80,7 +80,8 @@ def embed(job_dir: str, about: About, data: Dataset, names: Sequence[str], flip:
         dim, labels = model_file.vector_dim(model), about.spec.labels.names
         work: dict[bool, list[tuple[Slices, Store]]] = {}
         for part in data.parts:
-            for slices in part.those_of(names):
+            for found in part.those_of(names):
+                slices = found.with_neighbours(about.context_slices)
                 for view in sources(job_dir, about, part, flip):
                     store = Store(view, slices.split, len(slices), dim, labels)
                     work.setdefault(view.mirrored, []).append((slices, store))
@@ -191,8 +192,8 @@ def images(slices: Slices, rows: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
     if not rows:
         return {}
     if slices.random_access:
-        found, _ = slices.reader.read(np.array(rows, np.int64))
-        return dict(zip(rows, np.array(found)))
+        found, _ = slices.read(np.array(rows, np.int64))
+        return dict(zip(rows, np.array(neighbours.own(found, slices.spec.image.shape[2]))))
     wanted, kept = set(rows), dict[int, npt.NDArray[Any]]()
     for batch in _batches(slices, STREAMED):
         kept |= {row: image for row, image in zip(batch["row"].tolist(), batch["image"].numpy()) if row in wanted}

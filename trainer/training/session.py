@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ich_tfrecords import pixels
 from ich_tfrecords.plural import counted
-from trainer.data import input_pipeline
+from trainer.data import input_pipeline, neighbours
 from trainer.data.dataset import Dataset, Slices
 from trainer.shell import vertex, waiting
 from trainer.shell.display import Display
@@ -191,7 +191,8 @@ def _show_inputs(loop: Loop) -> None:
         return  # a model of vectors: its slice run has the page
     windows = [window.name for window in spec.image.windows]
     images = loop.network.objective.inputs(batch).numpy()[: input_page.PAGE_SLICES]
-    shown = np.stack([pixels.shown(image, spec.image) for image in images])
+    own = neighbours.own(images, spec.image.shape[2])
+    shown = np.stack([pixels.shown(image, spec.image) for image in own])
     page = input_page.input_page(shown, batch["labels"].numpy(), loop.data.labels, windows)
     folder.write_inputs(page)
     loop.doors.scalars.images(0, "inputs", page[None])

@@ -195,8 +195,8 @@ def test_groups_of_three_are_scaled_by_three_over_n():
             "model resnet50 takes images of at least 32 px, and these have 31; convert",
         ),
         ("inceptionv3", (74, 74, 3), "adapter", "model inceptionv3 takes images of at least 75 px, and these have 74"),
-        ("vgg16", (64, 64, 1), "repeat", "stem repeat needs at least 3 windows, and there are 1; set stem=adapter"),
-        ("densenet121", (64, 64, 2), "repeat", "stem repeat needs at least 3 windows, and there are 2"),
+        ("vgg16", (64, 64, 1), "repeat", "stem repeat needs at least 3 channels, and there are 1; set stem=adapter"),
+        ("densenet121", (64, 64, 2), "repeat", "stem repeat needs at least 3 channels, and there are 2"),
         ("resnet5", (64, 64, 3), "adapter", "did you mean 'resnet50'?"),
     ],
 )

@@ -464,7 +464,7 @@ def test_a_file_that_is_no_number(saved_cnn):
         (("cnn", (7, 7, 3), 6, "none", {}), "size >= 8"),
         (("cnn", (32, 16, 3), 6, "none", {}), "size, size"),
         (("cnn", (32, 32), 6, "none", {}), "size, size"),
-        (("cnn", (32, 32, 0), 6, "none", {}), "windows >= 1"),
+        (("cnn", (32, 32, 0), 6, "none", {}), "channels >= 1"),
         (("cnn", (32, 32, 3), 0, "none", {}), "labels >= 1"),
         (("cnn", (8, 8, 3), 6, "none", {"filters": [4, 4, 4, 4]}), "give <= 3"),
         (("cnn", (8, 8, 3), 6, "none", {"filters": []}), "filters is []"),

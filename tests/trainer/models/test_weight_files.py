@@ -93,7 +93,7 @@ def test_what_is_taken_of_another_head_or_stem(file, theirs, ours, taken, anew, 
     path, source = file(*theirs, dropout=0.2)
     model, [line] = build(*ours, path)
     assert line == (
-        f"weights {path}: it is of {theirs[0]} windows and {theirs[1]} labels, here {ours[0]} and {ours[1]}; taken: "
+        f"weights {path}: it is of {theirs[0]} channels and {theirs[1]} labels, here {ours[0]} and {ours[1]}; taken: "
         f"{taken}; begins anew: {anew}{f'; left aside: {left}' if left else ''}"
     )
     first, *rest = inner(model)
@@ -120,7 +120,7 @@ def test_a_file_of_the_same_ends_is_taken_whole(file):
 def test_other_labels_of_the_cnn(file):
     path, source = file(3, 6, "adapter", name="cnn", filters=[2], dense=[4])
     model, [line] = build(3, 2, "adapter", path, name="cnn", filters=[2], dense=[4])
-    assert line.endswith("it is of 3 windows and 6 labels, here 3 and 2; taken: conv_1, dense_1; begins anew: logits")
+    assert line.endswith("it is of 3 channels and 6 labels, here 3 and 2; taken: conv_1, dense_1; begins anew: logits")
     np.testing.assert_array_equal(model.get_layer("dense_1").kernel, source.get_layer("dense_1").kernel)
 
 

@@ -148,7 +148,7 @@ def test_weights_of_a_model_of_windows_are_taken(tmp_path, learned):
     of_set.save(tmp_path / "set.keras")
     inside, told = Windows(windows.of_settings("", CLIPPED, HU).shown, CLIPPED, learned), []
     model = small(inside, weights=str(tmp_path / "set.keras"), told=told.append)
-    taken = "it is of 3 windows and 6 labels, here 3 and 6; taken: conv_1, dense_1, logits; begins anew: windows"
+    taken = "it is of 3 channels and 6 labels, here 3 and 6; taken: conv_1, dense_1, logits; begins anew: windows"
     assert told == [f"weights {tmp_path / 'set.keras'}: {taken if learned else 'all of cnn'}"]
     for mine, given_ in zip(model.weights[2 * learned :], of_set.weights, strict=True):
         np.testing.assert_array_equal(mine.numpy(), given_.numpy())

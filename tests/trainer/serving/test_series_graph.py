@@ -17,7 +17,7 @@ from ich_tfrecords.dicom import ct_slice
 from ich_tfrecords.problems import Problem
 from trainer.data import series
 from trainer.models import context
-from trainer.serving import series_graph
+from trainer.serving import pieces, series_graph
 
 pytestmark = pytest.mark.slow  # traces graphs
 
@@ -121,13 +121,13 @@ def test_place_is_that_of_training(positions):
 @pytest.mark.parametrize(
     ("slices", "position_mm", "words"),
     [
-        (0, [], series_graph.NO_SLICES),
-        (2, [1.0], series_graph.NO_PAIRS),
-        (1, [1.0, 2.0], series_graph.NO_PAIRS),
-        (2, [1.0, np.nan], series_graph.NOT_FINITE),
-        (1, [np.nan], series_graph.NOT_FINITE),
-        (2, [-np.inf, 0.0], series_graph.NOT_FINITE),
-        (3, [5.0, 5.0, 5.0], series_graph.NO_ORDER),
+        (0, [], pieces.NO_SLICES),
+        (2, [1.0], pieces.NO_PAIRS),
+        (1, [1.0, 2.0], pieces.NO_PAIRS),
+        (2, [1.0, np.nan], pieces.NOT_FINITE),
+        (1, [np.nan], pieces.NOT_FINITE),
+        (2, [-np.inf, 0.0], pieces.NOT_FINITE),
+        (3, [5.0, 5.0, 5.0], pieces.NO_ORDER),
     ],
 )
 def test_what_is_no_series_is_refused(in_graph, slices, position_mm, words):

@@ -56,7 +56,7 @@ def test_the_whole_way(five_windows, tmp_path, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train(five_windows, parts, model="convnexttiny", **settings, epochs=1) == 0
     told = (
-        f"weights {first}: it is of 3 windows and 6 labels, here 5 and 6; taken: convnexttiny "
+        f"weights {first}: it is of 3 channels and 6 labels, here 5 and 6; taken: convnexttiny "
         "(first kernels of 3 channels repeated for 5), logits; begins anew: nothing"
     )
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("weights /")] == [told]

@@ -1,0 +1,51 @@
+"""Files to what a slice model says of them: slice by slice, or each among its neighbours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+
+import numpy as np
+
+from trainer.models.model_file import About
+from trainer.prediction import neighbour_stream, slice_stream, triage
+from trainer.prediction.heads import Heads
+from trainer.prediction.networks import Score
+from trainer.prediction.slice_stream import Batch
+from trainer.prediction.triage import Outcome
+
+NOT_FINITE = "no_probability"
+NO_NUMBER = "the model gives a number that is not finite"
+
+
+def alone(batches: Generator[Batch, None, None], about: About, score: Score) -> Generator[Outcome, None, None]:
+    """What the model says of each batch."""
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield scored(batch, about, score)
+
+
+def among_neighbours(
+    heads: Heads, about: About, score: Score, context: int, batch_size: int
+) -> Generator[Outcome, None, None]:
+    """What a model that sees `context` neighbours on either side says of the files that `heads` has read.
+
+    Slices come by study, series and position. Close the iterator (`contextlib.closing`) to end its thread early.
+    """
+    for rejects in heads.settle(about.spec, batch_size):
+        yield triage.without_slices(rejects, len(rejects))
+    with contextlib.closing(slice_stream.decoded(heads.refs(), about.spec, batch_size, heads.inputs)) as batches:
+        for batch in neighbour_stream.batches(batches, context, batch_size):
+            yield scored(batch, about, score)
+
+
+def scored(batch: Batch, about: About, score: Score) -> Outcome:
+    """What the model says of a batch."""
+    if not batch.slices:
+        return triage.without_slices(batch.rejects, batch.files)
+    logits = score(batch.images)
+    good = np.isfinite(logits).all(axis=1)
+    bad = [batch.slices[row] for row in np.flatnonzero(~good)]
+    rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in bad)]
+    slices = [batch.slices[row] for row in np.flatnonzero(good)]
+    return Outcome(slices, about.probabilities(logits[good]), rejects, batch.files)
