@@ -7,9 +7,20 @@ from typing import Any
 
 from ich_tfrecords import NOT_A_DEVICE
 from ich_tfrecords.dataset import studies
-from ich_tfrecords.dataset.manifest import Manifest
+from ich_tfrecords.dataset.manifest import SLICES, Manifest
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage.bucket_path import AnyPath
+
+# what `datasets.load_dataset(FOLDER)` of Hugging Face looks for: the table of slices, of all splits as one
+FRONT_MATTER = (
+    "---",
+    "configs:",
+    "- config_name: slices",
+    "  data_files:",
+    "  - split: slices",
+    f"    path: {SLICES}",
+    "---",
+)
 
 
 def card(manifest: Manifest) -> str:
@@ -20,6 +31,7 @@ def card(manifest: Manifest) -> str:
     rule = "|---|" + "---:|" * (3 + len(spec.labels.names))
     return "\n".join(
         [
+            *FRONT_MATTER,
             f"# {spec.name} {spec.version}",
             "",
             f"{manifest.slices:,} CT slices of the head as TFRecords: {image.dtype} {list(image.shape)}, {image.holds}",

@@ -10,6 +10,8 @@ from ich_tfrecords.spec import DatasetSpec
 
 INFO = "dataset_info.json"
 FEATURES = "features.json"
+# what `as_supervised=True` gives: (image, labels)
+_SUPERVISED = {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "labels"}]}}
 
 
 def info(
@@ -28,7 +30,17 @@ def info(
         if values["shards"]
     ]
     head = {"name": spec.name, "version": spec.version, "fileFormat": "tfrecord", "moduleName": "ich_tfrecords"}
-    return {**head, "splits": entries}
+    told = {"description": _description(spec), "supervisedKeys": _SUPERVISED}
+    return {**head, **told, "splits": entries}
+
+
+def _description(spec: DatasetSpec) -> str:
+    image = spec.image
+    windows = ", ".join(f"{one.name} {one.level_hu}/{one.width_hu}" for one in image.windows)
+    return (
+        f"CT slices of the head: image {image.dtype} {list(image.shape)}, {image.holds} (level/width in HU) {windows}; "
+        f"labels in the order {', '.join(spec.labels.names)} (1, 0, or -1 for unknown)."
+    )
 
 
 def features(spec: DatasetSpec) -> dict[str, Any]:

@@ -134,7 +134,8 @@ def _undrawn(logits: Any, odds: Odds) -> Any:
 
 def _image(hu: Any, image: ImageSpec) -> Any:
     """[size_px, size_px, channels] of one slice `hu` int16 [rows, columns]."""
-    square = _pad_square(hu, image.pad_hu)
+    # padded as float64, which holds any HU: other runtimes that take this graph cannot pad int16
+    square = _pad_square(tf.cast(hu, tf.float64), image.pad_hu)
     if image.crop == HEAD:
         square = _head(square)
     return _mean_steps(square, image.size_px) if image.kind == HU else _windowed(square, image)
@@ -143,7 +144,7 @@ def _image(hu: Any, image: ImageSpec) -> Any:
 def _mean_steps(square: Any, size_px: int) -> Any:
     """int16 [size_px, size_px, 1], as `pixels.mean_steps`."""
     weight = tf.shape(square, tf.int64)[0] ** 2
-    sums = tf.cast(_box_sums(tf.cast(square, tf.float64)[None], size_px), tf.int64)
+    sums = tf.cast(_box_sums(square[None], size_px), tf.int64)
     steps = (2 * STEPS_A_HU * sums + weight) // (2 * weight)
     held = tf.clip_by_value(steps, pixels.INT16_MIN, pixels.INT16_MAX)
     return tf.cast(tf.transpose(held, (1, 2, 0)), tf.int16)
@@ -154,7 +155,7 @@ def _windowed(square: Any, image: ImageSpec) -> Any:
     # doubled, because a window of odd width ends on halves
     low = np.array([2 * window.level_hu - window.width_hu for window in image.windows]).reshape(-1, 1, 1)
     width = np.array([2 * window.width_hu for window in image.windows]).reshape(-1, 1, 1)
-    doubled = 2 * tf.cast(square, tf.float64)
+    doubled = 2 * square
     sums = _box_sums(tf.clip_by_value(doubled - low, 0.0, width.astype(float)), image.size_px)
     weight = width * tf.shape(square, tf.int64)[0] ** 2
     levels = (510 * tf.cast(sums, tf.int64) + weight) // (2 * weight)
@@ -162,7 +163,7 @@ def _windowed(square: Any, image: ImageSpec) -> Any:
 
 
 def _pad_square(hu: Any, pad_hu: int) -> Any:
-    """`hu` [rows, columns] centred in a square of the longer side; an odd spare line goes last."""
+    """`hu` float64 [rows, columns] centred in a square of the longer side; an odd spare line goes last."""
     shape = tf.shape(hu)
     filled = tf.debugging.assert_positive(shape, "a slice must have rows and columns")
     with tf.control_dependencies([filled]):

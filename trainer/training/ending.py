@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -93,11 +94,16 @@ def window_facts(settings: HParams, data: Dataset, model: keras.Model) -> dict[s
 def place_facts(data: Dataset) -> dict[str, Any]:
     """Where the data set lies; of several as one where each lies, and which they are."""
     if len(data.parts) == 1:
-        return {"data_dir": data.place}
+        return {"data_dir": _lasting(data.place)}
     return {
-        "data_dir": [part.place for part in data.parts],
+        "data_dir": [_lasting(part.place) for part in data.parts],
         "data_sets": [part.manifest.fingerprint for part in data.parts],
     }
+
+
+def _lasting(place: str) -> str:
+    """The same place from whatever folder it is looked for."""
+    return place if place.startswith("gs://") else str(Path(place).absolute())
 
 
 def cohort_of(slices: Slices) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from ich_tfrecords.dataset import manifest, records
 
@@ -32,6 +33,24 @@ def test_tfds_reads_every_split(dataset):
             assert records.pixel_digest(example["image"]) == example["pixel_digest"]
         positive = sum(int(example["labels"][0]) for example in examples)
         assert positive == values["labels"]["any"]["positive"]
+
+
+def test_tfds_tells_what_it_is_and_gives_pairs(dataset):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    builder = tfds.builder_from_directory(str(dataset))
+    assert "labels in the order any, epidural, intraparenchymal" in builder.info.description
+    image, labels = next(iter(builder.as_dataset(split="train", as_supervised=True).as_numpy_iterator()))
+    assert (image.dtype, labels.shape) == ("uint8", (6,))
+
+
+def test_the_card_leads_hugging_face_to_the_table(dataset):
+    """As its library reads a folder: YAML between two rules, and the files that it names."""
+    _, front, rest = (dataset / "README.md").read_text().split("---\n", 2)
+    [config] = yaml.safe_load(front)["configs"]
+    [files] = config["data_files"]
+    assert files == {"split": "slices", "path": manifest.SLICES}
+    assert (dataset / files["path"]).is_file()
+    assert rest.startswith("# rsna_ich 1.0.0\n")
 
 
 def test_plain_tf_data_reads_the_records(dataset):

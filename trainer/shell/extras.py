@@ -1,0 +1,24 @@
+"""What the extra `train` brings and the base install leaves out: told in one line where a command needs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+
+NEEDED = ("tensorflow", "keras", "matplotlib", "sklearn", "h5py")
+WITHOUT = ("score",)  # commands that numpy is enough for
+_OURS = re.compile(r"(?:trainer\.|(?:.*[/\\])?ich-)(\w+)(?:\.exe)?")
+
+
+def lacking(command_line: Sequence[str]) -> str:
+    """What to say where a process is a command of the trainer and lacks a package that it needs, else "".
+
+    `command_line`: that of Python, as `sys.orig_argv` has it.
+    """
+    found = (_OURS.fullmatch(word) for word in command_line[1:4])  # the module or script follows Python's own flags
+    command = next((match[1] for match in found if match), WITHOUT[0])
+    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if command in WITHOUT or not absent:
+        return ""
+    return f"{command}: {' and '.join(absent)} not installed; pip install 'ich-tfrecords[train]' brings what it needs"
