@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ich_tfrecords import environment
@@ -65,12 +66,21 @@ def add_data_dirs(parser: argparse._ActionsContainer, default: str = f"$ICH_DATA
 
 
 def data_places(given: Sequence[str] | None, otherwise: str | Sequence[str] | None = None) -> list[str]:
-    """The data sets that --data_dir names, else `otherwise`, else the environment or the usual place."""
+    """The data sets that --data_dir names, else `otherwise`, else the environment or the usual place.
+
+    `otherwise`: those that a run was trained on. Raises `WrongUse` where such a folder is not there any more.
+    """
     if given:
         return list(given)
-    if otherwise:
-        return [otherwise] if isinstance(otherwise, str) else list(otherwise)
-    return [data_place(None)]
+    if not otherwise:
+        return [data_place(None)]
+    found = [otherwise] if isinstance(otherwise, str) else list(otherwise)
+    for place in found:
+        if not place.startswith("gs://") and not Path(place).is_dir():
+            raise WrongUse(
+                f"the run was trained on {place}, and there is no such folder; say where it lies: --data_dir"
+            )
+    return found
 
 
 def data_place(given: str | None) -> str:
