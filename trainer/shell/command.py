@@ -78,7 +78,7 @@ def data_places(given: Sequence[str] | None, otherwise: str | Sequence[str] | No
     for place in found:
         if not place.startswith("gs://") and not Path(place).is_dir():
             raise WrongUse(
-                f"the run was trained on {place}, and there is no such folder; say where it lies: --data_dir"
+                f"the run was trained on {place}, which is not there; name where it lies now with --data_dir"
             )
     return found
 

@@ -75,11 +75,11 @@ def test_the_help_keeps_its_lines_and_ends_with_the_exit_codes(parser):
 def test_the_data_set_is_the_flag_then_the_run_then_the_environment_then_the_usual_place(monkeypatch, tmp_path):
     monkeypatch.setenv("ICH_DATA_DIR", "/environment")
     run = str(tmp_path)
-    assert command.data_places(["/flag", "/other"], "/run") == ["/flag", "/other"]
+    assert command.data_places(["/flag", "/other"], "/gone") == ["/flag", "/other"]
     assert command.data_places(None, run) == [run]
     assert command.data_places(None, [run, "gs://bucket/other"]) == [run, "gs://bucket/other"]
-    with pytest.raises(WrongUse, match=r"the run was trained on /run, and there is no such folder; .* --data_dir$"):
-        command.data_places(None, [run, "/run"])
+    with pytest.raises(WrongUse, match=r"the run was trained on /gone, which is not there; .* --data_dir$"):
+        command.data_places(None, [run, "/gone"])
     assert command.data_places(None) == [command.data_place(None)] == ["/environment"]
     monkeypatch.delenv("ICH_DATA_DIR")
     assert command.data_places(None) == [command.data_place("")] == ["data/rsna_ich"]
