@@ -109,7 +109,9 @@ def _take(model: keras.Model, source: keras.Model) -> str:
         else:
             anew.append(layer.name)
     left = f"; left aside: {', '.join(theirs)}" if theirs else ""
-    difference = f"{_windows(source)} channels and {_labels(source)} labels, here {_windows(model)} and {_labels(model)}"
+    difference = (
+        f"{_windows(source)} channels and {_labels(source)} labels, here {_windows(model)} and {_labels(model)}"
+    )
     return f"it is of {difference}; taken: {', '.join(taken)}; begins anew: {', '.join(anew) or 'nothing'}{left}"
 
 
