@@ -246,6 +246,18 @@ def test_in_the_step_as_well(slices):
     assert np.abs(np.concatenate(images).astype(int) - wanted).max() <= 1
 
 
+def test_two_workers_read_the_batch_of_one(slices):
+    """Several processes train in step: each reads its own part of every batch."""
+    seen = slices.with_neighbours(1)
+    plan = plan_of(seen, Augmentation(True, 30, 0.2))
+
+    def images(share: Share) -> np.ndarray:
+        return np.stack([batch["image"].numpy() for batch in input_pipeline.train_batches(seen, plan, share)])
+
+    parts = [images(Share(2, first, 1)) for first in range(2)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), images(Share.whole()))
+
+
 def test_evaluation_reads_every_slice_once(slices):
     seen = slices.with_neighbours(1)
     batches = [*input_pipeline.evaluation_batches(seen, 64, Share.whole())]
