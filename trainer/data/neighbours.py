@@ -14,6 +14,8 @@ from trainer.data import series, warp
 from trainer.data.series import Series
 from trainer.shell.problems import WrongUse
 
+WORTH_COMPILING_BYTES = 1 << 20  # a batch; of fewer numpy is done before numba is imported
+
 Int64 = npt.NDArray[np.int64]
 
 
@@ -45,6 +47,7 @@ def rows_of(table: pa.Table, part: npt.NDArray[np.int8], context: int, what: str
     `part` int8 [n]: number of that data set. Raises `WrongUse` for slices without a position or an order, and where no
     series has two slices; `what`: how it calls them.
     """
+    table = table.select([*series.KEY, "position_mm", "sop_uid"])
     beside = np.empty((len(table), 2 * context + 1), np.int64)
     several = False
     for number in np.unique(part):
@@ -69,7 +72,7 @@ def stacked(images: npt.NDArray[Any], into: npt.NDArray[Any] | None = None) -> n
     """
     *head, count, rows, columns, channels = images.shape
     found = np.empty(images.size, images.dtype) if into is None else into.reshape(-1).view(images.dtype)
-    if warp.installed():
+    if images.nbytes >= WORTH_COMPILING_BYTES and warp.installed():
         flat = (-1, count, rows * columns * channels)
         _interleave(count, channels)(images.reshape(flat), found.reshape(-1, rows * columns * channels * count))
         return found.reshape(*head, rows, columns, count * channels)
