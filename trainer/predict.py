@@ -13,9 +13,9 @@ import contextlib
 import logging
 import platform
 import sys
+import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,41 +25,36 @@ import pyarrow as pa
 
 from ich_tfrecords import NOT_A_DEVICE, __version__
 from ich_tfrecords.dataset import series_choice
-from ich_tfrecords.dicom import jpeg_compiled
 from ich_tfrecords.plural import counted
-from ich_tfrecords.storage import atomic, packed, sources
+from ich_tfrecords.storage import atomic, sources
 from ich_tfrecords.storage.csv_text import csv_text
 from ich_tfrecords.views import progress_line
 from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
 from trainer.models.model_file import About
-from trainer.prediction import networks, picture_files, series_stream, slice_stream, triage
+from trainer.pages import triage_page
+from trainer.prediction import networks, outcome_lines, picture_files, series_stream, slice_stream, triage
 from trainer.prediction.folder import PredictFolder, csv_file
 from trainer.prediction.heads import Heads
 from trainer.prediction.networks import Networks, Score
+from trainer.prediction.picture_files import Pictured
 from trainer.prediction.series_stream import NO_NUMBER, NO_ORDER, NOT_FINITE
 from trainer.prediction.slice_stream import Reject
+from trainer.prediction.thumbnails import Thumbnails, of_images
 from trainer.prediction.triage import Outcome, Triage
 from trainer.shell import command, quiet
-from trainer.shell.display import count
 from trainer.shell.problems import WorkFailed, WrongUse
 
-SHOWN_STUDIES, SHOWN_REASONS = 10, 4
-# what ranks studies, by whether the model sees series
-_RANKS = {
-    False: "greatest probability of any hemorrhage in one slice",
-    True: "own probability of any hemorrhage, of the series head and the greatest slice together",
-}
 MOST_PICTURES, MOST_AT_ONCE = 1000, 4096
 EPILOG = """\
-Written to --output: predictions.csv (one row a slice), triage.csv (one row a study,
-most urgent first; "partial" says of which a slice is missing; below them, without a
-rank, studies of which no file gave a probability), rejects.csv (files without a
-prediction, and why; also those of a series left out), run.json, and pictures of the most
-urgent slices. Files that are no CT slice do not stop the work. "file" is the name below
-the folder or archive, and "input" says below which: 1, 2, ... in order of their paths. Of
-a file that holds many slices (enhanced CT, NIfTI) it is followed by # and the number of
-the slice: head.nii.gz#7.
+Written to --output: triage.html (the studies in one page, most urgent first),
+predictions.csv (one row a slice), triage.csv (one row a study; "partial" says of which a
+slice is missing; below them, without a rank, studies of which no file gave a
+probability), rejects.csv (files without a prediction, and why; also those of a series
+left out), run.json, and pictures of the most urgent slices. Files that are no CT slice do
+not stop the work. "file" is the name below the folder or archive, and "input" says below
+which: 1, 2, ... in order of their paths. Of a file that holds many slices (enhanced CT,
+NIfTI) it is followed by # and the number of the slice: head.nii.gz#7.
 
 Studies are ranked by their greatest probability of any hemorrhage in one slice. A series
 model ("--model series" in training) first groups the files by study and series, from
@@ -150,11 +145,17 @@ def _predict(args: argparse.Namespace) -> int:
     loaded = networks.load(folder, about)
     stages = _stages(args, loaded, listing.table)  # compiled here, before time is taken
     with output.claimed():
-        found, seconds = _score_files(args, about, stages, output)
-        pictured = picture_files.draw(output, found.to_picture(), found.partial(), loaded, args.map)
+        with tempfile.TemporaryFile(dir=output.path) as file:
+            kept = Thumbnails(file, len(about.spec.labels.names), about.spec.image.size_px)
+            found, seconds = _score_files(args, about, stages, output, kept)
+            chosen, shown = found.to_picture(), triage_page.shown(found)
+            pictured = picture_files.draw(output, chosen, found.partial(), loaded, args.map, shown)
+            text = triage_page.page(found, about, model_file.digest(folder), kept, pictured)
+        atomic.write_bytes(output.page, text.encode(errors="backslashreplace"))
         facts = _run_facts(args, folder, loaded, listing, found)
-        output.finish({**facts, "pictures": [path.name for path in pictured], "seconds": round(seconds, 3)})
-    _tell(args, about, listing, found, seconds, output, pictured)
+        output.finish({**facts, "pictures": [one.path.name for one in pictured], "seconds": round(seconds, 3)})
+    print(*outcome_lines.outcome(about, args.model, found, listing.ignored, seconds), sep="\n")
+    _tell_files(output, pictured)
     return _exit_code(found, output)
 
 
@@ -222,9 +223,9 @@ def _by_series(args: argparse.Namespace, about: About, asked: networks.InSeries,
 
 
 def _score_files(
-    args: argparse.Namespace, about: About, stages: Iterator[Stage], output: PredictFolder
+    args: argparse.Namespace, about: About, stages: Iterator[Stage], output: PredictFolder, kept: Thumbnails
 ) -> tuple[Triage, float]:
-    """What was found, and seconds; the CSV files are written on the way."""
+    """What was found, and seconds; the CSV files are written on the way, and thumbnails `kept`."""
     labels = about.spec.labels
     found, begin = Triage(labels, args.pictures), time.perf_counter()
     with (
@@ -235,6 +236,7 @@ def _score_files(
             with contextlib.closing(_told(stage)) as outcomes:
                 for outcome in outcomes:
                     found.take(outcome)
+                    kept.take(outcome)
                     write_slices(map(triage.slice_row, outcome.slices, outcome.probabilities))
                     write_rejects(outcome.rejects)
         output.begin()
@@ -267,7 +269,8 @@ def _scored(batch: slice_stream.Batch, about: About, score: Score) -> Outcome:
     bad = [batch.slices[row] for row in np.flatnonzero(~good)]
     rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in bad)]
     slices = [batch.slices[row] for row in np.flatnonzero(good)]
-    return Outcome(slices, about.probabilities(logits[good]), rejects, batch.files)
+    small = of_images(batch.images if good.all() else batch.images[good])
+    return Outcome(slices, about.probabilities(logits[good]), rejects, batch.files, thumbnails=small)
 
 
 def _run_facts(
@@ -298,68 +301,19 @@ def _run_facts(
         "slices": found.slices,
         "studies": len(found.studies()),
         "studies_partial": len(found.partial()),
-        "study_probability": _RANKS[about.blend is not None],
+        "study_probability": outcome_lines.ranked_by(about),
         "studies_without_slices": len(found.without_slices()),
         "rejects": dict(sorted(found.rejects.items())),
         "versions": {**versions, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
 
 
-def _tell(
-    args: argparse.Namespace,
-    about: About,
-    listing: sources.Listing,
-    found: Triage,
-    seconds: float,
-    output: PredictFolder,
-    pictured: Sequence[Path],
-) -> None:
-    """Print the outcome: the sentences of a single slice, or the head of the triage list, and where all of it lies."""
-    _tell_studies(about, found)
-    for line in (*about.notes(args.model), *about.calibration.told()):
-        print(line)
-    studies, rate = counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
-    print(f"{counted(found.slices, 'slice')} of {studies}, {rate} slices/s")
-    if listing.ignored:
-        files = counted(listing.ignored.total(), "file")
-        print(f"{files} with other suffixes left aside: {packed.counted(listing.ignored)}")
-    if archives := packed.unread(listing.ignored):
-        print(archives)
-    if never := found.never.total():
-        print(f"{counted(never, 'file')} of other kinds than axial CT slices: {_reasons(found.never)}")
-    for note in filter(None, [*found.notes, jpeg_compiled.note()]):
-        print(note)
-    if lost := found.rejects - found.never - Counter({series_choice.OTHER: found.rejects[series_choice.OTHER]}):
-        print(f"{counted(lost.total(), 'file')} without a prediction: {_reasons(lost)}")
-    if partial := found.partial():
-        studies = counted(len(partial), "study is", "studies are")
-        print(f"{studies} ranked by a part of the slices ({output.triage.name}: partial); what is missing may be worse")
-    if found.astray:
-        files = counted(found.astray, "file that tells no study", "files that tell no study")
-        print(f"{files} could not be read; any study may lack them")
-    if unread := found.without_slices():
-        print(f"{counted(len(unread), 'study', 'studies')} without any prediction, at the end of {output.triage.name}")
-    for path in (output.predictions, output.triage, output.rejects, *pictured[:1]):
+def _tell_files(output: PredictFolder, pictured: Sequence[Pictured]) -> None:
+    for path in (output.page, output.predictions, output.triage, output.rejects, *(one.path for one in pictured[:1])):
         print(path)
     if len(pictured) > 1:
         print(f"and {len(pictured) - 1} more there")
     print(NOT_A_DEVICE, flush=True)
-
-
-def _tell_studies(about: About, found: Triage) -> None:
-    labels, studies = about.spec.labels, found.studies()
-    if found.slices == 1:
-        print(*triage.sentences(studies[0].driver, labels), sep="\n")
-        if studies[0].partial:
-            print(f"PARTIAL: this is {studies[0].partial}")
-    elif studies:
-        print(f"studies, most urgent first, by their {_RANKS[about.blend is not None]}")
-        of_studies = about.calibration if about.blend is None else about.blend.study_calibration
-        print(*triage.table(studies, labels, SHOWN_STUDIES, of_studies.refused), sep="\n")
-
-
-def _reasons(rejects: Counter[str]) -> str:
-    return ", ".join(f"{files:,} {reason}" for reason, files in rejects.most_common(SHOWN_REASONS))
 
 
 def _exit_code(found: Triage, output: PredictFolder) -> int:
@@ -369,12 +323,14 @@ def _exit_code(found: Triage, output: PredictFolder) -> int:
         slices = counted(found.rejects[NOT_FINITE], "slice")
         raise WorkFailed(f"the model gives no finite number for {slices}; {names}; train or export the model again")
     if not found.slices and found.rejects[series_choice.UNFIT]:
-        raise WrongUse(f"no series qualifies ({_reasons(found.rejects)}); {names}; --series all takes every one")
+        raise WrongUse(
+            f"no series qualifies ({outcome_lines.reasons(found.rejects)}); {names}; --series all takes every one"
+        )
     if not found.slices and found.rejects[NO_ORDER]:
-        why = f"no slice has a place among others ({_reasons(found.rejects)})"
+        why = f"no slice has a place among others ({outcome_lines.reasons(found.rejects)})"
         raise WrongUse(f"{why}; {names}; a model of single slices reads them")
     if not found.slices:
-        raise WorkFailed(f"no file gave a prediction ({_reasons(found.rejects)}); {names}")
+        raise WorkFailed(f"no file gave a prediction ({outcome_lines.reasons(found.rejects)}); {names}")
     return 0
 
 

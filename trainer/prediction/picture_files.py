@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +17,31 @@ from ich_tfrecords.views.export import safe_stem
 from ich_tfrecords.views.montage import png_bytes, shortened
 from ich_tfrecords.volumes.reader import FrameReader
 from trainer.models.model_file import About
-from trainer.prediction import slice_stream, triage
+from trainer.prediction import slice_stream, thumbnails, triage
 from trainer.prediction.folder import PredictFolder
 from trainer.prediction.networks import Networks
 from trainer.prediction.triage import ScoredSlice
 
+if TYPE_CHECKING:
+    from trainer.prediction.slice_picture import Explanation
+
 METHODS = {"hirescam": "HiResCAM", "gradcam": "Grad-CAM"}  # of `explain`, which takes TensorFlow to import
 DEFAULT = "hirescam"
 
+PANEL_PX = 192  # of a panel on a page
+
 Maps = Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.float32]]
+
+
+class Pictured(NamedTuple):
+    """A picture that was written, of the slice `sop_uid`.
+
+    `panels` for a page: what stands above each, and a JPEG file of `PANEL_PX`; none where no page shows them.
+    """
+
+    path: Path
+    sop_uid: str
+    panels: list[tuple[str, bytes]]
 
 
 def draw(
@@ -33,18 +50,19 @@ def draw(
     partial: Mapping[str, str],
     networks: Networks,
     method: str,
-) -> list[Path]:
-    """Paths of the pictures of `chosen` slices, which are read again; one that changed meanwhile is told.
+    paged: Collection[str],
+) -> list[Pictured]:
+    """Draw pictures of `chosen` slices, which are read again; one that changed meanwhile is told.
 
     `partial`: `Triage.partial`. The map is of the slice model, none where that has no gradient; what a series model
-    looks at stands below it.
+    looks at stands below it. `paged`: SOP UIDs of slices whose panels a page shows.
     """
     from trainer.models import classical, explain
 
     about = networks.about
-    paths: list[Path] = []
+    drawn: list[Pictured] = []
     if not chosen:
-        return paths
+        return drawn
     names = [f"{number:03d}_{safe_stem(scored.found.sop_uid)}.png" for number, scored in enumerate(chosen, 1)]
     output.plan_pictures(names)
     output.pictures.mkdir(exist_ok=True)
@@ -61,27 +79,40 @@ def draw(
                 called = shortened(slice_name(scored.found.ref), 70)
                 print(f"predict: no picture of {called}: {problem}", file=sys.stderr)
                 continue
+            explanation = None if maps is None else _explained(image, scored, about, maps, METHODS[method])
             warning = partial.get(scored.found.study_uid, "")
-            atomic.write_bytes(output.pictures / name, _picture(image, scored, warning, about, maps, METHODS[method]))
-            paths.append(output.pictures / name)
-    return paths
+            atomic.write_bytes(output.pictures / name, _picture(image, scored, warning, about, explanation))
+            panels = _panels(image, about, explanation) if scored.found.sop_uid in paged else []
+            drawn.append(Pictured(output.pictures / name, scored.found.sop_uid, panels))
+    return drawn
+
+
+def _explained(image: npt.NDArray[np.uint8], scored: ScoredSlice, about: About, maps: Maps, method: str) -> Explanation:
+    """Where the model finds what speaks for the leading label of a slice."""
+    from trainer.prediction.slice_picture import Explanation
+
+    leading = triage.leading_label(scored.probabilities, about.spec.labels, about.calibration.refused)
+    (cam,) = maps(image[None], leading)
+    return Explanation(cam, about.spec.labels.names[leading], method)
+
+
+def _panels(image: npt.NDArray[np.uint8], about: About, explanation: Explanation | None) -> list[tuple[str, bytes]]:
+    from trainer.prediction import slice_picture
+
+    heads = slice_picture.heads(about.spec, None)
+    if explanation:
+        heads.append(f"what speaks for {explanation.label}, by {explanation.method}")
+    drawn = map(thumbnails.jpeg_bytes, slice_picture.panels(image, explanation, PANEL_PX))
+    return list(zip(heads, drawn, strict=True))
 
 
 def _picture(
-    image: npt.NDArray[np.uint8], scored: ScoredSlice, partial: str, about: About, maps: Maps | None, method: str
+    image: npt.NDArray[np.uint8], scored: ScoredSlice, partial: str, about: About, explanation: Explanation | None
 ) -> bytes:
-    """PNG of a slice, its probabilities, and where the model finds what speaks for the leading label.
-
-    `maps`: None where the model has no gradient.
-    """
+    """PNG of a slice, its probabilities, and its `explanation`; None where the model has no gradient."""
     from trainer.prediction import attention_strip, slice_picture
 
     names, refused = about.spec.labels.names, about.calibration.refused
-    leading = triage.leading_label(scored.probabilities, about.spec.labels, refused)
-    explanation = None
-    if maps is not None:
-        (cam,) = maps(image[None], leading)
-        explanation = slice_picture.Explanation(cam, names[leading], method)
     title = f"slice {shortened(scored.found.sop_uid, 30)}, study {shortened(scored.found.study_uid, 30)}"
     warning = f"PARTIAL: the study was judged by {partial}" if partial else ""
     shown = (names, scored.probabilities, explanation, refused, warning)
