@@ -47,7 +47,10 @@ TRAINER = {
     "classical": ("shell data results models training", "numpy sklearn keras"),
     "series": ("shell data results models training", "numpy keras tensorflow"),
     "serving": ("shell data results models training series", "numpy yaml keras tensorflow"),
-    "prediction": ("shell data models series", "numpy pyarrow PIL matplotlib isal google_crc32c keras tensorflow"),
+    "prediction": (
+        "shell data models series",
+        "numpy pyarrow PIL matplotlib isal google_crc32c keras tensorflow pydicom highdicom",
+    ),
     "pages": ("results models training prediction", "numpy matplotlib"),
     "task": ("shell data training series", ""),
     "evaluate": ("shell data results models training series pages", "numpy"),

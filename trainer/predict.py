@@ -2,8 +2,8 @@
 
     python -m trainer.predict --model runs/cnn --input data/ct --output predicted
 
-PatientID is never written. Names of files and folders below the input are, since a slice must be found again, and
-they may be names of people.
+PatientID is never written, but by --dicom. Names of files and folders below the input are, since a slice must be
+found again, and they may be names of people.
 """
 
 from __future__ import annotations
@@ -33,7 +33,16 @@ from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.pages import triage_page
-from trainer.prediction import networks, outcome_lines, picture_files, series_stream, slice_stream, triage
+from trainer.prediction import (
+    dicom_folder,
+    networks,
+    outcome_lines,
+    picture_files,
+    series_stream,
+    slice_stream,
+    triage,
+)
+from trainer.prediction.dicom_folder import DicomFolder, Written
 from trainer.prediction.folder import PredictFolder, csv_file
 from trainer.prediction.heads import Heads
 from trainer.prediction.networks import Networks, Score
@@ -63,8 +72,14 @@ probability, of the series head and the greatest slice together. A slice that is
 leaves a gap; slices of a series that all lie at one position have no order, and are
 rejects (no_order).
 
-PatientID is never written. Names of files and folders below the input are, and they may
-be names of people.
+PatientID is never written, but by --dicom. Names of files and folders below the input
+are, and they may be names of people.
+
+--dicom DIR writes for each study a folder with report.dcm (a Comprehensive SR: the
+probability of each label) and picture.dcm (a secondary capture of the explained picture),
+in new series of the same study of the same patient: name, id, birth date, sex and age of
+the slice that drives it stand there as that slice says. It needs
+pip install 'ich-tfrecords[dicom]'.
 
 A shell turns a glob without quotes into many names, and --input takes one: quote the
 glob, or repeat --input.
@@ -100,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--output", required=True, type=_path, metavar="DIR", help="new or empty, or written by this command before"
     )
+    what.add_argument(
+        "--dicom", type=_path, metavar="DIR",
+        help="also write each study's result as DICOM, with its patient, into this new or empty folder",
+    )  # fmt: skip
     how = parser.add_argument_group("how")
     how.add_argument("--series", choices=(series_choice.ALL, series_choice.BEST), help=series_choice.HELP)
     how.add_argument("--flip", action="store_true", help="mean over each slice and its left-right mirror image")
@@ -139,12 +158,13 @@ def _predict(args: argparse.Namespace) -> int:
     folder = model_file.find(args.model)
     about = model_file.read_about(folder)
     output = PredictFolder(Path(args.output))
+    results = DicomFolder(Path(args.dicom), output.path) if args.dicom else None
     listing = _listing(args)
     quiet.import_tensorflow()
     _quiet_pydicom()
     loaded = networks.load(folder, about)
     stages = _stages(args, loaded, listing.table)  # compiled here, before time is taken
-    with output.claimed():
+    with output.claimed(), results.growing() if results else contextlib.nullcontext() as place:
         with tempfile.TemporaryFile(dir=output.path) as file:
             kept = Thumbnails(file, len(about.spec.labels.names), about.spec.image.size_px)
             found, seconds = _score_files(args, about, stages, output, kept)
@@ -152,11 +172,12 @@ def _predict(args: argparse.Namespace) -> int:
             pictured = picture_files.draw(output, chosen, found.partial(), loaded, args.map, shown)
             text = triage_page.page(found, about, model_file.digest(folder), kept, pictured)
         atomic.write_bytes(output.page, text.encode(errors="backslashreplace"))
-        facts = _run_facts(args, folder, loaded, listing, found)
+        filed = _file(place, found, loaded, folder, args.map) if place else None
+        facts = _run_facts(args, folder, loaded, listing, found, filed)
         output.finish({**facts, "pictures": [one.path.name for one in pictured], "seconds": round(seconds, 3)})
     print(*outcome_lines.outcome(about, args.model, found, listing.ignored, seconds), sep="\n")
-    _tell_files(output, pictured)
-    return _exit_code(found, output)
+    _tell_files(output, pictured, args.dicom, filed)
+    return _exit_code(found, output, filed)
 
 
 def _listing(args: argparse.Namespace) -> sources.Listing:
@@ -218,7 +239,7 @@ def _by_series(args: argparse.Namespace, about: About, asked: networks.InSeries,
     heads = Heads(listing, about.spec.accept)
     yield Stage("group", listing.num_rows, heads.read())
     left_out = heads.choose(args.series or series_choice.TOLD)
-    outcomes = series_stream.outcomes(heads, about, asked, args.batch_size, looks=bool(args.pictures))
+    outcomes = series_stream.outcomes(heads, about, asked, args.batch_size, looks=bool(args.pictures or args.dicom))
     yield Stage("predict", len(heads), _after(left_out, outcomes))
 
 
@@ -274,7 +295,12 @@ def _scored(batch: slice_stream.Batch, about: About, score: Score) -> Outcome:
 
 
 def _run_facts(
-    args: argparse.Namespace, folder: Path, loaded: Networks, listing: sources.Listing, found: Triage
+    args: argparse.Namespace,
+    folder: Path,
+    loaded: Networks,
+    listing: sources.Listing,
+    found: Triage,
+    filed: Written | None,
 ) -> dict[str, Any]:
     """What made the results. No path and no glob of the input, which may hold the names of people."""
     import keras
@@ -304,19 +330,30 @@ def _run_facts(
         "study_probability": outcome_lines.ranked_by(about),
         "studies_without_slices": len(found.without_slices()),
         "rejects": dict(sorted(found.rejects.items())),
+        "dicom": filed and filed._asdict(),
         "versions": {**versions, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
 
 
-def _tell_files(output: PredictFolder, pictured: Sequence[Pictured]) -> None:
+def _file(place: Path, found: Triage, loaded: Networks, folder: Path, method: str) -> Written:
+    """Write the results as DICOM into a folder."""
+    from trainer.prediction.dicom_objects import MadeBy  # takes highdicom
+
+    by = MadeBy(loaded.about.network, model_file.digest(folder), loaded.about.fingerprint)
+    return dicom_folder.write(place, found, loaded, by, method)
+
+
+def _tell_files(output: PredictFolder, pictured: Sequence[Pictured], place: str | None, filed: Written | None) -> None:
     for path in (output.page, output.predictions, output.triage, output.rejects, *(one.path for one in pictured[:1])):
         print(path)
     if len(pictured) > 1:
         print(f"and {len(pictured) - 1} more there")
+    if filed:
+        print(*filed.lines(), place, sep="\n")
     print(NOT_A_DEVICE, flush=True)
 
 
-def _exit_code(found: Triage, output: PredictFolder) -> int:
+def _exit_code(found: Triage, output: PredictFolder, filed: Written | None) -> int:
     """0; raises `WorkFailed` where the model or every file failed, with what there is already written."""
     names = f"{output.rejects} names each"
     if found.rejects[NOT_FINITE]:
@@ -331,6 +368,9 @@ def _exit_code(found: Triage, output: PredictFolder) -> int:
         raise WrongUse(f"{why}; {names}; a model of single slices reads them")
     if not found.slices:
         raise WorkFailed(f"no file gave a prediction ({outcome_lines.reasons(found.rejects)}); {names}")
+    if filed and filed.failed:
+        studies = counted(filed.failed, "study", "studies")
+        raise WorkFailed(f"no DICOM result for {studies}, whose files changed meanwhile; predict again")
     return 0
 
 

@@ -9,7 +9,6 @@ import os
 import re
 from pathlib import Path
 
-import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -23,38 +22,12 @@ from ich_tfrecords.dataset import records
 from ich_tfrecords.dicom.jpeg_compiled import ABSENT
 from ich_tfrecords.volumes.reader import FrameReader
 from trainer import predict
-from trainer.models import explain, model_file, networks
+from trainer.models import explain, model_file
 from trainer.models.model_file import About
 from trainer.pages import triage_page
 from trainer.prediction import picture_files, slice_picture, slice_stream, triage
-from trainer.results import calibration
 
 pytestmark = pytest.mark.slow  # the whole command, again and again
-
-SHIFT = [0.5, 0.25, 0, -0.25, 0.1, 1.0]
-
-
-@pytest.fixture(scope="session")
-def about(rsna_spec) -> About:
-    names = rsna_spec.labels.names
-    found = calibration.unfitted(names, SHIFT, "no validation split")
-    refused = {names[1]: "no positive slice"}
-    fitted = calibration.Calibration(names, found.shift, 0.5 * found.slope, found.intercept + 0.125, refused)
-    even = {name: {"even": 0.5} for name in names}
-    return About(rsna_spec, "f" * 64, {"model": "cnn"}, fitted, even, even, {"parameters": 1, "epoch": 1, "step": 1})
-
-
-@pytest.fixture(scope="session")
-def export(about, tmp_path_factory) -> Path:
-    """A small network with weights that nobody trained, which give every slice other probabilities."""
-    keras.utils.set_random_seed(3)
-    model = networks.build("cnn", about.spec.image.shape, len(about.spec.labels.names), "none", SMALL)
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    model_file.write(folder / "export", model, about)
-    return folder / "export"
-
-
-SMALL = {"filters": [4, 4], "dense": [8]}
 
 
 @pytest.fixture
@@ -620,7 +593,7 @@ def test_an_interruption_while_pictures_are_drawn_is_marked_and_mended(run, tmp_
         write_slice(tmp_path / "in", f"{number}.dcm", f"1.2.{number}", number)
     _, out = run(tmp_path / "in", pictures=1)
     (earlier,) = facts(out)["pictures"]
-    monkeypatch.setattr(picture_files, "_picture", interrupted_at(3, picture_files._picture))
+    monkeypatch.setattr(picture_files, "picture", interrupted_at(3, picture_files.picture))
     assert run(tmp_path / "in", pictures=3)[0] == 130
     assert capsys.readouterr().err == f"predict: interrupted; {GOES_ON}\n"
     assert facts(out)["finished"] is False

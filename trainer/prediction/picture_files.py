@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from ich_tfrecords.problems import Problem
 from ich_tfrecords.storage import atomic, sources
@@ -57,8 +58,6 @@ def draw(
     `partial`: `Triage.partial`. The map is of the slice model, none where that has no gradient; what a series model
     looks at stands below it. `paged`: SOP UIDs of slices whose panels a page shows.
     """
-    from trainer.models import classical, explain
-
     about = networks.about
     drawn: list[Pictured] = []
     if not chosen:
@@ -66,10 +65,8 @@ def draw(
     names = [f"{number:03d}_{safe_stem(scored.found.sop_uid)}.png" for number, scored in enumerate(chosen, 1)]
     output.plan_pictures(names)
     output.pictures.mkdir(exist_ok=True)
-    maps = None
-    if classical.has_gradient(networks.slice_model):
-        maps = explain.explainer(networks.slice_model, method)
-    else:
+    maps = maps_of(networks, method)
+    if maps is None:
         print("a forest has no gradient, so the pictures show no map")
     with sources.SliceReader() as reader, FrameReader(reader, about.spec.accept) as frames:
         for name, scored in zip(names, chosen, strict=True):
@@ -79,21 +76,29 @@ def draw(
                 called = shortened(slice_name(scored.found.ref), 70)
                 print(f"predict: no picture of {called}: {problem}", file=sys.stderr)
                 continue
-            explanation = None if maps is None else _explained(image, scored, about, maps, METHODS[method])
+            explanation = None if maps is None else explained(image, scored, about, maps, method)
             warning = partial.get(scored.found.study_uid, "")
-            atomic.write_bytes(output.pictures / name, _picture(image, scored, warning, about, explanation))
+            png = png_bytes(picture(image, scored, warning, about, explanation))
+            atomic.write_bytes(output.pictures / name, png)
             panels = _panels(image, about, explanation) if scored.found.sop_uid in paged else []
             drawn.append(Pictured(output.pictures / name, scored.found.sop_uid, panels))
     return drawn
 
 
-def _explained(image: npt.NDArray[np.uint8], scored: ScoredSlice, about: About, maps: Maps, method: str) -> Explanation:
+def maps_of(networks: Networks, method: str) -> Maps | None:
+    """What explains slices by their images and a label; None where the model has no gradient."""
+    from trainer.models import classical, explain
+
+    return explain.explainer(networks.slice_model, method) if classical.has_gradient(networks.slice_model) else None
+
+
+def explained(image: npt.NDArray[np.uint8], scored: ScoredSlice, about: About, maps: Maps, method: str) -> Explanation:
     """Where the model finds what speaks for the leading label of a slice."""
     from trainer.prediction.slice_picture import Explanation
 
     leading = triage.leading_label(scored.probabilities, about.spec.labels, about.calibration.refused)
     (cam,) = maps(image[None], leading)
-    return Explanation(cam, about.spec.labels.names[leading], method)
+    return Explanation(cam, about.spec.labels.names[leading], METHODS[method])
 
 
 def _panels(image: npt.NDArray[np.uint8], about: About, explanation: Explanation | None) -> list[tuple[str, bytes]]:
@@ -106,10 +111,10 @@ def _panels(image: npt.NDArray[np.uint8], about: About, explanation: Explanation
     return list(zip(heads, drawn, strict=True))
 
 
-def _picture(
+def picture(
     image: npt.NDArray[np.uint8], scored: ScoredSlice, partial: str, about: About, explanation: Explanation | None
-) -> bytes:
-    """PNG of a slice, its probabilities, and its `explanation`; None where the model has no gradient."""
+) -> Image.Image:
+    """RGB picture of a slice, its probabilities, and its `explanation`; None where the model has no gradient."""
     from trainer.prediction import attention_strip, slice_picture
 
     names, refused = about.spec.labels.names, about.calibration.refused
@@ -120,4 +125,4 @@ def _picture(
     if scored.attention is not None and about.blend is not None:
         label = scored.attention.label
         drawn = attention_strip.below(drawn, scored.attention, names[label], float(about.blend.studies.part[label]))
-    return png_bytes(drawn)
+    return drawn
