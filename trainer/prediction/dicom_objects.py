@@ -6,6 +6,7 @@ none, as RSNA's, give way to 2.25. ones made from them. Only here is highdicom i
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from highdicom import sr
 from PIL import Image
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import RE_VALID_UID, CTImageStorage, ExplicitVRLittleEndian
 
 from ich_tfrecords import NOT_A_DEVICE, __version__
 from ich_tfrecords.storage.sources import UnreadableSource
@@ -38,6 +39,7 @@ FINDINGS = {
     "any": sr.CodedConcept("1386000", "SCT", "Intracranial hemorrhage"),
     "subarachnoid": sr.CodedConcept("21454007", "SCT", "Subarachnoid intracranial hemorrhage"),
 }
+MOST_UID = 64  # characters
 REPORT, PICTURE = 9101, 9102  # numbers of the new series, above those of scanners
 _NAMESPACE = uuid.UUID("5d0d2c0e-7d0b-5f5e-9a53-0c5f0f0e7a11")  # of the UIDs made from others
 
@@ -67,7 +69,11 @@ class MadeBy(NamedTuple):
 
 def valid_uid(text: str) -> str:
     """`text` where it is a UID (PS3.5 9.1), else a 2.25. one that follows from it (PS3.5 B.2)."""
-    return text if UID(text).is_valid else f"2.25.{uuid.uuid5(_NAMESPACE, text).int}"
+    return text if _is_uid(text) else f"2.25.{uuid.uuid5(_NAMESPACE, text).int}"
+
+
+def _is_uid(text: str) -> bool:
+    return len(text) <= MOST_UID and re.fullmatch(RE_VALID_UID, text) is not None
 
 
 def source(elements: Dataset, driver: FoundSlice) -> Source:
@@ -85,7 +91,7 @@ def source(elements: Dataset, driver: FoundSlice) -> Source:
             identity[keyword] = elements[keyword]
     study, series, sop = uids = [valid_uid(text) for text in found]
     named = str(elements.get("SOPClassUID", ""))
-    sop_class = named if UID(named).is_valid else CTImageStorage
+    sop_class = named if _is_uid(named) else CTImageStorage
     return Source(identity, study, series, sop, sop_class, frame, uids != found)
 
 
