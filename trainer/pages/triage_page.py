@@ -26,7 +26,6 @@ from trainer.prediction.triage import Study, Triage, probability_text
 TEMPLATES = "trainer.pages"
 PICTURED, LISTED = 50, 1000  # studies
 MOST_THUMBNAILS, MOST_POINTS = 16, 512  # of a series
-LEAST_PX, LARGEST = 420, 2  # of a strip; how many times its size it is shown at most
 UNWANTED = "another series was read, or it is a copy"
 UID_LETTERS, FILE_LETTERS = 64, 120  # shown of names from outside
 
@@ -55,10 +54,7 @@ class Curve(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A study with pictures. `panels`: of the driving slice, with their words; `partial`: None where whole.
-
-    `width_px`: as wide as the strip and the curve may become.
-    """
+    """A study with pictures. `panels`: of the driving slice, with their words; `partial`: None where whole."""
 
     rank: int
     study_uid: str
@@ -69,7 +65,6 @@ class Card(NamedTuple):
     panels: Sequence[tuple[str, Image]]
     strip: Image
     curve: Curve
-    width_px: int
 
 
 class Row(NamedTuple):
@@ -134,7 +129,6 @@ def _card(
     driver, names = study.driver.found, about.spec.labels.names
     series = kept.series(driver)
     at = int(np.flatnonzero(series["uid"] == uid_hash(driver.sop_uid))[0])
-    strip = _strip(series, at)
     return Card(
         rank,
         shortened(study.study_uid, UID_LETTERS),
@@ -143,9 +137,8 @@ def _card(
         study.partial or None,
         _labels(study, about),
         [(head, _image(data, f"{head} of the driving slice")) for head, data in panels.get(driver.sop_uid, ())],
-        strip,
+        _strip(series, at),
         _curve(series, at, _told_labels(study, about), names),
-        max(LEAST_PX, LARGEST * strip.width_px),
     )
 
 

@@ -21,6 +21,7 @@ from trainer.prediction.triage import Outcome
 
 MOST_PX = 64  # a side of a thumbnail
 GAP_PX, RING_PX = 2, 3
+LEAST_WIDE = 10  # thumbnails
 QUALITY = 82  # of JPEG
 
 Uint8 = npt.NDArray[np.uint8]
@@ -91,13 +92,17 @@ def chosen(count: int, most: int, ringed: int) -> list[int]:
 
 
 def strip(thumbnails: Uint8, ringed: int) -> Image.Image:
-    """Thumbnails [k, px, px] side by side, in parts of equal width; the one of the number `ringed` has a frame."""
+    """Thumbnails [k, px, px], each in the middle of its part of equal parts; that of the number `ringed` has a frame.
+
+    As wide as `LEAST_WIDE` of them at least, so that few are not shown larger than many.
+    """
     count, px, _ = thumbnails.shape
     wide = px + GAP_PX
-    canvas = Image.new("RGB", (count * wide, px), BACKGROUND)
-    for at, one in enumerate(thumbnails):
-        canvas.paste(Image.fromarray(one).convert("RGB"), (at * wide + GAP_PX // 2, 0))
-    frame = (ringed * wide, 0, (ringed + 1) * wide - 1, px - 1)
+    canvas = Image.new("RGB", (max(count, LEAST_WIDE) * wide, px), BACKGROUND)
+    lefts = [(2 * at + 1) * canvas.width // (2 * count) - wide // 2 for at in range(count)]
+    for left, one in zip(lefts, thumbnails, strict=True):
+        canvas.paste(Image.fromarray(one).convert("RGB"), (left + GAP_PX // 2, 0))
+    frame = (lefts[ringed], 0, lefts[ringed] + wide - 1, px - 1)
     ImageDraw.Draw(canvas).rectangle(frame, outline=ACCENT, width=RING_PX)
     return canvas
 

@@ -82,12 +82,15 @@ def test_chosen_slices_are_spread_and_hold_the_ringed_one(count, most, data):
         assert row * len(rows) <= (cell + 1) * count
 
 
-def test_a_strip_frames_one():
-    drawn = thumbnails.strip(np.full((4, 64, 64), 50, np.uint8), 2)
-    assert drawn.size == (4 * 66, 64)
+@pytest.mark.parametrize(("count", "ringed", "left"), [(16, 2, 2 * 66), (10, 9, 9 * 66), (1, 0, 297), (2, 1, 462)])
+def test_a_strip_frames_one_in_the_middle_of_its_part(count, ringed, left):
+    drawn = thumbnails.strip(np.full((count, 64, 64), 50, np.uint8), ringed)
+    assert drawn.size == (max(count, 10) * 66, 64)
     pixels = np.asarray(drawn).astype(int)
     framed = (pixels == thumbnails.ACCENT).all(axis=-1).any(axis=0)
-    assert np.flatnonzero(framed).tolist() == list(range(2 * 66, 3 * 66))
+    assert np.flatnonzero(framed).tolist() == list(range(left, left + 66))
+    shown = (pixels == 50).all(axis=-1).any(axis=0)
+    assert shown.sum() == count * 64 - 2 * (thumbnails.RING_PX - 1)
 
 
 def test_a_jpeg_opens_again():
