@@ -164,17 +164,20 @@ def _predict(args: argparse.Namespace) -> int:
     _quiet_pydicom()
     loaded = networks.load(folder, about)
     stages = _stages(args, loaded, listing.table)  # compiled here, before time is taken
-    with output.claimed(), results.growing() if results else contextlib.nullcontext() as place:
-        with tempfile.TemporaryFile(dir=output.path) as file:
-            kept = Thumbnails(file, len(about.spec.labels.names), about.spec.image.size_px)
-            found, seconds = _score_files(args, about, stages, output, kept)
-            chosen, shown = found.to_picture(), triage_page.shown(found)
-            pictured = picture_files.draw(output, chosen, found.partial(), loaded, args.map, shown)
-            text = triage_page.page(found, about, model_file.digest(folder), kept, pictured)
-        atomic.write_bytes(output.page, text.encode(errors="backslashreplace"))
-        filed = _file(place, found, loaded, folder, args.map) if place else None
-        facts = _run_facts(args, folder, loaded, listing, found, filed)
-        output.finish({**facts, "pictures": [one.path.name for one in pictured], "seconds": round(seconds, 3)})
+    with contextlib.ExitStack() as growing:
+        place = growing.enter_context(results.growing()) if results else None
+        with output.claimed():
+            with tempfile.TemporaryFile(dir=output.path) as file:
+                kept = Thumbnails(file, len(about.spec.labels.names), about.spec.image.size_px)
+                found, seconds = _score_files(args, about, stages, output, kept)
+                chosen, shown = found.to_picture(), triage_page.shown(found)
+                pictured = picture_files.draw(output, chosen, found.partial(), loaded, args.map, shown)
+                text = triage_page.page(found, about, model_file.digest(folder), kept, pictured)
+            atomic.write_bytes(output.page, text.encode(errors="backslashreplace"))
+            filed = _file(place, found, loaded, folder, args.map) if place else None
+            growing.close()  # what is filed stands in its place before the run counts as finished
+            facts = _run_facts(args, folder, loaded, listing, found, filed)
+            output.finish({**facts, "pictures": [one.path.name for one in pictured], "seconds": round(seconds, 3)})
     print(*outcome_lines.outcome(about, args.model, found, listing.ignored, seconds), sep="\n")
     _tell_files(output, pictured, args.dicom, filed)
     return _exit_code(found, output, filed)

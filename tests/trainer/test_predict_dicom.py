@@ -299,7 +299,7 @@ def test_a_place_that_cannot_be_is_one_line(run, tmp_path, place, words, capsys)
     assert code == 2
     assert words in line
     assert line.count("\n") == 1
-    assert {path.name for path in tmp_path.iterdir()} - {"out"} == {"in", "full"}
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "full"}
 
 
 def test_without_highdicom_the_extra_is_named(run, tmp_path, monkeypatch, capsys):
@@ -330,6 +330,22 @@ def test_an_interruption_leaves_no_half_folder_and_an_empty_one_is_taken(run, tm
     filed.mkdir()
     assert run(tmp_path / "in")[0] == 0
     assert len(read(filed)) == 2
+
+
+def test_a_place_that_is_taken_meanwhile_leaves_the_run_unfinished(run, tmp_path, monkeypatch, capsys):
+    path, write = put(tmp_path / "in", "a.dcm", "1.3", "1.2"), dicom_folder.write
+
+    def late(*args):
+        (tmp_path / "out-dicom").mkdir()
+        (tmp_path / "out-dicom" / "a.txt").write_text("of somebody else")
+        return write(*args)
+
+    monkeypatch.setattr(dicom_folder, "write", late)
+    code, out, filed = run(path)
+    assert (code, json.loads((out / "run.json").read_text())["finished"]) == (1, False)
+    assert [one.name for one in filed.iterdir()] == ["a.txt"]
+    assert {one.name for one in tmp_path.iterdir()} == {"in", "out", "out-dicom"}
+    assert capsys.readouterr().err.startswith("predict: Directory not empty: ")
 
 
 def test_a_series_model(run, series_run, runs_of_blobs):
