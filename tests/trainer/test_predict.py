@@ -720,4 +720,4 @@ def test_help_tells_of_globs_and_of_what_may_name_a_person(capsys):
         predict.main(["--help"])
     told = " ".join(capsys.readouterr().out.split())
     assert "quote the glob, or repeat --input" in told
-    assert "PatientID is never written." in told
+    assert "PatientID is never written, but by --dicom." in told
