@@ -67,7 +67,7 @@ demo: $(VENV)/.train
 	@echo "evaluation  $(DEMO)/runs/balanced/evaluation/test/report.html, and that of natural"
 	@echo "comparison  $(DEMO)/comparison.html, and $(DEMO)/series.html of slices against series"
 	@echo "for serving $(DEMO)/saved_model   (MODEL_CARD.md says what it is)"
-	@echo "triage list $(DEMO)/predicted/triage.csv"
+	@echo "triage page $(DEMO)/predicted/triage.html   (triage.csv holds the list)"
 	@echo "explained   $$(ls $(DEMO)/predicted/pictures/*.png | head -1)"
 
 # what starts no process, trains and converts nothing: the loop for daily work

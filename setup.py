@@ -34,11 +34,13 @@ TRAIN = [
     "tensorflow>=2.21,<2.22",
 ]
 NIFTI = ["nibabel>=5.2"]
+DICOM = ["highdicom>=0.28,<1"]  # results of prediction as DICOM
 FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless, and what augmentation does to slices
 TEST = [
     *TRAIN,
     *NIFTI,
     *FAST,
+    *DICOM,
     "apache-beam[gcp]>=2.77,<3",  # stages Dataflow templates
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
@@ -85,6 +87,7 @@ setup(
         "tfio": ["tensorflow==2.16.2", "tensorflow-io==0.37.1"],  # in an environment of its own
         "nifti": NIFTI,
         "fast": FAST,
+        "dicom": DICOM,
         "kaggle": ["kaggle>=1.6", "six"],  # 2.2 imports six without asking for it
     },
     entry_points={

@@ -47,6 +47,11 @@ PLANTED = {
     "ContrastBolusAgent": "",
 }
 PREFIX = "MRN-00815-"  # of every PatientID
+# what results as DICOM bear on purpose, to be filed under the right patient and study
+FILED = (
+    *("PatientName", "PatientBirthDate", "PatientAge", "AccessionNumber", "StudyDate", "StudyTime", "StudyID"),
+    *("StudyDescription", "ReferringPhysicianName"),
+)
 
 
 def plant(folder: Path) -> None:
@@ -133,8 +138,12 @@ def test_it_is_in_nothing_that_comes_out(planted, tmp_path, convert, capfd):
         assert evaluate.main(given) == 0
         assert export.main(["--job_dir", str(out / run), "--output", str(out / f"{run}-saved")]) == 0
         said = out / f"{run}-said"
-        assert predict.main(["--model", str(out / run), "--input", str(slices), "--output", str(said)]) == 0
+        filed = tmp_path / f"{run}-filed"
+        places = ["--input", str(slices), "--output", str(said), "--dicom", str(filed)]
+        assert predict.main(["--model", str(out / run), *places]) == 0
         assert any((said / "pictures").iterdir())
+        assert b"<svg" in (said / "triage.html").read_bytes()
+        assert {word for _, word in leaks(filed)} == {PREFIX.encode(), *(PLANTED[name].encode() for name in FILED)}
     assert compare.main([str(out / "cnn"), str(out / "series"), "--output", str(out / "page.html")]) == 0
     submission = ["--data_dir", str(out / "data"), "--split", "test", "--output", str(out / "submission.csv")]
     assert submit.main(["--job_dir", str(out / "cnn"), *submission]) == 0

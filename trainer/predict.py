@@ -2,8 +2,8 @@
 
     python -m trainer.predict --model runs/cnn --input data/ct --output predicted
 
-PatientID is never written. Names of files and folders below the input are, since a slice must be found again, and
-they may be names of people.
+PatientID is never written, but by --dicom. Names of files and folders below the input are, since a slice must be
+found again, and they may be names of people.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import contextlib
 import logging
 import platform
 import sys
+import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,42 +25,47 @@ import pyarrow as pa
 
 from ich_tfrecords import NOT_A_DEVICE, __version__
 from ich_tfrecords.dataset import series_choice
-from ich_tfrecords.dicom import jpeg_compiled
 from ich_tfrecords.plural import counted
-from ich_tfrecords.storage import atomic, packed, sources
+from ich_tfrecords.storage import atomic, sources
 from ich_tfrecords.storage.csv_text import csv_text
 from ich_tfrecords.views import progress_line
 from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
 from trainer.models.model_file import About
-from trainer.prediction import networks, picture_files, series_stream, slice_outcomes, slice_stream, triage
+from trainer.pages import triage_page
+from trainer.prediction import (
+    dicom_folder,
+    networks,
+    outcome_lines,
+    picture_files,
+    series_stream,
+    slice_outcomes,
+    slice_stream,
+    triage,
+)
+from trainer.prediction.dicom_folder import DicomFolder, Written
 from trainer.prediction.folder import PredictFolder, csv_file
 from trainer.prediction.heads import Heads
 from trainer.prediction.neighbour_stream import NO_ORDER
 from trainer.prediction.networks import Networks, Score
+from trainer.prediction.picture_files import Pictured
 from trainer.prediction.slice_outcomes import NOT_FINITE
 from trainer.prediction.slice_stream import Reject
+from trainer.prediction.thumbnails import Thumbnails
 from trainer.prediction.triage import Outcome, Triage
 from trainer.shell import command, quiet
-from trainer.shell.display import count
 from trainer.shell.problems import WorkFailed, WrongUse
 
-SHOWN_STUDIES, SHOWN_REASONS = 10, 4
-# what ranks studies, by whether the model sees series
-_RANKS = {
-    False: "greatest probability of any hemorrhage in one slice",
-    True: "own probability of any hemorrhage, of the series head and the greatest slice together",
-}
 MOST_PICTURES, MOST_AT_ONCE = 1000, 4096
 EPILOG = """\
-Written to --output: predictions.csv (one row a slice), triage.csv (one row a study,
-most urgent first; "partial" says of which a slice is missing; below them, without a
-rank, studies of which no file gave a probability), rejects.csv (files without a
-prediction, and why; also those of a series left out), run.json, and pictures of the most
-urgent slices. Files that are no CT slice do not stop the work. "file" is the name below
-the folder or archive, and "input" says below which: 1, 2, ... in order of their paths. Of
-a file that holds many slices (enhanced CT, NIfTI) it is followed by # and the number of
-the slice: head.nii.gz#7.
+Written to --output: triage.html (the studies in one page, most urgent first),
+predictions.csv (one row a slice), triage.csv (one row a study; "partial" says of which a
+slice is missing; below them, without a rank, studies of which no file gave a
+probability), rejects.csv (files without a prediction, and why; also those of a series
+left out), run.json, and pictures of the most urgent slices. Files that are no CT slice do
+not stop the work. "file" is the name below the folder or archive, and "input" says below
+which: 1, 2, ... in order of their paths. Of a file that holds many slices (enhanced CT,
+NIfTI) it is followed by # and the number of the slice: head.nii.gz#7.
 
 Studies are ranked by their greatest probability of any hemorrhage in one slice. A model
 that sees neighbours ("context_slices" or "--model series" in training) first groups the
@@ -69,8 +74,14 @@ could be read; slices of a series that all lie at one position have no order, an
 rejects (no_order). A series model ranks studies by their own probability, of the series
 head and the greatest slice together.
 
-PatientID is never written. Names of files and folders below the input are, and they may
-be names of people.
+PatientID is never written, but by --dicom. Names of files and folders below the input
+are, and they may be names of people.
+
+--dicom DIR writes for each study a folder with report.dcm (a Comprehensive SR: the
+probability of each label) and picture.dcm (a secondary capture of the explained picture),
+in new series of the same study of the same patient: name, id, birth date, sex and age of
+the slice that drives it stand there as that slice says. It needs
+pip install 'ich-tfrecords[dicom]'.
 
 A shell turns a glob without quotes into many names, and --input takes one: quote the
 glob, or repeat --input.
@@ -106,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--output", required=True, type=_path, metavar="DIR", help="new or empty, or written by this command before"
     )
+    what.add_argument(
+        "--dicom", type=_path, metavar="DIR",
+        help="also write each study's result as DICOM, with its patient, into this new or empty folder",
+    )  # fmt: skip
     how = parser.add_argument_group("how")
     how.add_argument("--series", choices=(series_choice.ALL, series_choice.BEST), help=series_choice.HELP)
     how.add_argument("--flip", action="store_true", help="mean over each slice and its left-right mirror image")
@@ -145,18 +160,29 @@ def _predict(args: argparse.Namespace) -> int:
     folder = model_file.find(args.model)
     about = model_file.read_about(folder)
     output = PredictFolder(Path(args.output))
+    results = DicomFolder(Path(args.dicom), output.path) if args.dicom else None
     listing = _listing(args)
     quiet.import_tensorflow()
     _quiet_pydicom()
     loaded = networks.load(folder, about)
     stages = _stages(args, loaded, listing.table)  # compiled here, before time is taken
-    with output.claimed():
-        found, seconds = _score_files(args, about, stages, output)
-        pictured = picture_files.draw(output, found.to_picture(), found.partial(), loaded, args.map)
-        facts = _run_facts(args, folder, loaded, listing, found)
-        output.finish({**facts, "pictures": [path.name for path in pictured], "seconds": round(seconds, 3)})
-    _tell(args, about, listing, found, seconds, output, pictured)
-    return _exit_code(found, output)
+    with contextlib.ExitStack() as growing:
+        place = growing.enter_context(results.growing()) if results else None
+        with output.claimed():
+            with tempfile.TemporaryFile(dir=output.path) as file:
+                kept = Thumbnails(file, len(about.spec.labels.names), about.spec.image.size_px)
+                found, seconds = _score_files(args, about, stages, output, kept)
+                chosen, shown = found.to_picture(), triage_page.shown(found)
+                pictured = picture_files.draw(output, chosen, found.partial(), loaded, args.map, shown)
+                text = triage_page.page(found, about, model_file.digest(folder), kept, pictured)
+            atomic.write_bytes(output.page, text.encode(errors="backslashreplace"))
+            filed = _file(place, found, loaded, folder, args.map) if place else None
+            growing.close()  # what is filed stands in its place before the run counts as finished
+            facts = _run_facts(args, folder, loaded, listing, found, filed)
+            output.finish({**facts, "pictures": [one.path.name for one in pictured], "seconds": round(seconds, 3)})
+    print(*outcome_lines.outcome(about, args.model, found, listing.ignored, seconds), sep="\n")
+    _tell_files(output, pictured, args.dicom, filed)
+    return _exit_code(found, output, filed)
 
 
 def _listing(args: argparse.Namespace) -> sources.Listing:
@@ -218,16 +244,16 @@ def _asked(args: argparse.Namespace, loaded: Networks) -> Callable[[Heads], Gene
     """What the model makes of files whose heads were read; it is compiled by now."""
     about, size = loaded.about, args.batch_size
     if loaded.context is not None:
-        asked = loaded.in_series(args.flip)
-        return lambda heads: series_stream.outcomes(heads, about, asked, size, looks=bool(args.pictures))
+        asked, looks = loaded.in_series(args.flip), bool(args.pictures or args.dicom)
+        return lambda heads: series_stream.outcomes(heads, about, asked, size, looks=looks)
     score = loaded.scorer(args.flip)
     return lambda heads: slice_outcomes.among_neighbours(heads, about, score, loaded.beside, size)
 
 
 def _score_files(
-    args: argparse.Namespace, about: About, stages: Iterator[Stage], output: PredictFolder
+    args: argparse.Namespace, about: About, stages: Iterator[Stage], output: PredictFolder, kept: Thumbnails
 ) -> tuple[Triage, float]:
-    """What was found, and seconds; the CSV files are written on the way."""
+    """What was found, and seconds; the CSV files are written on the way, and thumbnails `kept`."""
     labels = about.spec.labels
     found, begin = Triage(labels, args.pictures), time.perf_counter()
     with (
@@ -238,6 +264,7 @@ def _score_files(
             with contextlib.closing(_told(stage)) as outcomes:
                 for outcome in outcomes:
                     found.take(outcome)
+                    kept.take(outcome)
                     write_slices(map(triage.slice_row, outcome.slices, outcome.probabilities))
                     write_rejects(outcome.rejects)
         output.begin()
@@ -262,7 +289,12 @@ def _told(stage: Stage) -> Generator[Outcome, None, None]:
 
 
 def _run_facts(
-    args: argparse.Namespace, folder: Path, loaded: Networks, listing: sources.Listing, found: Triage
+    args: argparse.Namespace,
+    folder: Path,
+    loaded: Networks,
+    listing: sources.Listing,
+    found: Triage,
+    filed: Written | None,
 ) -> dict[str, Any]:
     """What made the results. No path and no glob of the input, which may hold the names of people."""
     import keras
@@ -289,83 +321,50 @@ def _run_facts(
         "slices": found.slices,
         "studies": len(found.studies()),
         "studies_partial": len(found.partial()),
-        "study_probability": _RANKS[about.blend is not None],
+        "study_probability": outcome_lines.ranked_by(about),
         "studies_without_slices": len(found.without_slices()),
         "rejects": dict(sorted(found.rejects.items())),
+        "dicom": filed and filed._asdict(),
         "versions": {**versions, "tensorflow": tf.__version__, "keras": keras.__version__},
     }
 
 
-def _tell(
-    args: argparse.Namespace,
-    about: About,
-    listing: sources.Listing,
-    found: Triage,
-    seconds: float,
-    output: PredictFolder,
-    pictured: Sequence[Path],
-) -> None:
-    """Print the outcome: the sentences of a single slice, or the head of the triage list, and where all of it lies."""
-    _tell_studies(about, found)
-    for line in (*about.notes(args.model), *about.calibration.told()):
-        print(line)
-    studies, rate = counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
-    print(f"{counted(found.slices, 'slice')} of {studies}, {rate} slices/s")
-    if listing.ignored:
-        files = counted(listing.ignored.total(), "file")
-        print(f"{files} with other suffixes left aside: {packed.counted(listing.ignored)}")
-    if archives := packed.unread(listing.ignored):
-        print(archives)
-    if never := found.never.total():
-        print(f"{counted(never, 'file')} of other kinds than axial CT slices: {_reasons(found.never)}")
-    for note in filter(None, [*found.notes, jpeg_compiled.note()]):
-        print(note)
-    if lost := found.rejects - found.never - Counter({series_choice.OTHER: found.rejects[series_choice.OTHER]}):
-        print(f"{counted(lost.total(), 'file')} without a prediction: {_reasons(lost)}")
-    if partial := found.partial():
-        studies = counted(len(partial), "study is", "studies are")
-        print(f"{studies} ranked by a part of the slices ({output.triage.name}: partial); what is missing may be worse")
-    if found.astray:
-        files = counted(found.astray, "file that tells no study", "files that tell no study")
-        print(f"{files} could not be read; any study may lack them")
-    if unread := found.without_slices():
-        print(f"{counted(len(unread), 'study', 'studies')} without any prediction, at the end of {output.triage.name}")
-    for path in (output.predictions, output.triage, output.rejects, *pictured[:1]):
+def _file(place: Path, found: Triage, loaded: Networks, folder: Path, method: str) -> Written:
+    """Write the results as DICOM into a folder."""
+    from trainer.prediction.dicom_objects import MadeBy  # takes highdicom
+
+    by = MadeBy(loaded.about.network, model_file.digest(folder), loaded.about.fingerprint)
+    return dicom_folder.write(place, found, loaded, by, method)
+
+
+def _tell_files(output: PredictFolder, pictured: Sequence[Pictured], place: str | None, filed: Written | None) -> None:
+    for path in (output.page, output.predictions, output.triage, output.rejects, *(one.path for one in pictured[:1])):
         print(path)
     if len(pictured) > 1:
         print(f"and {len(pictured) - 1} more there")
+    if filed:
+        print(*filed.lines(), place, sep="\n")
     print(NOT_A_DEVICE, flush=True)
 
 
-def _tell_studies(about: About, found: Triage) -> None:
-    labels, studies = about.spec.labels, found.studies()
-    if found.slices == 1:
-        print(*triage.sentences(studies[0].driver, labels), sep="\n")
-        if studies[0].partial:
-            print(f"PARTIAL: this is {studies[0].partial}")
-    elif studies:
-        print(f"studies, most urgent first, by their {_RANKS[about.blend is not None]}")
-        of_studies = about.calibration if about.blend is None else about.blend.study_calibration
-        print(*triage.table(studies, labels, SHOWN_STUDIES, of_studies.refused), sep="\n")
-
-
-def _reasons(rejects: Counter[str]) -> str:
-    return ", ".join(f"{files:,} {reason}" for reason, files in rejects.most_common(SHOWN_REASONS))
-
-
-def _exit_code(found: Triage, output: PredictFolder) -> int:
+def _exit_code(found: Triage, output: PredictFolder, filed: Written | None) -> int:
     """0; raises `WorkFailed` where the model or every file failed, with what there is already written."""
     names = f"{output.rejects} names each"
     if found.rejects[NOT_FINITE]:
         slices = counted(found.rejects[NOT_FINITE], "slice")
         raise WorkFailed(f"the model gives no finite number for {slices}; {names}; train or export the model again")
     if not found.slices and found.rejects[series_choice.UNFIT]:
-        raise WrongUse(f"no series qualifies ({_reasons(found.rejects)}); {names}; --series all takes every one")
+        raise WrongUse(
+            f"no series qualifies ({outcome_lines.reasons(found.rejects)}); {names}; --series all takes every one"
+        )
     if not found.slices and found.rejects[NO_ORDER]:
-        why = f"no slice has a place among others ({_reasons(found.rejects)})"
+        why = f"no slice has a place among others ({outcome_lines.reasons(found.rejects)})"
         raise WrongUse(f"{why}; {names}; a model of single slices reads them")
     if not found.slices:
-        raise WorkFailed(f"no file gave a prediction ({_reasons(found.rejects)}); {names}")
+        raise WorkFailed(f"no file gave a prediction ({outcome_lines.reasons(found.rejects)}); {names}")
+    if filed and filed.failed:
+        studies = counted(filed.failed, "study", "studies")
+        raise WorkFailed(f"no DICOM result for {studies}, whose files changed meanwhile; predict again")
     return 0
 
 

@@ -84,6 +84,18 @@ def study_uid(data: Buffer) -> str:
     return value if re.fullmatch(r"[0-9A-Za-z_.\-]{1,64}", value) else ""
 
 
+def elements_of(data: Buffer, last: int) -> Any:
+    """The pydicom Dataset of a file, or of its first bytes, with the elements up to the tag `last`, texts decoded.
+
+    Raises `UnreadableSlice`.
+    """
+    with typed_problems():
+        dataset = _parsed(data, lambda tag, vr, length: tag > last)
+        with quiet():
+            dataset.decode()  # every element, now: what is damaged is known here
+        return dataset
+
+
 @contextlib.contextmanager
 def typed_problems() -> Iterator[None]:
     """Turns whatever a parser raises into a typed problem.

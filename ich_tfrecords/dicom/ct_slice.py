@@ -43,6 +43,7 @@ __all__ = [
     "SliceProblem",
     "UnreadableSlice",
     "UnsupportedSlice",
+    "elements_of",
     "fast_header",
     "missing_id",
     "pydicom_header",
@@ -57,6 +58,7 @@ HEAD_BYTES = 8192  # holds the header of an RSNA slice (1 kB) and of most clinic
 Buffer = bytes | bytearray | memoryview
 pydicom_header = by_pydicom.read_header
 study_uid = by_pydicom.study_uid
+elements_of = by_pydicom.elements_of
 
 
 class CtSlice(NamedTuple):

@@ -35,7 +35,7 @@ class Image(NamedTuple):
 
 
 def image(data: bytes, kind: str, alt: str, width_px: int) -> Image:
-    """The image of a file's bytes; `kind` is `png` or `svg+xml`."""
+    """The image of a file's bytes; `kind` is `png`, `jpeg` or `svg+xml`."""
     return Image(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", alt, width_px)
 
 

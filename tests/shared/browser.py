@@ -51,7 +51,7 @@ FACTS = """JSON.stringify({
 class Report:
     """`console`: errors and warnings; `requests`: addresses other than the page itself and data inside it.
 
-    `too_wide`: whether the page runs out of its window to the right.
+    `too_wide`: whether the page runs out of its window to the right. `measured`: what an expression gave.
     """
 
     console: list[str]
@@ -61,26 +61,32 @@ class Report:
     scripts: int
     too_wide: bool
     text: str
+    measured: str
 
 
-def render(page: Path, picture: Path) -> Report:
-    """Open a file in Chromium and put a picture of the whole page at `picture`; skips where there is no Chromium."""
+def render(page: Path, picture: Path, width_px: int = WIDTH_PX, measure: str = "''") -> Report:
+    """Open a file in Chromium and put a picture of the whole page at `picture`; skips where there is no Chromium.
+
+    `measure`: an expression that gives a text.
+    """
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no Chromium on PATH ({', '.join(NAMES)}); .ci/run installs one")
     with _browser(program, picture.parent / "chromium") as talk:
-        return _report(talk, page.resolve().as_uri(), picture)
+        return _report(talk, page.resolve().as_uri(), picture, width_px, measure)
 
 
-def _report(talk: Talk, address: str, picture: Path) -> Report:
+def _report(talk: Talk, address: str, picture: Path, width_px: int, measure: str) -> Report:
     target = talk("Target.createTarget", url="about:blank")["targetId"]
     talk.session = talk("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
     for domain in ("Page", "Runtime", "Log", "Network"):
         talk(f"{domain}.enable")
+    talk("Emulation.setDeviceMetricsOverride", width=width_px, height=HEIGHT_PX, deviceScaleFactor=1, mobile=False)
     talk("Page.navigate", url=address)
     talk.until("Page.loadEventFired")
     facts = json.loads(talk("Runtime.evaluate", expression=FACTS)["result"]["value"])
-    shot = talk("Page.captureScreenshot", captureBeyondViewport=True, clip=_whole(talk))
+    measured = talk("Runtime.evaluate", expression=measure)["result"]["value"]
+    shot = talk("Page.captureScreenshot", captureBeyondViewport=True, clip=_whole(talk, width_px))
     picture.write_bytes(base64.b64decode(shot["data"]))
     asked = [event["request"]["url"] for event in talk.events("Network.requestWillBeSent")]
     return Report(
@@ -91,12 +97,13 @@ def _report(talk: Talk, address: str, picture: Path) -> Report:
         scripts=facts["scripts"],
         too_wide=facts["width"] > facts["seen"],
         text=facts["text"],
+        measured=measured,
     )
 
 
-def _whole(talk: Talk) -> dict[str, float]:
+def _whole(talk: Talk, width_px: int) -> dict[str, float]:
     size = talk("Page.getLayoutMetrics")["cssContentSize"]
-    return {"x": 0, "y": 0, "width": WIDTH_PX, "height": size["height"], "scale": 1}
+    return {"x": 0, "y": 0, "width": width_px, "height": size["height"], "scale": 1}
 
 
 class Talk:

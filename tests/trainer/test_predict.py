@@ -6,14 +6,15 @@ import csv
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
-import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from dicom_files import JPEG_LOSSLESS_SV1, compressed_file, dicom_file, head_slice, slice_elements
+from html_pages import Page
 from PIL import Image
 
 from ich_tfrecords.dataset import manifest as manifests
@@ -21,37 +22,12 @@ from ich_tfrecords.dataset import records
 from ich_tfrecords.dicom.jpeg_compiled import ABSENT
 from ich_tfrecords.volumes.reader import FrameReader
 from trainer import predict
-from trainer.models import explain, model_file, networks
+from trainer.models import explain, model_file
 from trainer.models.model_file import About
+from trainer.pages import triage_page
 from trainer.prediction import picture_files, slice_outcomes, slice_picture, slice_stream, triage
-from trainer.results import calibration
 
 pytestmark = pytest.mark.slow  # the whole command, again and again
-
-SHIFT = [0.5, 0.25, 0, -0.25, 0.1, 1.0]
-
-
-@pytest.fixture(scope="session")
-def about(rsna_spec) -> About:
-    names = rsna_spec.labels.names
-    found = calibration.unfitted(names, SHIFT, "no validation split")
-    refused = {names[1]: "no positive slice"}
-    fitted = calibration.Calibration(names, found.shift, 0.5 * found.slope, found.intercept + 0.125, refused)
-    even = {name: {"even": 0.5} for name in names}
-    return About(rsna_spec, "f" * 64, {"model": "cnn"}, fitted, even, even, {"parameters": 1, "epoch": 1, "step": 1})
-
-
-@pytest.fixture(scope="session")
-def export(about, tmp_path_factory) -> Path:
-    """A small network with weights that nobody trained, which give every slice other probabilities."""
-    keras.utils.set_random_seed(3)
-    model = networks.build("cnn", about.spec.image.shape, len(about.spec.labels.names), "none", SMALL)
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    model_file.write(folder / "export", model, about)
-    return folder / "export"
-
-
-SMALL = {"filters": [4, 4], "dense": [8]}
 
 
 @pytest.fixture
@@ -116,6 +92,13 @@ def test_every_output_of_a_folder(run, synthetic_set, rsna_spec, capsys):
         assert min(picture.size) > 128
     told = capsys.readouterr().out
     assert told.count("Not a medical device") == 1
+    page = Page((out / "triage.html").read_text())
+    assert page.tags.count("svg") == len(studies)
+    found = [page.words.find(row["study_uid"]) for row in studies]
+    assert found == sorted(found)
+    assert min(found) > 0
+    assert [value for name, value in page.attributes if name == "alt"].count("brain 40/80 of the driving slice") == 2
+    assert f"{out / 'triage.html'}\n" in told
     assert studies[0]["driven_by"] in told
     assert "probabilities of epidural are not calibrated, but for the shift: no positive slice" in told
     assert "left aside" not in told
@@ -147,7 +130,7 @@ def test_names_below_the_input_are_written_to_find_the_slice_and_nothing_else_of
     assert code == 0
     told, files = capsys.readouterr(), written(out)
     assert [name for name, text in files.items() if "DOE" in text] == [
-        name for name in files if name in ("predictions.csv", "triage.csv", "rejects.csv")
+        name for name in files if name in ("predictions.csv", "triage.csv", "triage.html", "rejects.csv")
     ]
     assert rows(out / "triage.csv")[0]["file"].startswith("DOE^JANE_19500101/")
     for secret in ("MRN-", "ROE^JOHN"):
@@ -399,6 +382,37 @@ def test_names_from_outside_stay_text(run, tmp_path, capsys):
     assert pictures == sorted(["1.2.1.png", "%2E./..%2Fx.png".replace("/", "%2F"), "1.2.3.png", "1.2.4.png"])
     assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
     assert "\x1b" not in capsys.readouterr().out
+    text = (out / "triage.html").read_text()
+    assert "<script" not in text
+    assert {"<script>", "=cmd()", 'a,"b?c', "?[2J"} <= set(
+        re.findall(r"=cmd\(\)|<script>|a,\"b\?c|\?\[2J", Page(text).words)
+    )
+
+
+def test_strips_show_the_series_of_the_driving_slice_however_files_are_mixed(run, tmp_path, monkeypatch):
+    """Two studies of two series each, in files whose names mix them."""
+    for number in range(40):
+        study, series = f"1.{number % 2}", f"1.{number % 2}.{number // 2 % 2}"
+        write_slice(
+            tmp_path / "in", f"{number:02d}.dcm", f"1.2.{number}", number, StudyInstanceUID=study.encode(),
+            SeriesInstanceUID=series.encode(), ImagePositionPatient=f"0\\0\\{100 - number}".encode(),
+        )  # fmt: skip
+    shown, strip = [], triage_page._strip
+    monkeypatch.setattr(
+        triage_page, "_strip", lambda series, at: shown.append((series.copy(), at)) or strip(series, at)
+    )
+    code, out = run(tmp_path / "in", series="all", batch_size=3)
+    assert code == 0
+    slices = rows(out / "predictions.csv")
+    for study, (series, at) in zip(rows(out / "triage.csv"), shown, strict=True):
+        (driver,) = [row for row in slices if row["sop_uid"] == study["driven_by"]]
+        own = sorted(
+            (row for row in slices if row["series_uid"] == driver["series_uid"]), key=lambda r: float(r["position_mm"])
+        )
+        assert len(own) == 10
+        assert own[at] == driver
+        np.testing.assert_allclose(series["position_mm"], [float(row["position_mm"]) for row in own])
+        np.testing.assert_allclose(series["probabilities"][:, 0], [float(row["any"]) for row in own], rtol=1e-5)
 
 
 def test_flip_is_the_mean_of_a_slice_and_its_mirror_image(run, tmp_path, export, about):
@@ -566,7 +580,8 @@ def test_an_interruption_leaves_nothing_half_written(run, tmp_path, monkeypatch,
     assert code == 130
     assert capsys.readouterr().err == f"predict: interrupted; {GOES_ON}\n"
     assert facts(out)["finished"] is again
-    kept = ["lock", "predictions.csv", "rejects.csv", "run.json", "triage.csv"] if again else ["lock", "run.json"]
+    results = ["predictions.csv", "rejects.csv", "run.json", "triage.csv", "triage.html"]
+    kept = ["lock", *results] if again else ["lock", "run.json"]
     assert sorted(path.name for path in out.iterdir()) == kept
     monkeypatch.undo()
     assert run(tmp_path / "in")[0] == 0
@@ -578,7 +593,7 @@ def test_an_interruption_while_pictures_are_drawn_is_marked_and_mended(run, tmp_
         write_slice(tmp_path / "in", f"{number}.dcm", f"1.2.{number}", number)
     _, out = run(tmp_path / "in", pictures=1)
     (earlier,) = facts(out)["pictures"]
-    monkeypatch.setattr(picture_files, "_picture", interrupted_at(3, picture_files._picture))
+    monkeypatch.setattr(picture_files, "picture", interrupted_at(3, picture_files.picture))
     assert run(tmp_path / "in", pictures=3)[0] == 130
     assert capsys.readouterr().err == f"predict: interrupted; {GOES_ON}\n"
     assert facts(out)["finished"] is False
@@ -588,6 +603,23 @@ def test_an_interruption_while_pictures_are_drawn_is_marked_and_mended(run, tmp_
     monkeypatch.undo()
     assert run(tmp_path / "in", pictures=1)[0] == 0
     assert [path.name for path in (out / "pictures").iterdir()] == facts(out)["pictures"] == [earlier]
+
+
+def test_an_interruption_while_the_page_is_made_is_marked_and_mended(run, tmp_path, monkeypatch):
+    path = write_slice(tmp_path / "in", "a.dcm", "1.2")
+    monkeypatch.setattr(triage_page, "page", interrupted_at(1, triage_page.page))
+    code, out = run(path)
+    assert (code, facts(out)["finished"]) == (130, False)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "lock",
+        "predictions.csv",
+        "rejects.csv",
+        "run.json",
+        "triage.csv",
+    ]
+    monkeypatch.undo()
+    assert run(path)[0] == 0
+    assert (out / "triage.html").exists()
 
 
 def test_a_second_predict_into_the_folder_of_one_that_runs(run, tmp_path, monkeypatch, capsys):
@@ -626,7 +658,7 @@ def test_a_killed_run_leaves_no_litter_behind(run, tmp_path):
     path = write_slice(tmp_path / "in", "a.dcm", "1.2")
     _, out = run(path)
     (out / "pictures").mkdir()
-    for name in ("predictions.csv", "triage.csv", "run.json", "pictures/001_1.2.png"):
+    for name in ("predictions.csv", "triage.csv", "triage.html", "run.json", "pictures/001_1.2.png"):
         (out / f"{name}.0123.tmp").write_text("half")
     (out / "notes.tmp").write_text("mine")
     run(path)
@@ -688,4 +720,4 @@ def test_help_tells_of_globs_and_of_what_may_name_a_person(capsys):
         predict.main(["--help"])
     told = " ".join(capsys.readouterr().out.split())
     assert "quote the glob, or repeat --input" in told
-    assert "PatientID is never written." in told
+    assert "PatientID is never written, but by --dicom." in told

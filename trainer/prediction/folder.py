@@ -30,6 +30,7 @@ class PredictFolder:
         self.predictions = path / "predictions.csv"
         self.triage = path / "triage.csv"
         self.rejects = path / "rejects.csv"
+        self.page = path / "triage.html"
         self.pictures = path / "pictures"
         if path.parts[:1] == ("gs:",):
             raise WrongUse(f"--output {path} is in a bucket; name a local folder")
@@ -54,14 +55,16 @@ class PredictFolder:
 
     def _temporaries(self) -> list[Path]:
         """Files that `atomic` had not yet put in their place."""
-        names = (self.predictions.name, self.triage.name, self.rejects.name, RUN, "pictures/[0-9]*_*.png")
+        tables = (self.predictions.name, self.triage.name, self.rejects.name)
+        names = (*tables, self.page.name, RUN, "pictures/[0-9]*_*.png")
         return [path for name in names for path in self.path.glob(f"{name}.*{atomic.TEMPORARY_SUFFIX}")]
 
     def begin(self) -> None:
         """Take away the results of an earlier run: new ones are ready to stand in their place."""
         names = _picture_names(_facts(self.run))
         self._mark({"finished": False, "pictures": names})  # a run that ends here leaves them to the next
-        for old in (self.predictions, self.triage, self.rejects, *(self.pictures / name for name in names)):
+        pictures = (self.pictures / name for name in names)
+        for old in (self.predictions, self.triage, self.rejects, self.page, *pictures):
             old.unlink(missing_ok=True)
 
     def plan_pictures(self, names: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from trainer.data import series
 from trainer.models.model_file import About
-from trainer.prediction import neighbour_stream, slice_stream, triage
+from trainer.prediction import neighbour_stream, slice_stream, thumbnails, triage
 from trainer.prediction.heads import Heads
 from trainer.prediction.neighbour_stream import series_of
 from trainer.prediction.networks import Float16, Float32, InSeries
@@ -31,16 +31,18 @@ TOGETHER = 256  # padded slices that the context takes at once; a longer series 
 class Embedded(NamedTuple):
     """Slices of one series, and what the slice model makes of v views of each.
 
-    `vectors` float16 [v, n, dim]; `logits` float32 [n, L], the mean over the views.
+    `vectors` float16 [v, n, dim]; `logits` float32 [n, L], the mean over the views; `thumbnails` uint8 [n, px, px].
     """
 
     slices: list[FoundSlice]
     vectors: Float16
     logits: Float32
+    thumbnails: npt.NDArray[np.uint8]
 
     def take(self, rows: npt.NDArray[np.int64]) -> Embedded:
         """The slices of these numbers, in their order."""
-        return Embedded([self.slices[row] for row in rows], self.vectors[:, rows], self.logits[rows])
+        slices = [self.slices[row] for row in rows]
+        return Embedded(slices, self.vectors[:, rows], self.logits[rows], self.thumbnails[rows])
 
 
 class Spoken(NamedTuple):
@@ -64,7 +66,7 @@ def outcomes(
     lost: list[Reject] = []  # on the way, until the next outcome
     with contextlib.closing(slice_stream.decoded(heads.refs(), about.spec, batch_size, heads.inputs)) as batches:
         seen = neighbour_stream.batches(batches, networks.beside, batch_size) if networks.beside else batches
-        ordered = _in_order(_whole(_embedded(seen, networks, lost)), lost)
+        ordered = _in_order(_whole(_embedded(seen, about, networks, lost)), lost)
         for some in _together(ordered):
             for one, spoken in zip(some, _spoken(some, networks)):
                 if all(np.isfinite(part).all() for part in spoken):
@@ -75,7 +77,7 @@ def outcomes(
     yield triage.without_slices(lost, len(lost))._replace(studies=study.end())
 
 
-def _embedded(batches: Iterable[Batch], networks: InSeries, lost: list[Reject]) -> Iterator[Embedded]:
+def _embedded(batches: Iterable[Batch], about: About, networks: InSeries, lost: list[Reject]) -> Iterator[Embedded]:
     """The slices of each batch by series, as they come; `lost` grows by what gives no finite number."""
     for batch in batches:
         lost += batch.rejects
@@ -84,7 +86,7 @@ def _embedded(batches: Iterable[Batch], networks: InSeries, lost: list[Reject]) 
         views = [view(batch.images) for view in networks.views]
         vectors = np.stack([vectors for vectors, _ in views])
         logits = _mean([logits for _, logits in views])
-        whole = Embedded(batch.slices, vectors, logits)
+        whole = Embedded(batch.slices, vectors, logits, thumbnails.of_images(batch.images, about))
         good = np.isfinite(vectors).all(axis=(0, 2)) & np.isfinite(logits).all(axis=1)
         lost += [slice_stream.refused(batch.slices[row], NOT_FINITE, NO_NUMBER) for row in np.flatnonzero(~good)]
         kept = whole.take(np.flatnonzero(good))
@@ -97,8 +99,9 @@ def _whole(parts: Iterable[Embedded]) -> Iterator[Embedded]:
     for _, some in groupby(parts, lambda part: series_of(part.slices[0])):
         pieces = list(some)
         slices = [found for piece in pieces for found in piece.slices]
-        vectors, logits = (np.concatenate([piece.vectors for piece in pieces], 1), [piece.logits for piece in pieces])
-        yield Embedded(slices, vectors, np.concatenate(logits))
+        vectors = np.concatenate([piece.vectors for piece in pieces], 1)
+        logits = np.concatenate([piece.logits for piece in pieces])
+        yield Embedded(slices, vectors, logits, np.concatenate([piece.thumbnails for piece in pieces]))
 
 
 def _mean(views: Sequence[Float32]) -> Float32:
@@ -151,7 +154,8 @@ def _outcome(
     probabilities = about.probabilities(log_odds)
     studies = study.add(one.slices[0].study_uid, log_odds.max(axis=0), spoken.series)
     attention = _attention(one, spoken, probabilities, about) if looks and len(one.slices) > 1 else ()
-    return Outcome(one.slices, probabilities, list(lost), len(one.slices) + len(lost), attention, studies)
+    files = len(one.slices) + len(lost)
+    return Outcome(one.slices, probabilities, list(lost), files, attention, studies, thumbnails=one.thumbnails)
 
 
 def _attention(one: Embedded, spoken: Spoken, probabilities: Probabilities, about: About) -> list[Attention]:

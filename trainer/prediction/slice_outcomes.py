@@ -12,6 +12,7 @@ from trainer.prediction import neighbour_stream, slice_stream, triage
 from trainer.prediction.heads import Heads
 from trainer.prediction.networks import Score
 from trainer.prediction.slice_stream import Batch
+from trainer.prediction.thumbnails import of_images
 from trainer.prediction.triage import Outcome
 
 NOT_FINITE = "no_probability"
@@ -48,4 +49,5 @@ def scored(batch: Batch, about: About, score: Score) -> Outcome:
     bad = [batch.slices[row] for row in np.flatnonzero(~good)]
     rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in bad)]
     slices = [batch.slices[row] for row in np.flatnonzero(good)]
-    return Outcome(slices, about.probabilities(logits[good]), rejects, batch.files)
+    small = of_images(batch.images if good.all() else batch.images[good], about)
+    return Outcome(slices, about.probabilities(logits[good]), rejects, batch.files, thumbnails=small)

@@ -58,8 +58,9 @@ def picture(
     `explanation` is laid over the first window; None leaves that panel out. Labels in `uncalibrated` are marked.
     A `warning` stands on a bar of its own below the title.
     """
-    panels, heads = _panels(image, spec, explanation)
-    panel_px, strip_px = panels[0].width, montage.strip_width_px(len(panels), panels[0].width)
+    above = heads(spec, explanation)  # the more of them, the smaller the panels
+    panel_px = min(LARGE_PANEL_PX, max(PANEL_PX, LEAST_WIDTH_PX // len(above) - GAP_PX))
+    strip_px = montage.strip_width_px(len(above), panel_px)
     width = max(strip_px, LEAST_WIDTH_PX)
     top = MARGIN_PX + TITLE_PX + 22 + (WARNING_PX + 14 if warning else 0)
     under = top + HEAD_PX + 12 + panel_px + 20
@@ -75,7 +76,7 @@ def picture(
     pen.title((MARGIN_PX, MARGIN_PX + TITLE_PX // 2), title, width)
     if warning:
         pen.warning((MARGIN_PX, MARGIN_PX + TITLE_PX + 14), warning, width)
-    for number, (panel, head) in enumerate(zip(panels, heads, strict=True)):
+    for number, (panel, head) in enumerate(zip(panels(image, explanation, panel_px), above, strict=True)):
         left = MARGIN_PX + number * (panel_px + GAP_PX)
         pen.write((left, top + HEAD_PX // 2), head, HEAD_PX, DIM, panel_px)
         canvas.paste(panel, (left, top + HEAD_PX + 12))
@@ -87,16 +88,16 @@ def picture(
     return canvas
 
 
-def _panels(image: Uint8, spec: DatasetSpec, explanation: Explanation | None) -> tuple[list[Image.Image], list[str]]:
-    """The panels of a slice, the more of them the smaller, and what stands above each."""
-    heads = montage.panel_heads(spec)
-    if explanation:
-        heads.append(f"{explanation.method} on {spec.image.windows[0].name}")
-    panel_px = min(LARGE_PANEL_PX, max(PANEL_PX, LEAST_WIDTH_PX // len(heads) - GAP_PX))
-    panels = montage.panels(image, panel_px)
-    if explanation:
-        panels.append(overlay(panels[0], explanation.cam))
-    return panels, heads
+def heads(spec: DatasetSpec, explanation: Explanation | None) -> list[str]:
+    """What stands above each of the `panels` of a slice."""
+    of_windows = montage.panel_heads(spec)
+    return [*of_windows, f"{explanation.method} on {spec.image.windows[0].name}"] if explanation else of_windows
+
+
+def panels(image: Uint8, explanation: Explanation | None, panel_px: int) -> list[Image.Image]:
+    """The windows of a slice, the composite, and the map of an `explanation`, each `panel_px` wide and high."""
+    shown = montage.panels(image, panel_px)
+    return [*shown, overlay(shown[0], explanation.cam)] if explanation else shown
 
 
 def overlay(panel: Image.Image, cam: Float32) -> Image.Image:

@@ -24,7 +24,9 @@ from ich_tfrecords.views.montage import shortened
 from trainer.prediction.slice_stream import FoundSlice, Reject
 
 DIGITS = 6  # significant ones of a probability in a CSV file
-NOT_LOST = BY_NATURE | {repeats.COPY, series_choice.OTHER}  # reasons of files that take no slice away from their study
+NOT_WANTED = frozenset((repeats.COPY, series_choice.OTHER))  # reasons of slices that another one stands for
+NOT_LOST = BY_NATURE | NOT_WANTED  # reasons of files that take no slice away from their study
+MOST_LOST = 200  # rejects kept for a page
 CLEAR = 0.5  # of the probability of "any": a kind with less does not explain why a slice is urgent
 
 Probabilities = npt.NDArray[np.float64]
@@ -54,7 +56,8 @@ class Outcome(NamedTuple):
     """What became of some files: slices with `probabilities` float64 [k, L], and rejects.
 
     `files`: of how many it is the end. `attention`: of each slice, or of none. `studies`: the probabilities float64 [L]
-    of studies that are whole by now, where a series model gives them. `notes`: lines for people.
+    of studies that are whole by now, where a series model gives them. `notes`: lines for people. `thumbnails` uint8
+    [k, px, px]: `thumbnails.of_images` of the slices.
     """
 
     slices: list[FoundSlice]
@@ -64,6 +67,7 @@ class Outcome(NamedTuple):
     attention: Sequence[Attention | None] = ()
     studies: Mapping[str, Probabilities] = MappingProxyType({})
     notes: Sequence[str] = ()
+    thumbnails: npt.NDArray[np.uint8] = np.empty((0, 0, 0), np.uint8)
 
 
 def without_slices(rejects: Sequence[Reject], files: int) -> Outcome:
@@ -91,8 +95,8 @@ class Triage:
     """Gathers scored slices into studies. Memory: one driving slice a study, and the `pictured` most urgent slices.
 
     `slices`: how many there are; `rejects`: how many files gave none, by reason; `never`: those of them that never
-    were slices; `astray`: how many of the others are of no known study;
-    `notes`: lines for people.
+    were slices; `astray`: how many of the others are of no known study; `lost`: the first `MOST_LOST` files whose
+    slices are missing; `notes`: lines for people.
     """
 
     def __init__(self, labels: LabelSpec, pictured: int) -> None:
@@ -104,6 +108,7 @@ class Triage:
         self.slices = self.astray = 0
         self.rejects: Counter[str] = Counter()
         self.never: Counter[str] = Counter()
+        self.lost: list[Reject] = []
         self.notes: list[str] = []
 
     def take(self, outcome: Outcome) -> None:
@@ -133,6 +138,8 @@ class Triage:
         for one in rejects:
             never = is_by_nature(one.reason, one.file)
             self.never.update([one.reason] * never)
+            if len(self.lost) < MOST_LOST and not never and one.reason not in NOT_WANTED:
+                self.lost.append(one)
             if one.study_uid:
                 self._rejected[one.study_uid][one.reason] += 1
             else:

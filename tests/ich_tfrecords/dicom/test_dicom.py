@@ -621,3 +621,17 @@ def test_the_study_of_a_cut_file_is_whole_or_unknown(syntax):
 )
 def test_no_study_where_none_can_be_had(data):
     assert ct_slice.study_uid(data) == ""
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, DEFLATED, BIG])
+def test_elements_up_to_a_tag_come_decoded(syntax):
+    elements = {**slice_elements(head_slice()), 0x00080005: ("CS", b"ISO_IR 100"), 0x00100010: ("PN", b"M\xfcller")}
+    found = ct_slice.elements_of(dicom_file(dict(sorted(elements.items())), syntax), 0x0020000D)
+    assert (found.PatientName, found.PatientID, found.StudyInstanceUID) == ("Müller", "ID_patient", "ID_study")
+    assert "SeriesInstanceUID" not in found
+    assert "PixelData" not in found
+
+
+def test_elements_of_what_is_no_dicom_are_a_problem():
+    with pytest.raises(ct_slice.UnreadableSlice, match="not_dicom"):
+        ct_slice.elements_of(b"nonsense" * 100, 0x0020000D)
