@@ -86,7 +86,7 @@ def _embedded(batches: Iterable[Batch], about: About, networks: InSeries, lost: 
         views = [view(batch.images) for view in networks.views]
         vectors = np.stack([vectors for vectors, _ in views])
         logits = _mean([logits for _, logits in views])
-        whole = Embedded(batch.slices, vectors, logits, thumbnails.of_images(batch.images, about))
+        whole = Embedded(batch.slices, vectors, logits, thumbnails.of_images(batch.images, about.shown.image))
         good = np.isfinite(vectors).all(axis=(0, 2)) & np.isfinite(logits).all(axis=1)
         lost += [slice_stream.refused(batch.slices[row], NOT_FINITE, NO_NUMBER) for row in np.flatnonzero(~good)]
         kept = whole.take(np.flatnonzero(good))

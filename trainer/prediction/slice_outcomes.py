@@ -49,5 +49,5 @@ def scored(batch: Batch, about: About, score: Score) -> Outcome:
     bad = [batch.slices[row] for row in np.flatnonzero(~good)]
     rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in bad)]
     slices = [batch.slices[row] for row in np.flatnonzero(good)]
-    small = of_images(batch.images if good.all() else batch.images[good], about)
+    small = of_images(batch.images if good.all() else batch.images[good], about.shown.image)
     return Outcome(slices, about.probabilities(logits[good]), rejects, batch.files, thumbnails=small)

@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw
 
 from ich_tfrecords import pixels
 from ich_tfrecords.pixels import Tensor
+from ich_tfrecords.spec import ImageSpec
 from ich_tfrecords.views.montage import ACCENT, BACKGROUND
 from trainer.data import neighbours
-from trainer.models.model_file import About
 from trainer.prediction.slice_stream import FoundSlice, uid_hash
 from trainer.prediction.triage import Outcome
 
@@ -40,21 +40,21 @@ def _blocks(size: int) -> tuple[int, int]:
     return size // block, block
 
 
-def of_images(images: Tensor, about: About) -> Uint8:
-    """Thumbnails [k, px, px] of images [k, size, size, channels] as the slice model of `about` sees them.
+def of_images(images: Tensor, looks: ImageSpec) -> Uint8:
+    """Thumbnails [k, px, px] of images [k, size, size, channels] as a slice model sees them; `looks`: `About.shown`'s.
 
     The slice itself in the first window, means over whole blocks; what is left over at the right and lower edge is cut.
     """
-    shown = about.shown.image
-    px, block = _blocks(shown.size_px)
+    px, block = _blocks(looks.size_px)
     total = np.zeros((len(images), px, px), np.int32)
-    first = neighbours.own(images, shown.shape[2])[..., 0]
+    first = neighbours.own(images, looks.shape[2])[..., 0]
     for row in range(block):
         for column in range(block):
             total += first[:, row : px * block : block, column : px * block : block]
     means = (total // block**2).astype(images.dtype)
-    one_window = dataclasses.replace(shown, windows=shown.windows[:1])
-    return np.stack([pixels.shown(mean[..., None], one_window)[..., 0] for mean in means]) if len(means) else means
+    one_window = dataclasses.replace(looks, windows=looks.windows[:1])
+    shown = [pixels.shown(mean[..., None], one_window)[..., 0] for mean in means]
+    return np.stack(shown) if shown else np.empty((0, px, px), np.uint8)
 
 
 class Thumbnails:

@@ -57,7 +57,7 @@ def predicted(studies: int, slices: int = 9, uid: str = UID, rejects: list[Rejec
                 for number, sop in enumerate(ids)
             ]
             images = rng.integers(0, 256, (slices, *SPEC.image.shape), np.uint8)
-            outcome = Outcome(own, values, [], slices, thumbnails=thumbnails.of_images(images))
+            outcome = Outcome(own, values, [], slices, thumbnails=thumbnails.of_images(images, SPEC.image))
             found.take(outcome)
             kept.take(outcome)
         found.reject(rejects or [])

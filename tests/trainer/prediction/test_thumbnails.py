@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ich_tfrecords import spec
 from ich_tfrecords.storage.slice_reader import SliceRef
 from trainer.prediction import thumbnails
 from trainer.prediction.slice_stream import FoundSlice, uid_hash
@@ -21,10 +23,14 @@ from trainer.prediction.triage import Outcome
 LABELS, SIZE = 3, 128
 
 
+def looks(size_px: int) -> spec.ImageSpec:
+    return dataclasses.replace(spec.load("rsna_ich").image, size_px=size_px)
+
+
 @given(st.integers(8, 300), st.integers(0, 2**32 - 1))
 def test_a_thumbnail_holds_the_mean_of_each_block_of_the_first_window(size, seed):
-    image = np.random.default_rng(seed).integers(0, 256, (1, size, size, 2), np.uint8)
-    (found,) = thumbnails.of_images(image)
+    image = np.random.default_rng(seed).integers(0, 256, (1, size, size, 3), np.uint8)
+    (found,) = thumbnails.of_images(image, looks(size))
     block = -(-size // MOST_PX)
     assert found.shape == (size // block, size // block)
     assert max(found.shape) <= MOST_PX
@@ -35,7 +41,20 @@ def test_a_thumbnail_holds_the_mean_of_each_block_of_the_first_window(size, seed
 
 def test_the_brightest_image_stays_so():
     for size in (8, 64, 128, 1024):
-        assert (thumbnails.of_images(np.full((2, size, size, 3), 255, np.uint8)) == 255).all()
+        assert (thumbnails.of_images(np.full((2, size, size, 3), 255, np.uint8), looks(size)) == 255).all()
+
+
+def test_of_a_slice_among_neighbours_its_own_window_is_shown():
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 9), np.uint8)
+    np.testing.assert_array_equal(thumbnails.of_images(images, looks(32)), images[..., 3])
+
+
+def test_of_hu_the_first_window_is_shown():
+    of_hu = dataclasses.replace(looks(128), kind=spec.HU)
+    steps = np.full((3, 128, 128, 1), 4 * 20, np.int16)  # 20 HU, a quarter of the brain window
+    steps[1], steps[2] = -4000, 4 * 100
+    assert [sorted({*one.ravel().tolist()}) for one in thumbnails.of_images(steps, of_hu)] == [[64], [0], [255]]
+    assert thumbnails.of_images(steps[:0], of_hu).dtype == np.uint8
 
 
 def found(study: str, series: str, sop: str, position_mm: float) -> FoundSlice:
