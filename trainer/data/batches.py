@@ -102,5 +102,6 @@ def _finished(batches: tf.data.Dataset, in_step: bool) -> tf.data.Dataset:
 def read_ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
     """The same, some of them ready before they are wanted."""
     options = tf.data.Options()
+    options.threading.private_threadpool_size = PARALLEL_BATCHES  # a step that is deterministic leaves it no other
     options.autotune.enabled = False  # nothing is left to it, and closing its iterator waits for up to a minute
     return batches.prefetch(READY_BATCHES).with_options(options)

@@ -88,6 +88,24 @@ def test_where_slices_are_changed(wanted, kind, gpus, in_step, monkeypatch):
     assert strategy.augments_in_step(settings(augment_on=wanted), kind) is in_step
 
 
+@pytest.mark.parametrize(("deterministic", "gpus", "threads"), [(True, 0, [1]), (False, 0, []), (True, 1, [])])
+def test_operations_of_a_cpu_run_one_after_the_other(deterministic, gpus, threads, monkeypatch, caplog):
+    """Or stay as they are where TensorFlow is at work already, which is noted."""
+    asked = []
+    monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", asked.append)
+    monkeypatch.setattr(strategy, "_gpus", lambda: ["gpu"] * gpus)
+    strategy.prepare(settings(deterministic=deterministic, precision="float32"), {})
+    assert asked == threads
+
+    def refused(number: int) -> None:
+        raise RuntimeError("cannot be modified after initialization")
+
+    monkeypatch.setattr(tf.config.threading, "set_inter_op_parallelism_threads", refused)
+    with caplog.at_level("INFO"):
+        strategy.prepare(settings(deterministic=deterministic, precision="float32"), {})
+    assert ("cannot be modified" in caplog.text) == bool(threads)
+
+
 def test_prepare_on_one_device():
     devices = strategy.prepare(settings(precision="mixed_bfloat16"), {})
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
