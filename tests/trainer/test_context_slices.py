@@ -159,7 +159,7 @@ def test_a_slice_that_is_missing_is_simply_not_there(run, some, tmp_path):
     assert [row["file"] for row in rows(tmp_path / "out" / "rejects.csv")] == [path.name]
     about = model_file.read_about(run / "export")
     left = [at for at in order if at != gone]
-    images = np.stack([pixels.window_slice(hu[at], about.spec.image) for at in left])
+    images = np.stack([pixels.image_of(hu[at], about.spec.image) for at in left])
     near = np.clip(np.arange(len(left))[:, None] + [-1, 0, 1], 0, len(left) - 1)
     stacks = np.concatenate([images[near[:, side]] for side in range(3)], axis=-1)
     wanted = about.probabilities(model_file.scorer(model_file.load_model(run / "export", about))(stacks))
@@ -189,7 +189,7 @@ def test_pictures_show_the_slice_and_explain_what_the_model_saw(run, some, tmp_p
     monkeypatch.setattr(slice_picture, "picture", lambda image, *more: drawn.append(image) or picture(image, *more))
     predicted(run, some, tmp_path / "out", "--pictures", "2")
     about = model_file.read_about(run / "export")
-    own = [pixels.window_slice(ct_slice.read_slice(path.read_bytes()).hu, about.spec.image) for path in some.iterdir()]
+    own = [pixels.image_of(ct_slice.read_slice(path.read_bytes()).hu, about.spec.image) for path in some.iterdir()]
     assert len(drawn) == 2
     assert all(any(np.array_equal(image, one) for one in own) for image in drawn)
     for path in (tmp_path / "out" / "pictures").iterdir():

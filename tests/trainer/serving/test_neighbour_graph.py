@@ -42,7 +42,7 @@ class InGraph:
     def says(self, hu: np.ndarray, position_mm: np.ndarray) -> np.ndarray:
         """Slice by slice, by a loop."""
         order = np.argsort(position_mm, kind="stable")
-        images = [pixels.window_slice(hu[at], self.about.spec.image) for at in order]
+        images = [pixels.image_of(hu[at], self.about.spec.image) for at in order]
         found = np.empty((len(hu), len(LABELS)))
         for place, at in enumerate(order):
             steps = range(place - CONTEXT, place + CONTEXT + 1)
