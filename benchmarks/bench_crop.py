@@ -11,11 +11,7 @@ as they were drawn, which fill most of the slice. `--folder` keeps everything an
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,11 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import pydicom
 
-from benchmarks.bench_odds_runs import interval
-from benchmarks.bench_series import SLICES, losses, run, told
+from benchmarks import paired
+from benchmarks.bench_series import SLICES, run
 from ich_tfrecords import pixels
 from ich_tfrecords.dicom import ct_slice
-from trainer.results import evaluated, predictions
 
 CROPS = ("none", "head")
 SCALE = (0.5, 0.8)
@@ -70,35 +65,16 @@ def _move(path: Path) -> None:
 
 def main() -> int:
     """Print the figures; returns 1 where cropping does not help in every seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, metavar="DIR")
-    parser.add_argument("--patients", type=int, default=160)
-    parser.add_argument("--size_px", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--as_they_are", action="store_true")
-    parser.add_argument("--output", type=Path, metavar="FILE.json")
-    args = parser.parse_args()
-    found = {}
-    with contextlib.ExitStack() as stack:
-        folder = (args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+    args = paired.parser(str(__doc__), patients=160, size_px=64).parse_args()
+    with paired.folder(args.folder) as folder:
         make(folder, args.patients, args.size_px, args.as_they_are)
-        for seed in range(args.seeds):
-            said = []
-            for crop in CROPS:
-                job_dir = folder / f"{crop}{seed}"
-                run(f"trainer.task --model cnn --job_dir {job_dir} --data_dir {folder / crop} --seed {seed} {SLICES}")
-                if not (job_dir / "evaluation" / "test" / "report.html").exists():
-                    run(f"trainer.evaluate --job_dir {job_dir}")
-                said.append(predictions.read(evaluated.folder(job_dir, "test") / evaluated.PREDICTIONS))
-            plain, cropped = (losses(one).sum(1)[np.argsort(one.ids["sop_uid"].to_pylist())] for one in said)
-            patients = said[0].patients[np.argsort(said[0].ids["sop_uid"].to_pylist())]
-            difference = cropped - plain
-            found[seed] = [difference.mean(), *interval(difference, patients)]
-            print(f"seed {seed}: whole {plain.mean():.4f}, head {cropped.mean():.4f}, {told(found[seed])}", flush=True)
-    if args.output:
-        args.output.write_text(json.dumps(found, indent=1) + "\n")
-    return int(any(high >= 0 for _, _, high in found.values()))
+
+        def arms(seed: int) -> dict[str, Path]:
+            names = {"whole": "none", "head": "head"}
+            settings = {name: f"--data_dir {folder / crop} --seed {seed} {SLICES}" for name, crop in names.items()}
+            return {name: paired.trained(folder / f"{names[name]}{seed}", settings[name]) for name in names}
+
+        return paired.compared(args.seeds, arms, args.output)
 
 
 if __name__ == "__main__":

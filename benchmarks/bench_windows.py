@@ -13,25 +13,18 @@ With `--as_they_are` HU stay as they were drawn: what learning brings, or costs,
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 import pydicom
 
-from benchmarks.bench_odds_runs import interval
-from benchmarks.bench_series import SLICES, losses, run, told
+from benchmarks import paired
+from benchmarks.bench_series import SLICES, run
 from trainer.models import model_file, windows
-from trainer.results import evaluated, predictions
 
 SLOPE, ABOVE_HU = 0.4, 250
-KINDS = {"fixed": "", "learned": windows.LEARNED}
 
 
 def make(folder: Path, patients: int, size_px: int, as_they_are: bool) -> None:
@@ -59,42 +52,21 @@ def _move(path: Path) -> None:
 
 def main() -> int:
     """Print the figures; returns 1 where learning does not help in every seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, metavar="DIR")
-    parser.add_argument("--patients", type=int, default=400)
-    parser.add_argument("--size_px", type=int, default=48)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = paired.parser(str(__doc__), patients=400, size_px=48)
     parser.add_argument("--form", default=windows.SIGMOID, choices=windows.FORMS)
-    parser.add_argument("--as_they_are", action="store_true")
-    parser.add_argument("--output", type=Path, metavar="FILE.json")
     args = parser.parse_args()
-    found = {}
-    with contextlib.ExitStack() as stack:
-        folder = (args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+    with paired.folder(args.folder) as folder:
         make(folder, args.patients, args.size_px, args.as_they_are)
-        for seed in range(args.seeds):
-            said = []
-            for kind, word in KINDS.items():
-                form = args.form if word else windows.CLIPPED
-                job_dir = folder / f"{kind}-{form}{seed}"
-                more = f"--set windows={word} --set window_form={form}" if word else ""
-                where = f"--job_dir {job_dir} --data_dir {folder}/hu --seed {seed}"
-                run(f"trainer.task --model cnn {where} {SLICES} {more}")
-                if not (job_dir / "evaluation" / "test" / "report.html").exists():
-                    run(f"trainer.evaluate --job_dir {job_dir}")
-                said.append(predictions.read(evaluated.folder(job_dir, "test") / evaluated.PREDICTIONS))
-            fixed, learned = (losses(one).sum(1)[np.argsort(one.ids["sop_uid"].to_pylist())] for one in said)
-            patients = said[0].patients[np.argsort(said[0].ids["sop_uid"].to_pylist())]
-            difference = learned - fixed
-            found[seed] = [difference.mean(), *interval(difference, patients)]
-            print(
-                f"seed {seed}: fixed {fixed.mean():.4f}, learned {learned.mean():.4f}, {told(found[seed])}", flush=True
-            )
-            print(f"  {windows.told(model_file.read_about(job_dir / 'export').facts['windows'])}", flush=True)
-    if args.output:
-        args.output.write_text(json.dumps(found, indent=1) + "\n")
-    return int(any(high >= 0 for _, _, high in found.values()))
+
+        def arms(seed: int) -> dict[str, Path]:
+            settings = f"--data_dir {folder / 'hu'} --seed {seed} {SLICES}"
+            more = f"--set windows={windows.LEARNED} --set window_form={args.form}"
+            fixed = paired.trained(folder / f"fixed{seed}", settings)
+            learned = paired.trained(folder / f"{args.form}{seed}", f"{settings} {more}")
+            print(windows.told(model_file.read_about(learned / "export").facts["windows"]), flush=True)
+            return {"fixed": fixed, "learned": learned}
+
+        return paired.compared(args.seeds, arms, args.output)
 
 
 if __name__ == "__main__":
