@@ -1,6 +1,6 @@
 """Each network of keras.applications on the whole way: built, trained, resumed, saved, exported, explained.
 
-    python benchmarks/bench_backbones.py [--output FILE.json] [--only NAME ...] [--steps 4] [--batch_size 4]
+    python benchmarks/bench_backbones.py [--output FILE.json] [--only NAME ...] [--steps 8] [--batch_size 4]
 
 Synthetic head CT at 128 px with nine windows and `stem: repeat`; weights from scratch, for none can be downloaded where
 this is tested. Each network has a process of its own, in which it
@@ -56,10 +56,11 @@ WINDOWS = [(40, 80), (80, 200), (600, 2800), (30, 40), (60, 120), (300, 1500), (
 NEAR = 2e-5  # between two programs of one network, in probabilities
 
 
-def made_set(folder: Path) -> Path:
-    """A converted data set of nine windows."""
+def made_set(folder: Path, slices: int) -> Path:
+    """A converted data set of nine windows, whose `slices` for training are seen anew each epoch."""
     windows = [f"{{name: w{at}, level_hu: {level}, width_hu: {width}}}" for at, (level, width) in enumerate(WINDOWS)]
     changes = f"image: {{size_px: {SIZE_PX}, windows: [{', '.join(windows)}]}}\n"
+    changes += f"split: {{subset: {{train: {slices}}}}}\n"
     return make_dataset(folder / "set", patients=6, changes=changes, slices_per_study=16)
 
 
@@ -67,7 +68,7 @@ def settings_of(name: str, args: argparse.Namespace) -> hparams.HParams:
     """Two short epochs from scratch; all windows into the first convolution."""
     sets = {
         "weights": "none", "stem": "repeat", "epochs": 2, "steps_per_epoch": args.steps, "batch_size": args.batch_size,
-        "steps_per_call": 1, "learning_rate": 0.001, "sampling": "natural", "validation_split": "", "test_split": "",
+        "steps_per_call": 1, "learning_rate": 0.0003, "sampling": "natural", "validation_split": "", "test_split": "",
         "absent_labels": True, "precision": "float32", "checkpoint_minutes": 100,
     }  # fmt: skip
     return hparams.resolve(name, None, sets)
@@ -233,7 +234,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     parser.add_argument("--only", nargs="+", default=list(APPLICATIONS), metavar="NAME")
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
@@ -243,7 +244,7 @@ def main() -> int:
         return 0
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        args.data = str(made_set(Path(temporary)))
+        args.data = str(made_set(Path(temporary), args.steps * args.batch_size))
         print("| network | parameters | features | batch norm | cells | s a step | loss | |")
         print("|---|---:|---:|---|---:|---:|---|---|")
         for name in args.only:
