@@ -90,7 +90,11 @@ class OfBoth(OfSeries):
         about = dataclasses.replace(
             self.slice_about,
             fingerprint=data.manifest.fingerprint,
-            facts={**self.slice_about.facts, **slice_ending.place_facts(data)},
+            facts={
+                **self.slice_about.facts,
+                **slice_ending.place_facts(data),
+                **slice_ending.window_facts(hparams.of_run(self.slice_about.settings), data, encoder),
+            },
             odds=loop.data.odds,
         )
         model_file.write(folder, encoder, about)

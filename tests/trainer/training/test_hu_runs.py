@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -17,7 +18,7 @@ from ich_tfrecords import inspect, pixels, spec
 from ich_tfrecords.dataset import manifest
 from ich_tfrecords.views import montage
 from trainer import embed, evaluate, export, predict
-from trainer.models import explain, model_file, windows
+from trainer.models import explain, model_file, window_layer, windows
 from trainer.training import checkpoints
 
 pytestmark = pytest.mark.slow  # trains
@@ -99,6 +100,22 @@ def test_learned_windows_move_and_are_told(learned, of_hu, tmp_path, capsys):
     assert f"learned, sigmoid: {said}" in (out / "report.html").read_text()
     assert train(of_hu, learned, **LEARNED, epochs=3) == 0  # ends again, and says it again
     assert f"windows learned (sigmoid), level/width in HU: {said}" in capsys.readouterr().out
+
+
+def test_windows_that_a_series_run_trains_on_are_told_anew(learned, of_hu, tmp_path):
+    """Of slice model and context together: what is said of the windows is what the weights say by then."""
+    shutil.copytree(learned, tmp_path / "slices")
+    both = {"end_to_end": True, "accumulate": 2, "batch_size": 2, "epochs": 1, "steps_per_epoch": 2}
+    small = {"architecture__width": 8, "architecture__units": 4, "absent_labels": True}
+    slice_run = ("--slice_run", str(tmp_path / "slices"))
+    assert train(of_hu, tmp_path / "both", *slice_run, model="series", **both, **small) == 0
+    before, after = (
+        model_file.read_about(folder) for folder in (learned / "export", tmp_path / "both" / "export" / "slice")
+    )
+    inside = windows.of_settings("learned", "sigmoid", after.spec.image)
+    trained = model_file.load_model(tmp_path / "both" / "export" / "slice", after)
+    assert after.facts["windows"] == window_layer.facts(trained, inside)
+    assert after.facts["windows"]["now"] != before.facts["windows"]["now"]
 
 
 def test_a_run_of_learned_windows_resumes_to_the_bit(learned, of_hu, tmp_path):
