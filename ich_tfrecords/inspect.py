@@ -212,7 +212,7 @@ def describe(done: Manifest, known: Mapping[str, Any]) -> str:
     """The facts of a data set as text, in aligned columns."""
     counted = ("shards", "slices", "patients", "studies", "series")
     image = done.spec.image
-    windows = ", ".join(f"{one.name} {one.level_hu}/{one.width_hu}" for one in image.windows)
+    windows = ", ".join(map(str, image.windows))
     head = [
         ["data set", f"{known['name']} {known['version']}, by {known['generator']}"],
         ["fingerprint", known["fingerprint"]],

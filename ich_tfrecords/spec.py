@@ -63,6 +63,9 @@ class Window:
             f"window {self.name}: {low / 2:g} to {high / 2:g} HU leaves the int16 range of HU",
         )
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.level_hu}/{self.width_hu}"
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:

@@ -26,7 +26,7 @@ FRONT_MATTER = (
 def card(manifest: Manifest) -> str:
     """Data-set card in Markdown: what it holds, how the pixels were made, how to read it."""
     spec, image = manifest.spec, manifest.spec.image
-    windows = ", ".join(f"{window.name} {window.level_hu}/{window.width_hu}" for window in image.windows)
+    windows = ", ".join(map(str, image.windows))
     head = f"| split | slices | patients | studies | {' | '.join(spec.labels.names)} |"
     rule = "|---|" + "---:|" * (3 + len(spec.labels.names))
     return "\n".join(

@@ -36,7 +36,7 @@ def info(
 
 def _description(spec: DatasetSpec) -> str:
     image = spec.image
-    windows = ", ".join(f"{one.name} {one.level_hu}/{one.width_hu}" for one in image.windows)
+    windows = ", ".join(map(str, image.windows))
     return (
         f"CT slices of the head: image {image.dtype} {list(image.shape)}, {image.holds} (level/width in HU) {windows}; "
         f"labels in the order {', '.join(spec.labels.names)} (1, 0, or -1 for unknown)."

@@ -131,7 +131,7 @@ def composite(image: Uint8) -> Uint8:
 
 def panel_heads(spec: DatasetSpec) -> list[str]:
     """What stands above the panels of a slice: each window with level/width in HU, and the composite."""
-    windows = [f"{window.name} {window.level_hu}/{window.width_hu}" for window in spec.image.windows]
+    windows = [str(window) for window in spec.image.windows]
     return windows if len(windows) == 1 else [*windows, "composite RGB"]
 
 

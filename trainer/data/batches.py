@@ -62,7 +62,7 @@ def by_number(slices: Slices, columns: Columns, parts: Positions, in_step: bool 
         return _kept(given, tf.ensure_shape(images, of_calls + shape), tf.ensure_shape(labels, of_calls + labels_shape))
 
     def several(inputs: tf.data.Dataset) -> tf.data.Dataset:
-        size = inputs.element_spec["row"].shape[0] * image.size_bytes
+        size = inputs.element_spec["row"].shape[0] * int(np.prod(shape)) * np.dtype(image.dtype).itemsize
         calls = inputs.batch(max(1, min(READ_TOGETHER, MOST_TOGETHER_BYTES // size)))
         return calls.map(drawn, num_parallel_calls=threads, deterministic=True).unbatch()
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from ich_tfrecords.dataset import records
+from ich_tfrecords.spec import ImageSpec
 from trainer.data import augment, batches, sampling, shard_stream
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Slices
@@ -94,6 +95,13 @@ class EpochPlan:
         cells, names, shares = sampling.cells(strata, part, names, self.of_parts)
         return sampling.epoch_order(cells, names, sampling.EXPLICIT, shares, *when)
 
+    def changes(self, image: ImageSpec) -> dict[str, npt.NDArray[Any]]:
+        """Column `changes`, what happens to each sample of the epoch (`augment.draw`); none where nothing does."""
+        if not self.augmentation.on:
+            return {}
+        drawn = augment.draw(self.augmentation, self.seed, self.epoch, self.size, image.size_px, image.air)
+        return {"changes": drawn}
+
     @property
     def batches(self) -> tuple[int, int]:
         """Full batches, and slices of the short batch after them. Raises `WrongUse` (`sampling.batch_sizes`)."""
@@ -139,11 +147,7 @@ def train_batches(slices: Slices, plan: EpochPlan, share: Share, skip_steps: int
     if not plan.steps:
         raise WrongUse(f"an epoch of {plan.size} slices makes no batch; {plan.quantum} are the least")
     parts = plan.positions(share, skip_steps)
-    columns: dict[str, npt.NDArray[Any]] = {}
-    if plan.augmentation.on:
-        image = slices.spec.image
-        drawn = augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, image.size_px, image.air)
-        columns["changes"] = drawn
+    columns = plan.changes(slices.spec.image)
     if slices.random_access:
         return batches.by_number(slices, {**columns, "row": _order(slices, plan)}, parts, plan.in_step)
     inputs = batches.inputs_of({**columns, "position": np.arange(plan.size)}, parts)

@@ -35,11 +35,7 @@ class ImageFeed(SeriesFeed):
         return self._padded([self._kept(plan, self.series[number], at) for number, at in zip(series, position)], None)
 
     def _more(self, plan: EpochPlan) -> dict[str, npt.NDArray[Any]]:
-        if not plan.augmentation.on:
-            return {}
-        image = self.slices.spec.image
-        drawn = augment.draw(plan.augmentation, plan.seed, plan.epoch, plan.size, image.size_px, image.air)
-        return {"changes": drawn}
+        return plan.changes(self.slices.spec.image)
 
     def _blurred(self, plan: EpochPlan, batch: dict[str, Any]) -> dict[str, Any]:
         images = batch["images"]

@@ -14,11 +14,9 @@ import h5py
 import keras
 import numpy as np
 
+from trainer.models import window_layer
 from trainer.models.applications import ADAPTER, REPEAT, RGB
 from trainer.models.backbones import backbone, first_kernel, repeated
-from trainer.models.window_layer import ENDS as WINDOW_ENDS
-from trainer.models.window_layer import LAYER as WINDOWS_LAYER
-from trainer.models.window_layer import TOGETHER as SLICES_TOGETHER
 from trainer.shell.problems import WrongUse, in_short
 
 Shapes = Counter[tuple[int, ...]]
@@ -139,16 +137,16 @@ def _labels(model: keras.Model) -> int:
 def _windows(model: keras.Model) -> int:
     """Channels that all but the first layers of a model see."""
     names = {layer.name: layer for layer in model.layers}
-    last = next((name for name in (SLICES_TOGETHER, WINDOW_ENDS) if name in names), None)
+    last = next((name for name in (window_layer.TOGETHER, window_layer.ENDS) if name in names), None)
     return int((names[last].output if last else model.input).shape[-1])
 
 
 def _ends(found: Shapes, model: keras.Model) -> Ends | None:
     """Of the model that weights of shapes `found` are of, if it has the backbone of `model`, else perhaps None."""
     part = backbone(model)
-    learning = [layer for layer in model.layers if layer.name == WINDOWS_LAYER and layer.weights]
+    learning = [layer for layer in model.layers if layer.name == window_layer.LAYER and layer.weights]
     learned = not learning or not _shapes(learning[0].weights) - found
-    own = {LOGITS, ADAPTER_LAYER, part.name if part else "", "" if learned else WINDOWS_LAYER}
+    own = {LOGITS, ADAPTER_LAYER, part.name if part else "", "" if learned else window_layer.LAYER}
     inside = [weight for layer in model.layers if layer.name not in own for weight in layer.weights]
     if part is not None:
         inside += [weight for weight in part.weights if weight is not first_kernel(part)]

@@ -56,7 +56,7 @@ def of_settings(windows: str, form: str, image: ImageSpec) -> Windows | None:
 def _refuse_any(windows: str, form: str, image: ImageSpec) -> None:
     for name, value, usual in (("windows", windows, ""), ("window_form", form, CLIPPED)):
         if value != usual:
-            held = ", ".join(f"{one.name} {one.level_hu}/{one.width_hu}" for one in image.windows)
+            held = ", ".join(map(str, image.windows))
             raise WrongUse(
                 f"{name} is {value!r}, and the data set holds windows already ({held}); leave it at {usual!r}, or "
                 "convert again with image.kind: hu"
@@ -101,5 +101,5 @@ def shown(image: ImageSpec, facts: Mapping[str, Any]) -> ImageSpec:
     wanted = [Shown(**one) for one in facts["windows"]["now"]]
     if any(one.width_hu < 1 or abs(one.level_hu) + one.width_hu / 2 > 30_000 for one in wanted):
         return image
-    whole = tuple(Window(one.name, round(one.level_hu), max(1, round(one.width_hu))) for one in wanted)
+    whole = tuple(Window(one.name, round(one.level_hu), round(one.width_hu)) for one in wanted)
     return dataclasses.replace(image, windows=whole)

@@ -99,7 +99,7 @@ def page(found: Triage, about: About, digest: str, kept: Thumbnails, pictured: S
         digest=digest,
         notes=[*about.calibration.told(), *found.notes],
         any=about.spec.labels.any,
-        window=about.spec.image.windows[0].name,
+        window=about.shown.image.windows[0].name,
         cards=cards,
         explained=sum(bool(card.panels) for card in cards),
         rows=rows,
