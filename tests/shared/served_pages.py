@@ -35,7 +35,6 @@ POLICY = (
 )
 RSNA = spec.load("rsna_ich")
 LABELS = RSNA.labels.names
-MOST_BYTES = 50_000_000
 Int16 = npt.NDArray[np.int16]
 
 
@@ -53,7 +52,8 @@ def head_volume(slices: int) -> Int16:
 class Worklist:
     """`entries` as GET of one gives them; `hu` and `maps`: n -> pixels of each entry; `asked`: method and path.
 
-    `slow` holds slices back until it is set; `broken`: path -> (status, body) that is answered instead.
+    `slow` holds slices and answers to uploads back until it is set; `broken`: method and path -> (status, body) that is
+    answered instead. `most_bytes`: what the list page is told of uploads.
     """
 
     entries: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -63,6 +63,7 @@ class Worklist:
     received: list[bytes] = dataclasses.field(default_factory=list)
     broken: dict[str, tuple[int, bytes]] = dataclasses.field(default_factory=dict)
     slow: threading.Event = dataclasses.field(default_factory=threading.Event)
+    most_bytes: int = 50_000_000
     numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
@@ -185,12 +186,13 @@ class Answers(http.server.BaseHTTPRequestHandler):
         work, path = self.worklist, self.path.partition("?")[0]
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         work.asked.append(f"{method} {path}")
-        if path in work.broken:
-            status, broken = work.broken[path]
+        if (asked := f"{method} {path}") in work.broken:
+            status, broken = work.broken[asked]
             return self._send(status, broken, "application/json")
         if method != "GET" and self.headers.get("X-ICH") != "1":
             return self._send(403, b'{"error": "no X-ICH header"}', "application/json")
         if method == "POST":
+            work.slow.wait(20)
             work.received.append(body)
             entry = work.add(name="sent")
             return self._json(201, {"id": entry["id"], "url": entry["url"]})
@@ -220,7 +222,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     def _page(self, *_: str) -> None:
         if self.path == "/":
-            values = {"title": "Studies", "most_bytes": MOST_BYTES, "model": "cnn", "digest": "0123456789abcdef"}
+            values = {"title": "Studies", "most_bytes": self.worklist.most_bytes, "model": "cnn", "digest": "0123456789abcdef"}
             return self._send(200, page("list.html", **values).encode(), "text/html; charset=utf-8")
         if self.path == "/login":
             return self._send(200, page("login.html", title="Enter", problem=None).encode(), "text/html; charset=utf-8")

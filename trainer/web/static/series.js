@@ -101,7 +101,7 @@ export class Series {
     const told = label === any ? [any] : [any, label];
     this.curve.draw(told.map((one) => this.series.slices.map(({ probabilities }) => probabilities[one])));
     const keys = told.map((one, n) => make("span", { class: `key${n + 1}` }, this.entry.labels[one]));
-    at("legend").replaceChildren(...keys, ` of ${counted(this.count, "slice")}`);
+    at("legend").replaceChildren(...keys.flatMap((key) => [key, " "]), `of ${counted(this.count, "slice")}`);
     if (this.index >= 0) this.curve.show(this.index, at("slice").getAttribute("aria-valuetext"));
   }
 

@@ -7,6 +7,7 @@ import { Series } from "./series.js";
 import { counted, shortened, stateText } from "./words.js";
 
 const NAME_LETTERS = 80;
+const FILE_LETTERS = 200;
 const REJECTS = 200; // shown; the files of the prediction hold all
 
 const id = location.pathname.split("/").filter(Boolean).pop();
@@ -62,7 +63,7 @@ function showRejects(rejects) {
   const more = rejects.length > REJECTS ? `, the first ${REJECTS} of them` : "";
   say(at("rejects-note"), `${counted(rejects.length, "file")}${more}`);
   const rows = rejects.slice(0, REJECTS).map(({ file, reason }) =>
-    make("tr", {}, make("td", {}, reason), make("td", { class: "uid" }, file)),
+    make("tr", {}, make("td", {}, reason), make("td", { class: "uid" }, shortened(file, FILE_LETTERS))),
   );
   at("rejects").querySelector("tbody").replaceChildren(...rows);
 }
