@@ -35,16 +35,20 @@ TRAIN = [
 ]
 NIFTI = ["nibabel>=5.2"]
 DICOM = ["highdicom>=0.28,<1"]  # results of prediction as DICOM
+SERVE = ["python-multipart>=0.0.18", "starlette>=0.46", "uvicorn>=0.34"]
 FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless, and what augmentation does to slices
 TEST = [
     *TRAIN,
     *NIFTI,
     *FAST,
     *DICOM,
+    *SERVE,
     "apache-beam[gcp]>=2.77,<3",  # stages Dataflow templates
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
+    "httpx>=0.27",  # asks the server of uploads
     "hypothesis>=6.100",
+    "jsonschema>=4.18",
     "mypy>=1.14",
     "opencv-python-headless>=4.9",
     "pandas-stubs",
@@ -76,6 +80,7 @@ setup(
         "ich_tfrecords.views": ["templates/*"],
         "beam_pipelines": ["py.typed"],
         "trainer.pages": ["templates/*"],
+        "trainer.web": ["templates/*", "static/*"],
     },
     install_requires=BASE,
     extras_require={
@@ -88,6 +93,7 @@ setup(
         "nifti": NIFTI,
         "fast": FAST,
         "dicom": DICOM,
+        "serve": [*TRAIN, *SERVE],
         "kaggle": ["kaggle>=1.6", "six"],  # 2.2 imports six without asking for it
     },
     entry_points={
@@ -102,6 +108,7 @@ setup(
             "ich-classify=trainer.classify:main",
             "ich-predict=trainer.predict:main",
             "ich-export=trainer.export:main",
+            "ich-serve=trainer.serve:main",
             "ich-submit=trainer.submit:main",
             "ich-score=trainer.score:main",
             "ich-synthetic=ich_tfrecords.synthetic.command:main",

@@ -50,6 +50,19 @@ def parse(
     raise WrongUse(f"unknown flag {flag}; {advice(flag) or hint(flag, list(parser._option_string_actions))}")
 
 
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Reads the value of a flag that is a whole number from `least` to `most`, of at most 10 digits."""
+
+    def read(text: str) -> int:
+        # the length first: Python refuses to read thousands of digits
+        is_number = text.isascii() and text.isdecimal() and len(text) <= 10
+        if not (is_number and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text[:22]!r} is no whole number from {least:,} to {most:,}")
+        return int(text)
+
+    return read
+
+
 def add_data_dir(parser: argparse._ActionsContainer, default: str = f"$ICH_DATA_DIR or {DATA_DIR}") -> None:
     """The flag --data_dir; `default` says what is taken without it."""
     parser.add_argument(

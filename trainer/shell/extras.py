@@ -1,4 +1,4 @@
-"""What the extra `train` brings and the base install leaves out: told in one line where a command needs it."""
+"""What extras bring and the base install leaves out: told in one line where a command needs it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 NEEDED = ("tensorflow", "keras", "matplotlib", "sklearn", "h5py")
 WITHOUT = ("score",)  # commands that numpy is enough for
+# commands that have an extra of their own name, which brings all that `train` does, and these
+ALSO = {"serve": ("starlette", "uvicorn", "python_multipart")}
 _OURS = re.compile(r"(?:trainer\.|(?:.*[/\\])?ich-)(\w+)(?:\.exe)?")
 
 
@@ -18,7 +20,9 @@ def lacking(command_line: Sequence[str]) -> str:
     """
     found = (_OURS.fullmatch(word) for word in command_line[1:4])  # the module or script follows Python's own flags
     command = next((match[1] for match in found if match), WITHOUT[0])
-    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    needed = NEEDED + ALSO.get(command, ())
+    absent = [name for name in needed if importlib.util.find_spec(name) is None]
     if command in WITHOUT or not absent:
         return ""
-    return f"{command}: {' and '.join(absent)} not installed; pip install 'ich-tfrecords[train]' brings what it needs"
+    extra = command if command in ALSO else "train"
+    return f"{command}: {' and '.join(absent)} not installed; pip install 'ich-tfrecords[{extra}]' brings what it needs"

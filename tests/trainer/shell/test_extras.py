@@ -38,6 +38,13 @@ def test_who_needs_the_extra(line, command, monkeypatch):
     assert extras.lacking(line) == (f"{command}: {told}" if command else "")
 
 
+def test_a_command_with_an_extra_of_its_own_names_that(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", without("uvicorn"))
+    told = "serve: uvicorn not installed; pip install 'ich-tfrecords[serve]' brings what it needs"
+    assert extras.lacking(["python", "-m", "trainer.serve"]) == told
+    assert extras.lacking(TRAIN) == ""
+
+
 def test_nothing_is_said_where_nothing_is_missing():
     assert extras.lacking(TRAIN) == ""
 

@@ -1,0 +1,108 @@
+"""What prediction wrote of an upload, read back: slices, studies, rejects, under the names that the files came with."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trainer.prediction.folder import PredictFolder
+
+_ARCHIVE = ".zip"
+_STORED = re.compile(r"'?(\d{6})\.(?:dcm|nii|nii\.gz)(#\d+)?")
+
+
+class Row(NamedTuple):
+    """A slice with its probabilities, in the order of the labels. `input`, `stored`: as predictions.csv names it."""
+
+    input: int
+    stored: str
+    sop_uid: str
+    study_uid: str
+    series_uid: str
+    z_mm: float | None
+    probabilities: list[float]
+
+
+class Study(NamedTuple):
+    """A row of triage.csv that has a rank."""
+
+    study_uid: str
+    rank: int
+    probabilities: list[float]
+    partial: bool
+    slices: int
+
+
+class Reject(NamedTuple):
+    """A file without a prediction; `input`, `stored`: as rejects.csv names it."""
+
+    input: int
+    stored: str
+    reason: str
+
+
+def inputs(files: Path) -> list[Path]:
+    """What an upload is read from, in order of the numbers that results give it: the folder, and its archives."""
+    found = sorted(files.iterdir())
+    archives = [path for path in found if path.suffix == _ARCHIVE]
+    return ([files] if len(archives) < len(found) else []) + archives
+
+
+def called(places: Sequence[Path], names: Sequence[str], number: int, stored: str) -> str:
+    """What a file was called that results name by the number of its input and what it is `stored` as."""
+    place = places[number - 1]
+    if place.suffix == _ARCHIVE:
+        return stored if len(places) == 1 else f"{names[int(place.stem)]}/{stored}"
+    found = _STORED.fullmatch(stored)
+    return names[int(found[1])] + (found[2] or "") if found else stored
+
+
+def slices(result: Path, labels: Sequence[str]) -> list[Row]:
+    """Every slice that has probabilities, in the order of predictions.csv."""
+    return [
+        Row(
+            int(row["input"]),
+            row["file"],
+            row["sop_uid"],
+            row["study_uid"],
+            row["series_uid"],
+            _finite(row["position_mm"]),
+            [float(row[name]) for name in labels],
+        )
+        for row in _rows(PredictFolder(result).predictions)
+    ]
+
+
+def studies(result: Path, labels: Sequence[str]) -> list[Study]:
+    """Every study that has probabilities, most urgent first."""
+    return [
+        Study(
+            row["study_uid"],
+            int(row["rank"]),
+            [float(row[name]) for name in labels],
+            bool(row["partial"]),
+            int(row["slices"]),
+        )
+        for row in _rows(PredictFolder(result).triage)
+        if row["rank"]
+    ]
+
+
+def rejects(result: Path) -> list[Reject]:
+    """Every file without a prediction."""
+    rows = _rows(PredictFolder(result).rejects)
+    return [Reject(int(row["input"]), row["file"], row["reason"]) for row in rows]
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
+
+
+def _finite(text: str) -> float | None:
+    value = float(text) if text else math.nan
+    return value if math.isfinite(value) else None

@@ -1,0 +1,121 @@
+"""The server around the application: its socket, its patience with clients, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Collection, Iterator
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from trainer.shell.problems import WrongUse
+from trainer.web.limits import HEAD_S, MOST_CONNECTIONS
+
+END_S = 3  # for answers under way, once it is told to end
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP that ends a connection whose client takes longer than `HEAD_S` to ask, or to take what it asked for."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+            return
+        self._wait()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.conn.their_state is not h11.IDLE:  # the head is here; the application watches over the body
+            self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait()  # for the next head, or for the rest of a body that was refused
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_waiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(HEAD_S, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Server(uvicorn.Server):
+    """Ends well at SIGTERM; at SIGINT the command is told, once all is closed."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if signal.SIGINT in self._captured_signals:
+            raise KeyboardInterrupt
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; `port` 0 takes a free one. Raises `WrongUse`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise WrongUse(f"cannot listen at --host {host} --port {port} ({why}); choose another") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def hosts(host: str) -> Collection[str]:
+    """Names by which a server at `host` may be asked; none for any."""
+    return {*_LOOPBACK_NAMES, host} if is_loopback(host) else ()
+
+
+def address(host: str, port: int) -> str:
+    """Where a browser finds it."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def run(app: ASGIApp, listener: socket.socket) -> None:
+    """Serve until SIGTERM; raises `KeyboardInterrupt` after SIGINT. Nothing is logged: paths and names stay here."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+    config = uvicorn.Config(
+        app, http=PatientProtocol, ws="none", lifespan="on", log_config=None, access_log=False,
+        server_header=False, proxy_headers=False, timeout_keep_alive=int(HEAD_S),
+        timeout_graceful_shutdown=END_S,
+    )  # fmt: skip
+    _Server(config).run([listener])
