@@ -1,0 +1,80 @@
+/** The viewer of one upload: waits for its prediction, then shows its series slice by slice. */
+
+import * as api from "./api.js";
+import { at, make, say } from "./dom.js";
+import { poll } from "./poll.js";
+import { Series } from "./series.js";
+import { counted, shortened, stateText } from "./words.js";
+
+const NAME_LETTERS = 80;
+const FILE_LETTERS = 200;
+const REJECTS = 200; // shown; the files of the prediction hold all
+
+const id = location.pathname.split("/").filter(Boolean).pop();
+let shown = "";
+
+const polling = poll(async () => {
+  try {
+    const entry = await api.entry(id);
+    say(at("gone"), "");
+    const text = JSON.stringify([entry.state, entry.progress]);
+    if (text === shown) return false;
+    shown = text;
+    show(entry);
+    if (["done", "failed"].includes(entry.state)) polling.stop();
+    return true;
+  } catch (error) {
+    if (!(error instanceof api.Problem)) throw error;
+    say(at("gone"), error.message);
+    if (error.status === 404) polling.stop();
+    return false;
+  }
+});
+
+function show(entry) {
+  const name = shortened(entry.name, NAME_LETTERS);
+  document.title = name;
+  say(at("name"), name);
+  say(at("told"), entry.state === "done" ? "" : stateText(entry));
+  at("told").classList.toggle("problem", entry.state === "failed");
+  showProgress(entry);
+  showRejects(entry.rejects);
+  if (entry.state !== "done") return;
+  say(at("facts"), `${counted(entry.studies.length, "study", "studies")}, ${counted(entry.series.length, "series", "series")}`);
+  at("triage").href = `/api/studies/${id}/triage.html`;
+  if (!entry.series.length) return say(at("told"), "No file gave a prediction; the reasons stand below.");
+  at("viewer").hidden = false;
+  new Series(id, entry);
+}
+
+function showProgress({ state, progress }) {
+  const line = at("progress");
+  line.hidden = ["done", "failed"].includes(state);
+  if (progress?.files) {
+    line.max = progress.files;
+    line.value = progress.done;
+  } else {
+    line.removeAttribute("value");
+  }
+}
+
+function showRejects(rejects) {
+  at("rejects").hidden = !rejects.length;
+  const more = rejects.length > REJECTS ? `, the first ${REJECTS} of them` : "";
+  say(at("rejects-note"), `${counted(rejects.length, "file")}${more}`);
+  const rows = rejects.slice(0, REJECTS).map(({ file, reason }) =>
+    make("tr", {}, make("td", {}, reason), make("td", { class: "uid" }, shortened(file, FILE_LETTERS))),
+  );
+  at("rejects").querySelector("tbody").replaceChildren(...rows);
+}
+
+at("delete").addEventListener("click", async () => {
+  if (!confirm("Delete this upload? Files and results are removed for good.")) return;
+  try {
+    await api.remove(id);
+    location.assign("/");
+  } catch (error) {
+    if (!(error instanceof api.Problem)) throw error;
+    say(at("gone"), error.message);
+  }
+});
