@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -99,6 +100,7 @@ def _serve(args: argparse.Namespace) -> int:
         raise WrongUse(f"--host {args.host} lets others in; give a --token of {LEAST_TOKEN} letters or more")
     folder = model_file.find(args.model)
     about = model_file.read_about(folder)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while the model is loaded; then the server hears it
     os.umask(0o077)  # what is sent is for this user alone
     with contextlib.ExitStack() as ending:
         listener = ending.enter_context(server.listening(args.host, args.port))

@@ -83,9 +83,7 @@ class Worklist:
             "expires": (now + datetime.timedelta(days=1)).isoformat(),
             "labels": list(LABELS),
             "not_a_device": NOT_A_DEVICE,
-            "windows": [
-                {"name": one.name, "level": one.level_hu, "width": one.width_hu} for one in RSNA.image.windows
-            ],
+            "windows": [{"name": one.name, "level": one.level_hu, "width": one.width_hu} for one in RSNA.image.windows],
             "studies": [],
             "rejects": [],
             "series": [],
@@ -118,7 +116,9 @@ class Worklist:
                         "z_mm": 5.0 * at,
                         "rows": hu.shape[1],
                         "columns": hu.shape[2],
-                        "probabilities": probabilities_at(tops[number][0] * float(np.sin(np.pi * (at + 1) / (len(part) + 1)))),
+                        "probabilities": probabilities_at(
+                            tops[number][0] * float(np.sin(np.pi * (at + 1) / (len(part) + 1)))
+                        ),
                     }
                     for at, n in enumerate(part)
                 ],
@@ -202,7 +202,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
         return self._json(404, {"error": "nothing is here"})
 
     def _list(self) -> None:
-        rows = [{key: value for key, value in entry.items() if key != "series"} for entry in self.worklist.entries.values()]
+        rows = [
+            {key: value for key, value in entry.items() if key != "series"} for entry in self.worklist.entries.values()
+        ]
         self._json(200, {"studies": rows})
 
     def _entry(self, id: str) -> None:
@@ -222,7 +224,12 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     def _page(self, *_: str) -> None:
         if self.path == "/":
-            values = {"title": "Studies", "most_bytes": self.worklist.most_bytes, "model": "cnn", "digest": "0123456789abcdef"}
+            values = {
+                "title": "Studies",
+                "most_bytes": self.worklist.most_bytes,
+                "model": "cnn",
+                "digest": "0123456789abcdef",
+            }
             return self._send(200, page("list.html", **values).encode(), "text/html; charset=utf-8")
         if self.path == "/login":
             return self._send(200, page("login.html", title="Enter", problem=None).encode(), "text/html; charset=utf-8")

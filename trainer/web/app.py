@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Collection
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from trainer.web import routes
@@ -30,7 +29,7 @@ def application(spooled: Spool, model: Model, limits: Limits, token: str = "", h
     `token`: that every request needs, "" for none; `hosts`: names by which it may be asked, none for any.
     """
     shelf = Shelf(spooled, model.about, limits)
-    shelf.drop_unfinished()
+    shelf.take_up()
 
     @contextlib.asynccontextmanager
     async def beside(app: Starlette) -> AsyncIterator[None]:
@@ -42,9 +41,6 @@ def application(spooled: Spool, model: Model, limits: Limits, token: str = "", h
             task.cancel()
 
     handlers = {Refusal: routes.refused, HTTPException: routes.unknown, Exception: routes.failed}
-    return Starlette(
-        routes=Routes(spooled, shelf, model, limits, token).all(),
-        middleware=[Middleware(Guard, token=token, hosts=hosts)],
-        exception_handlers=handlers,
-        lifespan=beside,
-    )
+    routing = Routes(spooled, shelf, model, limits, token).all()
+    # not as middleware, which the answer to a fault of ours would not pass
+    return Guard(Starlette(routes=routing, exception_handlers=handlers, lifespan=beside), token, hosts)

@@ -18,6 +18,7 @@ LEAST_FREE_BYTES = 1 << 30  # of the disk, that no upload takes
 MOST_REJECTS = 200  # told of an upload; rejects.csv holds all
 
 HEAD_S = 20.0  # for the head of a request, and for an answer to be taken
+LINGER_S = 5.0  # for the rest of a body that was refused
 PATIENCE_S, LEAST_BYTES_S = 30.0, 8192.0  # a body may take the first, and a second more for so many bytes
 RETRY_S = 10
 

@@ -16,7 +16,7 @@ ERRORS = {
     403: "the Host, Origin or header X-ICH is not as it must be",
     404: "there is none, or not yet",
     408: "the body comes too slowly",
-    409: "the model is reading this study",
+    409: "this study arrives or is being read",
     413: "larger than this server takes",
     429: "too much waits already; Retry-After says when to ask again",
     503: "no room or no model at the moment; Retry-After says when to ask again",
@@ -107,7 +107,7 @@ def operations() -> list[Operation]:
         Operation(
             "post", "/api/studies", "Send files: DICOM, NIfTI or zip archives. They wait for the model.",
             201, "application/json", _ref("Taken"), (400, 401, 403, 408, 413, 429, 503),
-            "multipart/form-data with a field files for each, or one zip as application/zip; needs the header X-ICH: 1",
+            "takes multipart/form-data, each in a field called files, or one application/zip; it needs X-ICH: 1",
         ),
         Operation(
             "get", "/api/studies", "All uploads: most urgent first, then those under way, then those that failed.",
@@ -127,7 +127,8 @@ def operations() -> list[Operation]:
         ),
         Operation(
             "get", f"{one}/map", "Where the model looks at a slice: uint8, row by row.",
-            200, "application/octet-stream", octets, (401, 403, 404, 429, 503), "shows what speaks for the leading label: 0 nothing, 255 the most",
+            200, "application/octet-stream", octets, (401, 403, 404, 429, 503),
+            "shows what speaks for the leading label: 0 nothing, 255 the most",
         ),
         Operation(
             "get", f"{study}/triage.html", "The page that predict writes of an upload.",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from trainer.prediction.folder import PredictFolder
 
 _ARCHIVE = ".zip"
+_BEFORE, _AFTER = "partial", "driven_by"  # columns of triage.csv around its labels
 _STORED = re.compile(r"'?(\d{6})\.(?:dcm|nii|nii\.gz)(#\d+)?")
 
 
@@ -61,8 +62,15 @@ def called(places: Sequence[Path], names: Sequence[str], number: int, stored: st
     return names[int(found[1])] + (found[2] or "") if found else stored
 
 
-def slices(result: Path, labels: Sequence[str]) -> list[Row]:
+def labels(result: Path) -> list[str]:
+    """The labels of an upload's probabilities: a spool may have been another model's before."""
+    head = next(_lines(PredictFolder(result).triage))
+    return head[head.index(_BEFORE) + 1 : head.index(_AFTER)]
+
+
+def slices(result: Path) -> list[Row]:
     """Every slice that has probabilities, in the order of predictions.csv."""
+    names = labels(result)
     return [
         Row(
             int(row["input"]),
@@ -71,19 +79,20 @@ def slices(result: Path, labels: Sequence[str]) -> list[Row]:
             row["study_uid"],
             row["series_uid"],
             _finite(row["position_mm"]),
-            [float(row[name]) for name in labels],
+            [float(row[name]) for name in names],
         )
         for row in _rows(PredictFolder(result).predictions)
     ]
 
 
-def studies(result: Path, labels: Sequence[str]) -> list[Study]:
+def studies(result: Path) -> list[Study]:
     """Every study that has probabilities, most urgent first."""
+    names = labels(result)
     return [
         Study(
             row["study_uid"],
             int(row["rank"]),
-            [float(row[name]) for name in labels],
+            [float(row[name]) for name in names],
             bool(row["partial"]),
             int(row["slices"]),
         )
@@ -99,8 +108,13 @@ def rejects(result: Path) -> list[Reject]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
+    head, *rows = _lines(path)
+    return (dict(zip(head, row, strict=True)) for row in rows)
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
     with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
+        yield from csv.reader(file)
 
 
 def _finite(text: str) -> float | None:

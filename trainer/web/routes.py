@@ -91,7 +91,7 @@ class Routes:
     async def _login(self, request: Request) -> Response:
         """Give the cookie to a browser that knows the token."""
         body = b""
-        async for piece in request.stream():
+        async for piece in uploads.paced(request):
             body += piece
             if len(body) > MOST_LOGIN_BYTES:
                 raise Refusal(413, "no token is as long as this")
@@ -157,27 +157,32 @@ class Routes:
 
     async def _take(self, request: Request) -> Response:
         """Take an upload in, and answer once it lies whole on the disk and waits."""
-        await run_in_threadpool(self._require_room)
+        if self._receiving >= MOST_RECEIVING:
+            raise Refusal(503, f"{MOST_RECEIVING} uploads arrive already; send this one again later", RETRY_S)
         self._receiving += 1
-        entry = self._spool.entry(uuid.uuid4().hex)
         try:
-            await run_in_threadpool(entry.begin, name="", received=time.time())
-            names = await uploads.receive(request, entry.files, self._limits.most_upload_bytes)
-            await run_in_threadpool(self._settle, entry, names)
-        except BaseException:
-            entry.remove()
-            raise
+            await run_in_threadpool(self._require_room)
+            entry = await self._received(request)
         finally:
             self._receiving -= 1
         self._model.process.wake()
         url = f"/studies/{entry.id}"
         return JSONResponse({"id": entry.id, "url": url}, 201, {"location": f"/api/studies/{entry.id}"})
 
+    async def _received(self, request: Request) -> Entry:
+        entry = self._spool.entry(uuid.uuid4().hex)
+        try:
+            await run_in_threadpool(entry.begin, name="", received=time.time())
+            names = await uploads.receive(request, entry.files, self._limits.most_upload_bytes)
+            await run_in_threadpool(self._settle, entry, names)
+        except BaseException:
+            entry.remove()  # nobody was told that it came
+            raise
+        return entry
+
     def _require_room(self) -> None:
         if self._model.process.fault:
             raise Refusal(503, f"the model cannot be had any more: {self._model.process.fault}; start the server again")
-        if self._receiving >= MOST_RECEIVING:
-            raise Refusal(503, f"{MOST_RECEIVING} uploads arrive already; send this one again later", RETRY_S)
         waiting, kept = self._shelf.counts()
         if waiting >= MOST_WAITING:
             raise Refusal(429, f"{waiting} studies wait for the model already; send this one again later", RETRY_S)
@@ -195,7 +200,9 @@ def _page(template: str, status: int = 200, **values: Any) -> Response:
 
 
 def _login_page(problem: str = "", status: int = 200) -> Response:
-    return _page("login.html", status, title="Who is there?", problem=problem)
+    found = _page("login.html", status, title="Who is there?", problem=problem)
+    found.headers["referrer-policy"] = "same-origin"  # without one a browser calls the origin of a form null
+    return found
 
 
 async def refused(request: Request, refusal: Exception) -> Response:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from trainer.shell.problems import WrongUse
-from trainer.web.limits import HEAD_S, MOST_CONNECTIONS
+from trainer.web.limits import HEAD_S, LINGER_S, MOST_CONNECTIONS
 
 END_S = 3  # for answers under way, once it is told to end
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -32,20 +32,21 @@ class PatientProtocol(H11Protocol):
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
             return
-        self._wait()
+        self._wait(HEAD_S)
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self.conn.their_state is not h11.IDLE:  # the head is here; the application watches over the body
-            self._stop_waiting()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()  # the head is here; the application watches over the body
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._wait()  # for the next head, or for the rest of a body that was refused
+        # for the next head, or for the rest of a body that was refused: who sends it may not read before its end
+        self._wait(LINGER_S if self.conn.their_state is h11.SEND_BODY else HEAD_S)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._wait()
+        self._wait(HEAD_S)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -55,9 +56,9 @@ class PatientProtocol(H11Protocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         self._stop_waiting()
-        self._timer = self.loop.call_later(HEAD_S, self.transport.abort)
+        self._timer = self.loop.call_later(seconds, self.transport.abort)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -112,7 +113,8 @@ def address(host: str, port: int) -> str:
 
 def run(app: ASGIApp, listener: socket.socket) -> None:
     """Serve until SIGTERM; raises `KeyboardInterrupt` after SIGINT. Nothing is logged: paths and names stay here."""
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     config = uvicorn.Config(
         app, http=PatientProtocol, ws="none", lifespan="on", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=int(HEAD_S),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ich_tfrecords import NOT_A_DEVICE
 from trainer.models.model_file import About
+from trainer.shell.problems import WrongUse
 from trainer.web import results, uploads
 from trainer.web.limits import MOST_REJECTS, Limits
 from trainer.web.refusal import Refusal
@@ -29,6 +30,7 @@ Json = dict[str, Any]
 class Found(NamedTuple):
     """What does not change any more of an upload whose prediction is done; `urgency`: its greatest probability."""
 
+    labels: list[str]
     studies: list[Json]
     rejects: list[Json]
     rejected: int
@@ -44,7 +46,7 @@ class Shelf:
         self._windows = [
             {"name": one.name, "level": one.level_hu, "width": one.width_hu} for one in about.shown.image.windows
         ]
-        self.slices = Slices(about.spec.accept, self._labels.names)
+        self.slices = Slices(about.spec.accept)
         self._lock = threading.Lock()
         self._found: dict[str, Found] = {}
 
@@ -88,8 +90,8 @@ class Shelf:
     def remove(self, upload: str) -> None:
         """Take an upload away. Raises `Refusal` where the model is at it."""
         entry, state = self.entry(upload)
-        if state.state == spool.WORKING:
-            raise Refusal(409, "the model is reading this study; delete it once it is done")
+        if state.state in (spool.RECEIVING, spool.WORKING):
+            raise Refusal(409, f"this study is {state.state}; delete it once it is done")
         self._forget(entry)
 
     def expire(self) -> None:
@@ -102,10 +104,16 @@ class Shelf:
             if state.state in _ENDED and state.since + self._limits.keep_s <= time.time():
                 self._forget(entry)
 
-    def drop_unfinished(self) -> None:
-        """Take away uploads that a kill cut short: nobody was told that they came."""
+    def take_up(self) -> None:
+        """Take away uploads that a kill cut short: nobody was told that they came.
+
+        Raises `WrongUse` where the spool is another command's.
+        """
         for entry in self._spool.entries():
-            if entry.state().state == spool.RECEIVING:
+            state = entry.state()
+            if not {"name", "received"} <= state.facts.keys():
+                raise WrongUse(f"--data {self._spool.root} holds studies of another command; choose a new folder")
+            if state.state == spool.RECEIVING:
                 entry.remove()
 
     def told(self, entry: Entry, text: str) -> str:
@@ -128,7 +136,7 @@ class Shelf:
 
     def _said(self, entry: Entry, state: State) -> Json:
         done = state.state == spool.DONE
-        found = self._of_done(entry) if done else Found([], [], 0, 0.0)
+        found = self._of_done(entry) if done else Found(list(self._labels.names), [], [], 0, 0.0)
         progress = entry.progress() if state.state == spool.WORKING else None
         ends = state.since if state.state in _ENDED else time.time()
         return {
@@ -140,7 +148,7 @@ class Shelf:
             "progress": progress and progress._asdict(),
             "received": _iso(state.facts["received"]),
             "expires": _iso(ends + self._limits.keep_s),
-            "labels": list(self._labels.names),
+            "labels": found.labels,
             "not_a_device": NOT_A_DEVICE,
             "windows": self._windows,
             "studies": found.studies,
@@ -157,8 +165,8 @@ class Shelf:
             return self._found.setdefault(entry.id, made)
 
     def _read(self, entry: Entry) -> Found:
-        at = self._labels.names.index(self._labels.any)
-        found = results.studies(entry.result, self._labels.names)
+        found, labels = results.studies(entry.result), results.labels(entry.result)
+        at = labels.index(self._labels.any) if self._labels.any in labels else 0
         studies: list[Json] = [
             {
                 "study_uid": one.study_uid,
@@ -176,7 +184,7 @@ class Shelf:
             for one, name in zip(rejects[:MOST_REJECTS], self._called(entry, rejects[:MOST_REJECTS]), strict=True)
         ]
         urgency = max((one.probabilities[at] for one in found), default=0.0)
-        return Found(studies, told, len(rejects), urgency)
+        return Found(labels, studies, told, len(rejects), urgency)
 
     def _called(self, entry: Entry, rows: Sequence[results.Row | results.Reject]) -> list[str]:
         places, names = results.inputs(entry.files), uploads.read_names(entry.path)

@@ -126,8 +126,9 @@ def _refs(places: list[str], rows: Sequence[Row]) -> dict[Key, list[sources.Slic
 class Slices:
     """The uploads that are looked at, at most `MOST_OPEN` of them, and the slices that were decoded last."""
 
-    def __init__(self, accept: Collection[str], labels: Sequence[str]) -> None:
-        self._accept, self._labels = accept, labels
+    def __init__(self, accept: Collection[str]) -> None:
+        """`accept`: which slices count (`DatasetSpec.accept`)."""
+        self._accept = accept
         self._lock = threading.Lock()
         self._opened: OrderedDict[str, Opened] = OrderedDict()
         self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
@@ -139,7 +140,7 @@ class Slices:
             if upload in self._opened:
                 self._opened.move_to_end(upload)
                 return self._opened[upload]
-        made = Opened(files, results.slices(result, self._labels), self._accept)
+        made = Opened(files, results.slices(result), self._accept)
         with self._lock:
             made = self._opened.setdefault(upload, made)
             while len(self._opened) > MOST_OPEN:

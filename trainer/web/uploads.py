@@ -35,6 +35,7 @@ from trainer.web.refusal import Refusal
 FIELD = b"files"
 NAMES = "names.json"
 _HEAD_BYTES = 4
+_MOST_HEADER_BYTES = 1 << 14  # holds the longest paths
 _VOLUMES = (".nii.gz", ".nii")
 _ZIP, _SLICE, _GROWING = ".zip", ".dcm", ".part"
 
@@ -104,7 +105,7 @@ class Form:
             "on_end": self._end,
         }
         try:
-            self._parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+            self._parser = MultipartParser(boundary, callbacks, max_header_size=_MOST_HEADER_BYTES)  # type: ignore[arg-type]
         except FormParserError as error:
             raise Refusal(400, "the boundary of the multipart body cannot be one") from error
 
@@ -171,14 +172,14 @@ async def receive(request: Request, folder: Path, most_bytes: int) -> list[str]:
 
 async def _write(request: Request, sink: Form | Files, most_bytes: int) -> None:
     got_bytes = 0
-    async for data in _paced(request):
+    async for data in paced(request):
         got_bytes += len(data)
         if got_bytes > most_bytes:
             raise _too_large(most_bytes)
         await run_in_threadpool(sink.write, data)
 
 
-async def _paced(request: Request) -> AsyncIterator[bytes]:
+async def paced(request: Request) -> AsyncIterator[bytes]:
     """The pieces of a body. Raises `Refusal` where they come too slowly, or not to their end."""
     begin, got_bytes = time.monotonic(), 0
     pieces = request.stream()
