@@ -220,7 +220,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
         if id not in self.worklist.entries:
             return self._json(404, {"error": "this upload expired or was deleted"})
         kept = self.worklist.maps if map else self.worklist.hu
-        self._send(200, kept[id][int(n)].tobytes(), "application/octet-stream")
+        self._send(
+            200, kept[id][int(n)].tobytes(), "application/octet-stream", **({"X-ICH-Label": "subdural"} if map else {})
+        )
 
     def _page(self, *_: str) -> None:
         if self.path == "/":
@@ -242,11 +244,13 @@ class Answers(http.server.BaseHTTPRequestHandler):
     def _json(self, status: int, value: Any) -> None:
         self._send(status, json.dumps(value).encode(), "application/json")
 
-    def _send(self, status: int, body: bytes, kind: str) -> None:
+    def _send(self, status: int, body: bytes, kind: str, **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Security-Policy", POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")
+        for header, value in headers.items():
+            self.send_header(header, value)
         if status != 204:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -10,9 +10,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
-import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 
 from ich_tfrecords.views import html_page
 from trainer.prediction.folder import PredictFolder
+from trainer.prediction.map_on_slice import MapOnSlice
 from trainer.shell.problems import TrainerError, WrongUse
 from trainer.web import archives, guard, openapi, uploads
 from trainer.web.limits import (
@@ -40,6 +40,7 @@ from trainer.worklist.spool import Entry, Spool
 
 TEMPLATES = "trainer.web"
 MOST_LOGIN_BYTES = 4096
+MAP_LABEL = "x-ich-label"  # what the map speaks for, percent-encoded
 _OCTETS = "application/octet-stream"
 
 
@@ -133,13 +134,13 @@ class Routes:
             found = await run_in_threadpool(self._mapped, request.path_params["upload"], request.path_params["n"])
         finally:
             self._mapping -= 1
-        return Response(found, media_type=_OCTETS)
+        return Response(found.strength.tobytes(), media_type=_OCTETS, headers={MAP_LABEL: quote(found.label)})
 
-    def _mapped(self, upload: str, n: int) -> bytes:
+    def _mapped(self, upload: str, n: int) -> MapOnSlice:
         entry, _ = self._shelf.entry(upload)
         row = self._shelf.opened(upload).row(n)
         try:
-            return np.ascontiguousarray(self._model.process.map(entry, row.input, row.stored).strength).tobytes()
+            return self._model.process.map(entry, row.input, row.stored)
         except WrongUse as error:
             raise Refusal(404, f"no map of this slice: {self._shelf.told(entry, str(error))}") from error
         except TrainerError as error:

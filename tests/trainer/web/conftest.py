@@ -5,7 +5,7 @@ server     an application in this process, its client, and a model that reads wh
 
 Its pages in Chromium:
 
-chromium   the browser, one for all tests
+chromium   the browser, one for all tests of a file
 work       a made-up worklist
 address    where its pages are served
 open_page  opens one of them; at the end of the test none may have complained or asked for anything elsewhere
@@ -42,8 +42,9 @@ def server(tmp_path, known) -> Iterator[Served]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Not for the session: while Playwright is there an event loop runs, and others could begin none."""
     with keyboard.chromium() as browser:
         yield browser
 

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def page(open_page):
-    return open_page("/")
+    return open_page("/login")  # the one without a script of its own
 
 
 SLICES = """async ({ wants, most, atOnce }) => {

@@ -25,7 +25,7 @@ def oracle(hu, level, width):
 
 @pytest.fixture
 def page(open_page):
-    return open_page("/")
+    return open_page("/login")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_files_are_chosen_sent_and_followed_to_their_end(page, work, tmp_path):
     done = work.done(HU, name="sent")
     del work.entries[done["id"]]
     entry.update({key: done[key] for key in ("state", "studies", "progress")})
-    expect(page.locator("#told")).to_have_text("sent: done.")
+    expect(page.locator("#told")).to_have_text("sent: done, 1 study.")
     assert page.is_hidden("#under-way")
     assert headings(page, "ranked") == ["1 1.2.840.0"]
 

@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from ich_tfrecords import pixels
 from ich_tfrecords.spec import Window
 
+COLORS = "Colors: what speaks for subdural in this slice, yellow the most."
 BRAIN, SUBDURAL, BONE = (40, 80), (80, 200), (40, 380)
 PICTURE = """() => {
   const { width, height } = document.getElementById("picture");
@@ -216,7 +217,7 @@ def test_the_map_lies_over_the_slice_on_wish(viewer, work, small):
     assert not any(path.endswith("/map") for path in work.asked)
     with viewer.expect_response("**/map"):
         viewer.check("#overlay")
-    expect(viewer.locator("#map-told")).to_have_text("")
+    expect(viewer.locator("#map-told")).to_have_text(COLORS)
     laid = picture(viewer).astype(int)
     strong, none = (work.maps[entry["id"]][4] == value for value in (work.maps[entry["id"]][4].max(), 0))
     red, green, blue, _ = laid[strong].T
@@ -237,7 +238,7 @@ def test_the_map_follows_the_slice_that_one_stays_at(viewer, work):
         viewer.check("#overlay")
     with viewer.expect_response("**/9/map"):
         viewer.keyboard.press("End")
-    expect(viewer.locator("#map-told")).to_have_text("")
+    expect(viewer.locator("#map-told")).to_have_text(COLORS)
     first = picture(viewer)
     viewer.uncheck("#overlay")
     assert not np.array_equal(picture(viewer), first)
@@ -249,7 +250,7 @@ def test_a_model_without_maps_says_so(open_page, work, small):
     work.broken[f"GET /api/studies/{entry['id']}/slices/4/map"] = (404, line)
     page = open_page(entry["url"], complaints=("404",))
     page.check("#overlay")
-    expect(page.locator("#map-told")).to_have_text("No map of this slice: a forest has no map of where it looks")
+    expect(page.locator("#map-told")).to_have_text("The map is not there: a forest has no map of where it looks")
     assert shows(page, small[4])
 
 
@@ -337,9 +338,9 @@ def test_hostile_names_and_uids_stay_text(open_page, work, small):
 
 
 def test_a_prediction_is_waited_for(open_page, work, small):
-    entry = work.done(small, state="working", progress={"stage": "predicting", "done": 3, "files": 10})
+    entry = work.done(small, state="working", progress={"stage": "predict", "done": 3, "files": 1000})
     page = open_page(entry["url"])
-    expect(page.locator("#told")).to_have_text("predicting: 3 of 10 files")
+    expect(page.locator("#told")).to_have_text("predicting: 3 of 1,000 files")
     assert page.evaluate("document.getElementById('progress').value") == 3
     assert page.is_hidden("#viewer")
     entry["state"], entry["progress"] = "done", None

@@ -52,9 +52,18 @@ export const entry = async (id) => (await answer(`/api/studies/${id}`)).json();
 
 export const remove = (id) => answer(`/api/studies/${id}`, { method: "DELETE", headers: OWN });
 
-/** The octets of a slice, or of its map with `kind` "/map". */
-export async function octets(id, n, kind, signal) {
-  const got = await answer(`/api/studies/${id}/slices/${n}${kind}`, { cache: "default", signal });
+/** HU of a slice: the octets of int16 [rows, columns]. */
+export async function slice(id, n, signal) {
+  return octets(await answer(`/api/studies/${id}/slices/${n}`, { signal }));
+}
+
+/** Where the model looks in a slice: the octets of uint8 [rows, columns], and the label that this speaks for. */
+export async function map(id, n, signal) {
+  const got = await answer(`/api/studies/${id}/slices/${n}/map`, { signal });
+  return { octets: await octets(got), label: decodeURIComponent(got.headers.get("X-ICH-Label")) };
+}
+
+async function octets(got) {
   try {
     return await got.arrayBuffer();
   } catch (error) {

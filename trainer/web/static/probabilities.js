@@ -4,9 +4,9 @@ import { at, bar, make, say } from "./dom.js";
 import { probabilityText } from "./words.js";
 
 export class Probabilities {
-  /** `labels`: names, the last or the one called "any" says whether one of the others is present. */
+  /** `labels`: names; "any", or the first where none is called so, says whether one of the others is present. */
   constructor(labels, chose) {
-    this.any = labels.includes("any") ? labels.indexOf("any") : labels.length - 1;
+    this.any = Math.max(0, labels.indexOf("any"));
     this.chosen = this.any;
     this.rows = labels.map((label, n) => this.#row(label, n, chose));
     at("probabilities").replaceChildren(...this.rows.map(({ row }) => row));

@@ -31,9 +31,10 @@ export class Series {
     this.curve = new Curve(at("curve"), (index) => this.go(index));
     this.probabilities = new Probabilities(entry.labels, (label) => this.#drawCurve(label));
     const came = (n, error) => this.#came(n, error);
-    this.slices = new Slices((n, signal) => api.octets(id, n, "", signal), came, MOST_BYTES, AT_ONCE);
+    this.slices = new Slices((n, signal) => api.slice(id, n, signal), came, MOST_BYTES, AT_ONCE);
     const mapCame = (n, error) => this.#mapCame(n, error);
-    this.maps = new Slices((n, signal) => api.octets(id, n, "/map", signal), mapCame, MOST_MAP_BYTES, 1);
+    this.maps = new Slices((n, signal) => this.#loadMap(id, n, signal), mapCame, MOST_MAP_BYTES, 1);
+    this.mapLabels = new Map(); // n -> label that the map of the slice speaks for
     this.timers = { map: 0, again: 0 };
     this.#listen();
     this.#offer();
@@ -148,17 +149,28 @@ export class Series {
 
   #wantMap() {
     clearTimeout(this.timers.map);
-    say(at("map-told"), "");
-    if (!at("overlay").checked || this.maps.get(this.slice.n) !== undefined) return;
+    if (!at("overlay").checked) return say(at("map-told"), "");
+    if (this.maps.get(this.slice.n) !== undefined) return this.#tellMap();
     say(at("map-told"), "The map of this slice is being made.");
     this.timers.map = setTimeout(() => this.maps.want([this.slice.n]), REST_MS);
+  }
+
+  async #loadMap(id, n, signal) {
+    const { octets, label } = await api.map(id, n, signal);
+    this.mapLabels.set(n, label);
+    return octets;
   }
 
   #mapCame(n, error) {
     if (n !== this.slice.n || !at("overlay").checked) return;
     if (error && !(error instanceof api.Problem)) throw error;
-    say(at("map-told"), error ? `No map of this slice: ${error.message}` : "");
-    if (!error) this.#draw();
+    if (error) return say(at("map-told"), `The map is not there: ${error.message}`);
+    this.#tellMap();
+    this.#draw();
+  }
+
+  #tellMap() {
+    say(at("map-told"), `Colors: what speaks for ${this.mapLabels.get(this.slice.n)} in this slice, yellow the most.`);
   }
 
   /** How many slices are fetched ahead: no more than fit into what is kept. */

@@ -37,13 +37,17 @@ export function shortened(text, most) {
   return `${letters.slice(0, most - 3 - half).join("")}...${letters.slice(letters.length - half).join("")}`;
 }
 
+// what the worklist calls its stages
+const STAGES = { group: "grouping files into series", predict: "predicting" };
+
 /** How far an upload is, in a line. */
 export function stateText(entry) {
   const { state, progress } = entry;
   if (state === "receiving") return "being received";
   if (state === "waiting") return "waits for its turn";
   if (state === "failed") return entry.error ?? "failed";
-  if (state === "done") return "done";
+  if (state === "done") return `done, ${counted(entry.studies.length, "study", "studies")}`;
   if (!progress) return "begins";
-  return progress.files ? `${progress.stage}: ${progress.done} of ${counted(progress.files, "file")}` : progress.stage;
+  const stage = STAGES[progress.stage] ?? progress.stage;
+  return progress.files ? `${stage}: ${progress.done.toLocaleString("en")} of ${counted(progress.files, "file")}` : stage;
 }
