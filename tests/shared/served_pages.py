@@ -173,13 +173,13 @@ class Answers(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Says nothing: a test reads `asked`."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer("GET")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self._answer("POST")
 
-    def do_DELETE(self) -> None:  # noqa: N802
+    def do_DELETE(self) -> None:
         self._answer("DELETE")
 
     def _answer(self, method: str) -> None:
@@ -209,11 +209,12 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     def _entry(self, id: str) -> None:
         if id not in self.worklist.entries:
-            return self._json(404, {"error": "this upload expired or was deleted"})
-        if self.command == "DELETE":
+            self._json(404, {"error": "this upload expired or was deleted"})
+        elif self.command == "DELETE":
             del self.worklist.entries[id]
-            return self._send(204, b"", "text/plain")
-        return self._json(200, self.worklist.entries[id])
+            self._send(204, b"", "text/plain")
+        else:
+            self._json(200, self.worklist.entries[id])
 
     def _pixels(self, id: str, n: str, map: str | None) -> None:
         self.worklist.slow.wait(20)

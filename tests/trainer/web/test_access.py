@@ -1,4 +1,4 @@
-"""Both pages for everybody: names, keys, focus, contrast, nothing over another thing, light and dark, wide and narrow."""
+"""Both pages for everybody: names, keys, focus, contrast, light and dark; nothing overlaps, wide or narrow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices are fetched ahead within a bound; a page asks seldom when nothing changes, and not at all while nobody looks."""
+"""Slices are fetched ahead within a bound; a page asks seldom when nothing changes, and never while nobody looks."""
 
 from __future__ import annotations
 
