@@ -119,6 +119,7 @@ def config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app, http=PatientProtocol, ws="none", lifespan="on", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=math.ceil(HEAD_S), timeout_graceful_shutdown=END_S,
+        workers=1,  # else WEB_CONCURRENCY says
     )  # fmt: skip
 
 

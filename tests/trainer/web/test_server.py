@@ -187,3 +187,10 @@ def test_a_port_that_is_taken_is_one_line():
 )
 def test_the_address(host, told):
     assert server.address(host, 80) == told
+
+
+def test_variables_of_other_servers_decide_nothing(monkeypatch):
+    monkeypatch.setenv("WEB_CONCURRENCY", "many")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    made = server.config(Starlette())
+    assert (made.workers, made.proxy_headers) == (1, False)
