@@ -3,9 +3,9 @@
     python benchmarks/bench_serve.py [--output FILE.json] [--uploads 50] [--clients 10] [--slices 16]
 
 `python -m trainer.serve` with the cnn of configs/cnn.yaml and untrained weights. Each upload is a zip with a study of
-its own, of synthetic slices of 512x512. The clients send them one after the other, each as fast as it is answered, and then
-wait until all are done; a reader of its own asks for the list every 50 ms for as long as that takes. Then every upload
-must hold its own study, with the probabilities that `trainer.predict` gives the same slices.
+its own, of synthetic slices of 512x512. The clients send them one after the other, each as fast as it is answered, and
+then wait until all are done; a reader of its own asks for the list every 50 ms for as long as that takes. Then every
+upload must hold its own study, with the probabilities that `trainer.predict` gives the same slices.
 
 Exit code 1 when an answer is wrong or the server refuses, when the median list request takes over 100 ms while
 predictions run, or when the memory of the server or of its model grows by over 10% from a fifth of the uploads to all.
