@@ -88,7 +88,7 @@ class Worklist:
             "rejects": [],
             "series": [],
         }
-        return self.entries.setdefault(id, {**entry, **facts})
+        return self.entries.setdefault(id, {**entry, "rejected": len(facts.get("rejects", ())), **facts})
 
     def done(self, hu: Int16, series: int = 1, **facts: Any) -> dict[str, Any]:
         """A finished entry: `hu` [n, rows, columns] parted evenly into `series`, each of a study of its own."""

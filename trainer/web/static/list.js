@@ -71,7 +71,7 @@ function studyCard({ entry, study }, index) {
   const link = `${entry.url}#${encodeURIComponent(study.study_uid)}`;
   const name = shortened(study.study_uid, UID_LETTERS);
   const facts = [counted(study.slices, "slice"), `in ${nameOf(entry)}`, times(entry)];
-  const lost = entry.rejects.length ? [`${counted(entry.rejects.length, "file")} of the upload without a prediction`] : [];
+  const lost = entry.rejected ? [`${counted(entry.rejected, "file")} of the upload without a prediction`] : [];
   return make(
     "li",
     { class: "study" },
@@ -88,7 +88,7 @@ function labelBar(label, value) {
 }
 
 function failedCard(entry) {
-  const nothing = `None of ${counted(entry.rejects.length, "file")} gave a prediction; open it for the reasons.`;
+  const nothing = `None of ${counted(entry.rejected, "file")} gave a prediction; open it for the reasons.`;
   const line = entry.state === "failed" ? stateText(entry) : nothing;
   const link = entry.state === "done" ? entry.url : null;
   return make(

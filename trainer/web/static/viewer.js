@@ -8,7 +8,6 @@ import { counted, shortened, stateText } from "./words.js";
 
 const NAME_LETTERS = 80;
 const FILE_LETTERS = 200;
-const REJECTS = 200; // shown; the files of the prediction hold all
 
 const id = location.pathname.split("/").filter(Boolean).pop();
 let shown = "";
@@ -38,7 +37,7 @@ function show(entry) {
   say(at("told"), entry.state === "done" ? "" : stateText(entry));
   at("told").classList.toggle("problem", entry.state === "failed");
   showProgress(entry);
-  showRejects(entry.rejects);
+  showRejects(entry);
   if (entry.state !== "done") return;
   say(at("facts"), `${counted(entry.studies.length, "study", "studies")}, ${counted(entry.series.length, "series", "series")}`);
   at("triage").href = `/api/studies/${id}/triage.html`;
@@ -58,11 +57,11 @@ function showProgress({ state, progress }) {
   }
 }
 
-function showRejects(rejects) {
-  at("rejects").hidden = !rejects.length;
-  const more = rejects.length > REJECTS ? `, the first ${REJECTS} of them` : "";
-  say(at("rejects-note"), `${counted(rejects.length, "file")}${more}`);
-  const rows = rejects.slice(0, REJECTS).map(({ file, reason }) =>
+function showRejects({ rejects, rejected }) {
+  at("rejects").hidden = !rejected;
+  const more = rejected > rejects.length ? `, the first ${rejects.length} of them` : "";
+  say(at("rejects-note"), `${counted(rejected, "file")}${more}`);
+  const rows = rejects.map(({ file, reason }) =>
     make("tr", {}, make("td", {}, reason), make("td", { class: "uid" }, shortened(file, FILE_LETTERS))),
   );
   at("rejects").querySelector("tbody").replaceChildren(...rows);
