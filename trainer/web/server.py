@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import math
 import signal
 import socket
 from collections.abc import Collection, Iterator
@@ -111,13 +112,17 @@ def address(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
-def run(app: ASGIApp, listener: socket.socket) -> None:
-    """Serve until SIGTERM; raises `KeyboardInterrupt` after SIGINT. Nothing is logged: paths and names stay here."""
+def config(app: ASGIApp) -> uvicorn.Config:
+    """How `app` is served. Nothing is logged: paths and names stay here."""
     for name in ("uvicorn.error", "python_multipart"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app, http=PatientProtocol, ws="none", lifespan="on", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, timeout_keep_alive=int(HEAD_S),
-        timeout_graceful_shutdown=END_S,
+        server_header=False, proxy_headers=False, timeout_keep_alive=math.ceil(HEAD_S), timeout_graceful_shutdown=END_S,
+        workers=1,  # else WEB_CONCURRENCY says
     )  # fmt: skip
-    _Server(config).run([listener])
+
+
+def run(app: ASGIApp, listener: socket.socket) -> None:
+    """Serve until SIGTERM; raises `KeyboardInterrupt` after SIGINT."""
+    _Server(config(app)).run([listener])

@@ -7,7 +7,10 @@ import errno
 import itertools
 import os
 import tracemalloc
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import web_server
@@ -51,8 +54,14 @@ def request(pieces, kind: str = f"multipart/form-data; boundary={BOUNDARY.decode
     return Request(scope, receive)
 
 
+def ended(work: Coroutine[Any, Any, list[str]]) -> list[str]:
+    """What `work` gives; in a thread, for the browser of other tests may have a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
 def received(folder: Path, pieces, most_bytes: int = 1 << 20, **given: str) -> list[str]:
-    return asyncio.run(uploads.receive(request(pieces, **given), folder, most_bytes))
+    return ended(uploads.receive(request(pieces, **given), folder, most_bytes))
 
 
 def stored(folder: Path) -> dict[str, bytes]:
@@ -154,7 +163,7 @@ def test_an_endless_body_ends_at_the_cap(tmp_path):
 
     made = Request(request([]).scope, receive)
     with pytest.raises(Refusal) as found:
-        asyncio.run(uploads.receive(made, tmp_path, 10_000))
+        ended(uploads.receive(made, tmp_path, 10_000))
     assert found.value.status == 413
     assert sum(map(len, asked[:-1])) <= 10_000 < sum(map(len, asked))
     assert sum(map(len, stored(tmp_path).values())) <= 10_000
