@@ -52,6 +52,7 @@ TEST = [
     "mypy>=1.14",
     "opencv-python-headless>=4.9",
     "pandas-stubs",
+    "playwright>=1.50",  # real keys, wheel and drops in the Chromium of the system
     "pytest>=8.3",
     "pytest-xdist>=3.6",
     "python-gdcm>=3.0.24",  # encodes JPEG Lossless test files

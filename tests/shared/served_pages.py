@@ -220,10 +220,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.worklist.slow.wait(20)
         if id not in self.worklist.entries:
             return self._json(404, {"error": "this upload expired or was deleted"})
-        kept = self.worklist.maps if map else self.worklist.hu
-        self._send(
-            200, kept[id][int(n)].tobytes(), "application/octet-stream", **({"X-ICH-Label": "subdural"} if map else {})
-        )
+        kept, headers = (self.worklist.maps, {"X-ICH-Label": "subdural"}) if map else (self.worklist.hu, {})
+        return self._send(200, kept[id][int(n)].tobytes(), "application/octet-stream", **headers)
 
     def _page(self, *_: str) -> None:
         if self.path == "/":

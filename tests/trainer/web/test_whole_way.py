@@ -33,7 +33,7 @@ def server(export) -> Iterator[Process]:
 
 @pytest.fixture(scope="module")
 def files(head) -> dict[str, bytes]:
-    """Every second slice of the head in 128 x 128, by the names of their files, from feet to head, and one that is no slice."""
+    """Every second slice of the head in 128 x 128, by the names of their files, and a file that is none."""
     made = {}
     for at, hu in enumerate(head[::2, ::4, ::4]):
         ids = {"SOPInstanceUID": f"1.2.3.{at}", "StudyInstanceUID": HOSTILE, "SeriesInstanceUID": "1.2.4"}
