@@ -198,13 +198,20 @@ def test_an_upload_is_deleted_and_the_focus_stays_in_the_list(open_page, work):
     expect(page.locator("#ranked-note")).to_have_text("No study is here yet.")
 
 
-def test_the_focus_outlives_news(open_page, work):
+def test_the_focus_outlives_news_and_what_did_not_change_stays(open_page, work):
     work.done(HU, name="one.zip")
     page = open_page("/")
+    expect(page.locator("#ranked li")).to_have_count(1)
+    page.evaluate("document.querySelector('#ranked li').marked = true")
     page.get_by_role("button", name="Delete the upload one.zip").focus()
-    work.add(name="another.zip")
+    entry = work.add(name="another.zip")
     expect(page.locator("#under-way li")).to_have_count(1)
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Delete the upload one.zip"
+    assert page.evaluate("document.querySelector('#ranked li').marked")
+    page.get_by_role("button", name="Delete the upload another.zip").focus()
+    entry.update(state="working", progress={"stage": "predict", "done": 3, "files": 34})
+    expect(page.locator("#under-way .note")).to_have_text("predicting: 3 of 34 files")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Delete the upload another.zip"
 
 
 def test_a_server_that_went_away_is_told_until_it_is_back(open_page, work):

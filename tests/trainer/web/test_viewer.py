@@ -254,6 +254,17 @@ def test_a_model_without_maps_says_so(open_page, work, small):
     assert shows(page, small[4])
 
 
+def test_a_map_of_a_model_that_is_busy_is_asked_for_again(open_page, work, small):
+    entry = work.done(small)
+    path = f"GET /api/studies/{entry['id']}/slices/4/map"
+    work.broken[path] = (429, b'{"error": "the model is busy with other maps; ask again"}')
+    page = open_page(entry["url"], complaints=("429",))
+    page.check("#overlay")
+    expect(page.locator("#map-told")).to_have_text("The map is not there: the model is busy with other maps; ask again")
+    del work.broken[path]
+    expect(page.locator("#map-told")).to_have_text(COLORS)
+
+
 # --- the curve ---
 
 
@@ -264,6 +275,19 @@ def test_the_curve_is_clicked_on(viewer, small):
         assert shows(viewer, small[at])
         assert viewer.get_attribute("#curve", "aria-valuenow") == str(at + 1)
     assert viewer.get_attribute("#curve .mark", "d") == "M650.0 0V100"
+
+
+def test_the_curve_is_drawn_along(viewer, small):
+    box = viewer.locator("#curve").bounding_box()
+    viewer.mouse.move(box["x"] + 5, box["y"] + 20)
+    viewer.mouse.down()
+    assert position(viewer).startswith("slice 1 ")
+    viewer.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 300, steps=4)
+    assert position(viewer).startswith("slice 8 ")
+    viewer.mouse.move(box["x"] + box["width"] + 50, box["y"] + 20)
+    viewer.mouse.up()
+    viewer.mouse.move(box["x"] + 5, box["y"] + 20)
+    assert shows(viewer, small[9])
 
 
 def test_the_curve_draws_any_and_the_label_that_was_chosen(viewer, work):
@@ -299,10 +323,11 @@ def test_another_series_is_chosen(open_page, work, small):
     assert shows(page, small[7])
 
 
-def test_the_address_names_a_study(open_page, work, small):
-    page = open_page(work.done(small, series=2)["url"] + "#1.2.840.1")
+@pytest.mark.parametrize(("named", "shown"), [("#1.2.840.1", 1), ("#1.2.840.0", 0), ("#1.2.9", 0), ("#%", 0), ("", 0)])
+def test_the_address_names_a_study(open_page, work, small, named, shown):
+    page = open_page(work.done(small, series=2)["url"] + named)
     page.wait_for_selector("#viewer:not([hidden])")
-    assert page.inner_text("#study").startswith("Study 1.2.840.1,")
+    assert page.inner_text("#study").startswith(f"Study 1.2.840.{shown},")
 
 
 def test_a_series_without_positions_and_of_one_slice(open_page, work, small):

@@ -5,7 +5,7 @@ const ACROSS = 1000;
 const HIGH = 100;
 
 export class Curve {
-  /** `go(index)` is called with the slice that was clicked on. */
+  /** `go(index)` is called with the slice that was clicked on, or that the pointer is drawn to. */
   constructor(place, go) {
     this.place = place;
     this.count = 0;
@@ -16,10 +16,17 @@ export class Curve {
     this.mark = shape("path", { class: "mark" });
     drawn.append(...this.lines, this.mark);
     place.replaceChildren(drawn);
-    place.addEventListener("pointerdown", (event) => {
+    const point = ({ clientX }) => {
       const box = place.getBoundingClientRect();
-      const at = Math.floor(((event.clientX - box.left) / box.width) * this.count);
-      if (this.count && event.button === 0) go(Math.min(this.count - 1, Math.max(0, at)));
+      go(Math.floor(((clientX - box.left) / box.width) * this.count));
+    };
+    place.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      place.setPointerCapture(event.pointerId);
+      point(event);
+    });
+    place.addEventListener("pointermove", (event) => {
+      if (place.hasPointerCapture(event.pointerId)) point(event);
     });
   }
 

@@ -12,6 +12,7 @@ const NAME_LETTERS = 80;
 const OVER = ["done", "failed"];
 
 let shown = "";
+const filled = new Map(); // section -> what its cards say
 let states = new Map(); // id -> state, as they were told last
 
 const polling = poll(async () => {
@@ -46,17 +47,21 @@ function show(entries) {
     .filter(({ state }) => state === "done")
     .flatMap((entry) => entry.studies.map((study) => ({ entry, study })))
     .sort((one, other) => other.study.probability - one.study.probability);
-  fill("under-way", open.map(openCard));
-  fill("ranked", ranked.map(studyCard));
-  fill("failed", without.map(failedCard));
+  fill("under-way", open, openCard);
+  fill("ranked", ranked, studyCard);
+  fill("failed", without, failedCard);
   at("ranked").hidden = false;
   say(at("ranked-note"), ranked.length ? counted(ranked.length, "study", "studies") : "No study is here yet.");
-  if (focused) (document.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? at("ranked-head")).focus();
+  if (focused && document.activeElement === document.body) (document.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? at("ranked-head")).focus();
 }
 
-function fill(id, cards) {
-  at(id).hidden = !cards.length;
-  at(id).querySelector(".cards").replaceChildren(...cards);
+/** Makes the cards of a section, where anything in it changed. */
+function fill(id, rows, card) {
+  const text = JSON.stringify(rows);
+  if (text === filled.get(id)) return;
+  filled.set(id, text);
+  at(id).hidden = !rows.length;
+  at(id).querySelector(".cards").replaceChildren(...rows.map(card));
 }
 
 function openCard(entry) {

@@ -73,6 +73,7 @@ export class Series {
     if (index === this.index) return;
     const way = index >= this.index ? 1 : -1;
     this.index = index;
+    clearTimeout(this.timers.again);
     this.#describe();
     const ahead = around(index, this.count, way, this.#reach());
     this.slices.want(ahead.map((near) => this.series.slices[near].n));
@@ -126,6 +127,7 @@ export class Series {
     at("loading").hidden = octets !== undefined;
     at("stage").classList.toggle("stale", octets === undefined);
     if (octets === undefined) return say(at("loading"), `Slice ${this.index + 1} is being fetched`);
+    say(at("gone"), "");
     const map = at("overlay").checked ? this.maps.get(n) : undefined;
     const lay = map === undefined ? null : new Uint8Array(map);
     this.stage.draw(new Int16Array(octets), rows, columns, this.windows, lay, Number(at("opacity").value) / 100);
@@ -134,17 +136,16 @@ export class Series {
 
   #came(n, error) {
     if (n !== this.slice.n) return;
-    if (!error) {
-      say(at("gone"), "");
-      this.#draw();
-      return;
-    }
+    if (!error) return this.#draw();
     if (!(error instanceof api.Problem)) throw error;
     say(at("gone"), error.message);
     say(at("loading"), `Slice ${this.index + 1} could not be fetched`);
-    if (error.status === 404) return; // gone for good
-    clearTimeout(this.timers.again);
-    this.timers.again = setTimeout(() => this.slices.want([this.slice.n]), AGAIN_MS);
+    return this.#again(error, () => this.slices.want([this.slice.n]));
+  }
+
+  /** Asks once more a little later, unless what was asked for is gone. */
+  #again({ status }, ask) {
+    if (status !== 404) this.timers.again = setTimeout(ask, AGAIN_MS);
   }
 
   #wantMap() {
@@ -164,9 +165,12 @@ export class Series {
   #mapCame(n, error) {
     if (n !== this.slice.n || !at("overlay").checked) return;
     if (error && !(error instanceof api.Problem)) throw error;
-    if (error) return say(at("map-told"), `The map is not there: ${error.message}`);
-    this.#tellMap();
-    this.#draw();
+    if (!error) {
+      this.#tellMap();
+      return this.#draw();
+    }
+    say(at("map-told"), `The map is not there: ${error.message}`);
+    return this.#again(error, () => this.#wantMap());
   }
 
   #tellMap() {
@@ -228,8 +232,9 @@ export class Series {
 
   /** The series that the address names the study of, or that of the most urgent one. */
   #first() {
-    const wanted = decodeURIComponent(location.hash.slice(1)) || this.entry.studies.find(({ rank }) => rank === 1)?.study_uid;
-    return Math.max(0, this.entry.series.findIndex(({ study_uid }) => study_uid === wanted));
+    const named = this.entry.series.findIndex(({ study_uid }) => `#${encodeURIComponent(study_uid)}` === location.hash);
+    const urgent = this.entry.studies.find(({ rank }) => rank === 1)?.study_uid;
+    return Math.max(0, named < 0 ? this.entry.series.findIndex(({ study_uid }) => study_uid === urgent) : named);
   }
 }
 

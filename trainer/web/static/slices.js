@@ -51,10 +51,8 @@ export class Slices {
       error = caught;
     }
     this.loading.delete(n);
-    if (!control.signal.aborted) {
-      if (error) this.failed.add(n);
-      this.came(n, error);
-    }
+    if (error && !control.signal.aborted) this.failed.add(n);
+    if (!error || !control.signal.aborted) this.came(n, error);
     this.#go();
   }
 
