@@ -34,6 +34,7 @@ POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 RSNA = spec.load("rsna_ich")
+NOTES = ["epidural is not calibrated: no positive slice"]
 LABELS = RSNA.labels.names
 Int16 = npt.NDArray[np.int16]
 
@@ -230,11 +231,12 @@ class Answers(http.server.BaseHTTPRequestHandler):
                 "most_bytes": self.worklist.most_bytes,
                 "model": "cnn",
                 "digest": "0123456789abcdef",
+                "notes": NOTES,
             }
             return self._send(200, page("list.html", **values).encode(), "text/html; charset=utf-8")
         if self.path == "/login":
             return self._send(200, page("login.html", title="Enter", problem=None).encode(), "text/html; charset=utf-8")
-        return self._send(200, page("study.html", title="Study").encode(), "text/html; charset=utf-8")
+        return self._send(200, page("study.html", title="Study", notes=NOTES).encode(), "text/html; charset=utf-8")
 
     def _static(self, name: str) -> None:
         path = STATIC / name

@@ -77,11 +77,15 @@ class Routes:
         most = self._limits.most_upload_bytes
         title = "Head CT, most urgent first"
         model, digest = self._model.about.network, self._model.digest
-        return _page("list.html", title=title, most_bytes=most, model=model, digest=digest)
+        return _page("list.html", title=title, most_bytes=most, model=model, digest=digest, notes=self._notes())
 
     def _study_page(self, request: Request) -> Response:
         entry, state = self._shelf.entry(request.path_params["upload"])
-        return _page("study.html", title=state.facts["name"], id=entry.id)
+        return _page("study.html", title=state.facts["name"], id=entry.id, notes=self._notes())
+
+    def _notes(self) -> list[str]:
+        """What is to be known of the model's probabilities, as `triage.html` says it."""
+        return self._model.about.calibration.told()
 
     def _api_page(self, request: Request) -> Response:
         return _page("api.html", title="For programs", operations=openapi.operations(), errors=openapi.ERRORS)
