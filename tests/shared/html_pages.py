@@ -13,7 +13,7 @@ from markupsafe import Markup
 from ich_tfrecords.views import html_page
 
 HOSTILE = "<script>alert(1)</script>'\"><img src=x onerror=x>&lt;{{ 77777 * 77777 }}{% raw %}</style>"
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "link", "input"}
 KEYS_SHOWN = {"facts", "skill", "folds"}  # values whose keys stand on the page
 
 

@@ -31,6 +31,22 @@ FAINT = """() => {
   }
   return found;
 }"""
+# words of ordinary length that go on in another line
+BROKEN = """() => {
+  const found = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    if (!texts.currentNode.parentElement.checkVisibility()) continue;
+    for (const { 0: word, index } of texts.currentNode.textContent.matchAll(/\\S{1,20}(?!\\S)/g)) {
+      if (index && texts.currentNode.textContent[index - 1].trim()) continue;
+      const range = document.createRange();
+      range.setStart(texts.currentNode, index);
+      range.setEnd(texts.currentNode, index + word.length);
+      if (new Set([...range.getClientRects()].map(({ top }) => top)).size > 1) found.push(word);
+    }
+  }
+  return found;
+}"""
 SEEN = """() => {
   const style = getComputedStyle(document.activeElement);
   return style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
@@ -68,6 +84,7 @@ def test_nothing_overlaps_or_is_faint(show, width_px, scheme):
     assert page.evaluate(keyboard.OVERLAPS) == []
     assert not page.evaluate(keyboard.TOO_WIDE)
     assert page.evaluate(FAINT) == []
+    assert page.evaluate(BROKEN) == []
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 18, 21)"
     assert dark == (scheme == "dark")
 
@@ -117,9 +134,11 @@ def test_a_bad_page_is_seen_to_be_bad(chromium):
     page = chromium.new_page()
     page.set_content(
         """<body style="background: #fff"><p style="color: #999">faint</p><h2 style="position: absolute; top: 40px">
-        over</h2><button style="position: absolute; top: 45px">under</button><div style="width: 3000px">.</div>"""
+        over</h2><button style="position: absolute; top: 45px">under</button><div style="width: 3000px">.</div>
+        <p style="width: 3em; margin-top: 200px; overflow-wrap: anywhere">a intraparenchymal b</p>"""
     )
     assert [line.split(": ")[1] for line in page.evaluate(FAINT)] == ["faint"]
     assert len(page.evaluate(keyboard.OVERLAPS)) == 1
     assert page.evaluate(keyboard.TOO_WIDE)
+    assert page.evaluate(BROKEN) == ["intraparenchymal"]
     page.close()

@@ -9,7 +9,8 @@ export class Curve {
   constructor(place, go) {
     this.place = place;
     this.count = 0;
-    const drawn = shape("svg", { viewBox: `0 0 ${ACROSS} ${HIGH}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+    const box = { viewBox: `0 0 ${ACROSS} ${HIGH}`, preserveAspectRatio: "none" };
+    const drawn = shape("svg", { ...box, "aria-hidden": "true" });
     const middle = HIGH / 2;
     drawn.append(shape("path", { class: "grid", d: `M0 0H${ACROSS}M0 ${middle}H${ACROSS}M0 ${HIGH}H${ACROSS}` }));
     this.lines = [1, 2].map((n) => shape("polyline", { class: `line${n}` }));

@@ -52,7 +52,9 @@ function show(entries) {
   fill("failed", without, failedCard);
   at("ranked").hidden = false;
   say(at("ranked-note"), ranked.length ? counted(ranked.length, "study", "studies") : "No study is here yet.");
-  if (focused && document.activeElement === document.body) (document.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? at("ranked-head")).focus();
+  if (focused && document.activeElement === document.body) {
+    (document.querySelector(`[data-key="${CSS.escape(focused)}"]`) ?? at("ranked-head")).focus();
+  }
 }
 
 /** Makes the cards of a section, where anything in it changed. */

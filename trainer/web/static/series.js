@@ -58,9 +58,8 @@ export class Series {
     at("partial").hidden = !this.study?.partial;
     say(at("partial"), "PARTIAL: judged by a part of its slices");
     say(at("study"), `Study ${shortened(this.series.study_uid, UID_LETTERS)}${this.#rank()}`);
-    const [feet, head] = [this.series.slices[0], this.series.slices[this.count - 1]].map(({ z_mm }) => millimetres(z_mm));
-    say(at("feet"), `feet${feet}`);
-    say(at("head"), `head${head}`);
+    say(at("feet"), `feet${millimetres(this.series.slices[0].z_mm)}`);
+    say(at("head"), `head${millimetres(this.series.slices[this.count - 1].z_mm)}`);
     this.probabilities.study(this.study?.probabilities ?? null);
     this.#drawCurve(this.probabilities.chosen);
     this.index = -1;
@@ -224,8 +223,9 @@ export class Series {
     at("series").replaceChildren(
       ...series.map((one, number) => {
         const rank = studies.find(({ study_uid }) => study_uid === one.study_uid)?.rank ?? "?";
-        const uids = [one.study_uid, one.series_uid].map((uid) => shortened(uid, OPTION_LETTERS));
-        return make("option", { value: number }, `study ${rank}: ${counted(one.slices.length, "slice")}, ${uids.join(", series ")}`);
+        const [study, uid] = [one.study_uid, one.series_uid].map((name) => shortened(name, OPTION_LETTERS));
+        const words = `study ${rank}: ${counted(one.slices.length, "slice")}, ${study}, series ${uid}`;
+        return make("option", { value: number }, words);
       }),
     );
   }

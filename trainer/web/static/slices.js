@@ -1,4 +1,4 @@
-/** Octets of slices: fetched ahead, the most wanted first, kept up to a bound; what nobody wants any more is broken off. */
+/** Octets of slices: fetched ahead, the most wanted first, kept up to a bound; what nobody wants is broken off. */
 
 export class Slices {
   /** `load(n, signal)` resolves to an ArrayBuffer; `came(n)` is called when one is there, or with its error. */
@@ -67,7 +67,7 @@ export class Slices {
   }
 }
 
-/** Numbers of slices around `at` of `count`, nearest first, those in the `way` of scrolling (1 or -1) before the others. */
+/** Numbers of slices around `at` of `count`, nearest first; those in the `way` of scrolling (1 or -1) come earlier. */
 export function around(at, count, way, reach) {
   const numbers = [at];
   for (let far = 1; far <= reach; far += 1) numbers.push(at + way * far, at - way * far);

@@ -57,7 +57,7 @@ function picture(rows, columns, fill) {
   return image;
 }
 
-/** Calls `step(1)` or `step(-1)` for each notch; up is 1. A pinch, which comes as a wheel with Ctrl, stays the browser's. */
+/** Calls `step(1)` or `step(-1)` for each notch; up is 1. A pinch, a wheel with Ctrl, stays the browser's. */
 export function onWheel(element, step) {
   let rest = 0;
   element.addEventListener(

@@ -1,6 +1,6 @@
 /** Sends files as one upload and shows how far it is; one upload at a time, the others wait. */
 
-import { NO_ANSWER, OWN, problem, Problem } from "./api.js";
+import { OWN, problem } from "./api.js";
 import { make, say } from "./dom.js";
 import { bytesText, counted, shortened } from "./words.js";
 
@@ -9,14 +9,15 @@ const SPOKEN = 0.25; // of the way, each time a live region tells of it
 
 let before = Promise.resolve();
 
-/** Shows an upload of `found` ([{ file, path }]) in `place`, and sends it. `tell(text)` is spoken; `sent()` at the end. */
+/** Sends `found` ([{ file, path }]) and shows it in `place`. `tell(text)` is spoken; `sent()` is called at the end. */
 export function upload(found, place, mostBytes, tell, sent) {
   const bytes = found.reduce((sum, { file }) => sum + file.size, 0);
   const name = shortened(found[0].path.split("/")[0], NAME_LETTERS);
   const many = found.length > 1 ? ` and ${counted(found.length - 1, "other file")}` : "";
   const box = new Box(`${name}${many}, ${bytesText(bytes)}`, place);
   if (bytes > mostBytes) {
-    box.fail(`Not sent: ${bytesText(bytes)} is more than the ${bytesText(mostBytes)} that this server takes in one upload.`);
+    const most = bytesText(mostBytes);
+    box.fail(`Not sent: ${bytesText(bytes)} is more than the ${most} that this server takes in one upload.`);
     return;
   }
   before = before.then(() => (box.left ? null : send(found, box, tell))).then((done) => {
@@ -49,7 +50,7 @@ function send(found, box, tell) {
       return resolve(false);
     });
     request.addEventListener("error", () => {
-      box.fail(new Problem("The upload broke off: the server ended it or does not answer, or a file changed.", NO_ANSWER).message);
+      box.fail("The upload broke off: the server ended it or does not answer, or a file changed.");
       resolve(false);
     });
     request.addEventListener("abort", () => resolve(false));

@@ -39,7 +39,8 @@ function show(entry) {
   showProgress(entry);
   showRejects(entry);
   if (entry.state !== "done") return;
-  say(at("facts"), `${counted(entry.studies.length, "study", "studies")}, ${counted(entry.series.length, "series", "series")}`);
+  const series = counted(entry.series.length, "series", "series");
+  say(at("facts"), `${counted(entry.studies.length, "study", "studies")}, ${series}`);
   at("triage").href = `/api/studies/${id}/triage.html`;
   if (!entry.series.length) return say(at("told"), "No file gave a prediction; the reasons stand below.");
   at("viewer").hidden = false;

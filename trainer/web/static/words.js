@@ -49,5 +49,6 @@ export function stateText(entry) {
   if (state === "done") return `done, ${counted(entry.studies.length, "study", "studies")}`;
   if (!progress) return "begins";
   const stage = STAGES[progress.stage] ?? progress.stage;
-  return progress.files ? `${stage}: ${progress.done.toLocaleString("en")} of ${counted(progress.files, "file")}` : stage;
+  const far = `${progress.done.toLocaleString("en")} of ${counted(progress.files, "file")}`;
+  return progress.files ? `${stage}: ${far}` : stage;
 }
