@@ -18,7 +18,6 @@ from ich_tfrecords import NOT_A_DEVICE
 from ich_tfrecords.dataset import series_choice
 from ich_tfrecords.storage import sources
 from ich_tfrecords.views import progress_line
-from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
 from trainer.prediction import outcome_lines, picture_files
 from trainer.prediction.dicom_folder import DicomFolder, Written
@@ -77,9 +76,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     what = parser.add_argument_group("what")
-    what.add_argument("--model", required=True, type=_path, metavar="DIR", help="folder of a run, or of an export")
     what.add_argument(
-        "--input", required=True, type=_path, action="append", metavar="PATH",
+        "--model", required=True, type=command.path, metavar="DIR", help="folder of a run, or of an export"
+    )
+    what.add_argument(
+        "--input", required=True, type=command.path, action="append", metavar="PATH",
         help="DICOM slices or NIfTI volumes: a folder, a glob in quotes, a file or a .zip; repeatable",
     )  # fmt: skip
     what.add_argument(
@@ -87,17 +88,21 @@ def _parser() -> argparse.ArgumentParser:
         help="only slices whose name inside the input fits, such as '*/stage_2_test/*'; repeatable",
     )  # fmt: skip
     what.add_argument(
-        "--output", required=True, type=_path, metavar="DIR", help="new or empty, or written by this command before"
+        "--output",
+        required=True,
+        type=command.path,
+        metavar="DIR",
+        help="new or empty, or written by this command before",
     )
     what.add_argument(
-        "--dicom", type=_path, metavar="DIR",
+        "--dicom", type=command.path, metavar="DIR",
         help="also write each study's result as DICOM, with its patient, into this new or empty folder",
     )  # fmt: skip
     how = parser.add_argument_group("how")
     how.add_argument("--series", choices=(series_choice.ALL, series_choice.BEST), help=series_choice.HELP)
     how.add_argument("--flip", action="store_true", help="mean over each slice and its left-right mirror image")
     how.add_argument(
-        "--pictures", type=_whole_number(0, MOST_PICTURES), default=8, metavar="N",
+        "--pictures", type=command.whole_number(0, MOST_PICTURES), default=8, metavar="N",
         help="explained pictures of the N most urgent slices, each study's own first (default: %(default)s)",
     )  # fmt: skip
     how.add_argument(
@@ -105,27 +110,10 @@ def _parser() -> argparse.ArgumentParser:
         help="how the pictures show where the model looks (default: %(default)s)",
     )  # fmt: skip
     how.add_argument(
-        "--batch_size", type=_whole_number(1, MOST_AT_ONCE), default=32, metavar="N",
+        "--batch_size", type=command.whole_number(1, MOST_AT_ONCE), default=32, metavar="N",
         help="slices that the model takes at once (default: %(default)s)",
     )  # fmt: skip
     return parser
-
-
-def _path(text: str) -> str:
-    if not text:  # pathlib would take it for the current folder
-        raise argparse.ArgumentTypeError("the path is empty")
-    return text
-
-
-def _whole_number(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        # the length first: Python refuses to read thousands of digits
-        is_number = text.isascii() and text.isdecimal() and len(text) <= 9
-        if not (is_number and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no whole number from {least:,} to {most:,}")
-        return int(text)
-
-    return read
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -50,6 +50,13 @@ def parse(
     raise WrongUse(f"unknown flag {flag}; {advice(flag) or hint(flag, list(parser._option_string_actions))}")
 
 
+def path(text: str) -> str:
+    """Reads the value of a flag that is a path: no empty one, which pathlib takes for the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
+
+
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """Reads the value of a flag that is a whole number from `least` to `most`, of at most 10 digits."""
 
