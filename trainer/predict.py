@@ -9,6 +9,7 @@ found again, and they may be names of people.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from ich_tfrecords import NOT_A_DEVICE
 from ich_tfrecords.dataset import series_choice
 from ich_tfrecords.storage import sources
 from ich_tfrecords.views import progress_line
+from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
 from trainer.prediction import outcome_lines, picture_files
 from trainer.prediction.dicom_folder import DicomFolder, Written
@@ -47,6 +49,11 @@ head and the greatest slice together.
 
 PatientID is never written, but by --dicom. Names of files and folders below the input
 are, and they may be names of people.
+
+--alpha 0.05 adds a group of each label to each study (any_group, ...): of patients like
+those of the validation split who have a kind, at most 5 of 100 are called negative for
+it, of those who have not at most 5 positive; what is neither, or lacks slices, is
+uncertain. The promise is about the average over such patients, not about one of them.
 
 --dicom DIR writes for each study a folder with report.dcm (a Comprehensive SR: the
 probability of each label) and picture.dcm (a secondary capture of the explained picture),
@@ -88,12 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         help="only slices whose name inside the input fits, such as '*/stage_2_test/*'; repeatable",
     )  # fmt: skip
     what.add_argument(
-        "--output",
-        required=True,
-        type=command.path,
-        metavar="DIR",
+        "--output", required=True, type=command.path, metavar="DIR",
         help="new or empty, or written by this command before",
-    )
+    )  # fmt: skip
     what.add_argument(
         "--dicom", type=command.path, metavar="DIR",
         help="also write each study's result as DICOM, with its patient, into this new or empty folder",
@@ -101,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("--series", choices=(series_choice.ALL, series_choice.BEST), help=series_choice.HELP)
     how.add_argument("--flip", action="store_true", help="mean over each slice and its left-right mirror image")
+    how.add_argument(
+        "--alpha", type=_rate, metavar="A",
+        help="also call each study negative, uncertain or positive for each label, with at most this part of patients "
+        "called wrongly, such as 0.05",
+    )  # fmt: skip
     how.add_argument(
         "--pictures", type=command.whole_number(0, MOST_PICTURES), default=8, metavar="N",
         help="explained pictures of the N most urgent slices, each study's own first (default: %(default)s)",
@@ -116,13 +125,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _rate(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 0.5:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no number above 0 and below 0.5")
+
+
 def _predict(args: argparse.Namespace) -> int:
     folder = model_file.find(args.model)
     about = model_file.read_about(folder)
     output = PredictFolder(Path(args.output))
     results = DicomFolder(Path(args.dicom), output.path) if args.dicom else None
     listing = _listing(args)
-    how = How(args.series, args.flip, args.pictures, args.map, args.batch_size)
+    how = How(args.series, args.flip, args.pictures, args.map, args.batch_size, args.alpha)
     read = Reader(folder, about, how).read(listing, output, results, _shown, include_given=bool(args.include))
     print(*outcome_lines.outcome(about, args.model, read.found, listing.ignored, read.seconds), sep="\n")
     _tell_files(output, read.pictured, args.dicom, read.filed)

@@ -7,28 +7,16 @@ from pathlib import Path
 import pytest
 
 from trainer.web import results
+from trainer.worklist.spool import Entry
 
 
-def files(folder: Path, *names: str) -> Path:
-    folder.mkdir()
+def inputs(folder: Path, *names: str) -> list[str]:
+    """Of an upload with these files."""
+    entry = Entry(folder / ("0" * 32))
+    entry.begin()
     for name in names:
-        (folder / name).touch()
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("there", "inputs"),
-    [
-        (("000000.dcm",), ["."]),
-        (("000000.zip",), ["000000.zip"]),
-        (("000000.zip", "000001.dcm", "000002.zip"), [".", "000000.zip", "000002.zip"]),
-        (("000000.nii.gz", "000001.zip"), [".", "000001.zip"]),
-        ((), []),
-    ],
-)
-def test_inputs_are_numbered_as_prediction_numbers_them(tmp_path, there, inputs):
-    folder = files(tmp_path / "files", *there)
-    assert results.inputs(folder) == [folder / name for name in inputs]
+        (entry.files / name).touch()
+    return entry.inputs()
 
 
 @pytest.mark.parametrize(
@@ -44,8 +32,7 @@ def test_inputs_are_numbered_as_prediction_numbers_them(tmp_path, there, inputs)
     ],
 )
 def test_what_a_file_was_called(tmp_path, there, number, stored, called):
-    places = results.inputs(files(tmp_path / "files", *there))
-    assert results.called(places, ["a", "b"], number, stored) == called
+    assert results.called(inputs(tmp_path, *there), ["a", "b"], number, stored) == called
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def upload(server):
 
 
 def octets(kept: Slices, entry, n: int) -> bytes:
-    return kept.octets(entry.id, kept.opened(entry.id, entry.files, entry.result), n)
+    return kept.octets(entry.id, kept.opened(entry), n)
 
 
 def test_no_more_uploads_are_open_than_the_cap(upload, monkeypatch):
@@ -55,7 +55,7 @@ def _open_files() -> int:
 def test_who_holds_an_upload_that_was_closed_reads_on(upload, monkeypatch):
     monkeypatch.setattr(slices, "MOST_OPEN", 1)
     one, other, kept = upload("1.2.1"), upload("1.2.2"), Slices(ORIGINAL)
-    opened = kept.opened(one.id, one.files, one.result)
+    opened = kept.opened(one)
     octets(kept, other, 0)
     before = _open_files()
     np.testing.assert_array_equal(opened.hu(0), ct_slice.read_slice(slice_bytes("1.2.1")).hu)
