@@ -64,7 +64,9 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         # the length first: Python refuses to read thousands of digits
         is_number = text.isascii() and text.isdecimal() and len(text) <= 10
         if not (is_number and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{text[:22]!r} is no whole number from {least:,} to {most:,}")
+            from ich_tfrecords.views.montage import shortened  # takes Pillow to import
+
+            raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no whole number from {least:,} to {most:,}")
         return int(text)
 
     return read
