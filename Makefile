@@ -114,6 +114,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/bench_predict.py
 	$(BIN)/python benchmarks/bench_predict.py --jpeg_lossless --slices 200
 	$(BIN)/python benchmarks/bench_volumes.py
+	$(BIN)/python benchmarks/bench_serve.py
 
 clean:
 	rm -rf $(VENV) $(TFIO_VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -118,11 +118,16 @@ def send_all(address: str, made: list[bytes], clients: int) -> list[str]:
         return list(pool.map(send, made))
 
 
-def wait(address: str, ids: list[str]) -> list[Json]:
-    """Every upload with its series, once all are done."""
+def wait(address: str) -> None:
+    """Return once all are done."""
     with httpx.Client(base_url=address, timeout=60) as client:
         while any(one["state"] not in ("done", "failed") for one in client.get("/api/studies").json()["studies"]):
             time.sleep(0.5)
+
+
+def fetch(address: str, ids: list[str]) -> list[Json]:
+    """Every upload with its series."""
+    with httpx.Client(base_url=address, timeout=60) as client:
         return [client.get(f"/api/studies/{upload}").json() for upload in ids]
 
 
@@ -157,12 +162,14 @@ def measure(work: Path, args: argparse.Namespace) -> Json:
     make_slices(work, args.uploads * A_STUDY)
     made = archives(work / "ct", args.slices)
     expected = predicted(work, made)
-    with serving(work / SLICE, work / "spool") as (address, server), Watch(address, server) as watch:
-        begin = time.perf_counter()
-        ids = send_all(address, made, args.clients)
-        sent_s = time.perf_counter() - begin
-        found = wait(address, ids)
-        seconds = time.perf_counter() - begin
+    with serving(work / SLICE, work / "spool") as (address, server):
+        with Watch(address, server) as watch:
+            begin = time.perf_counter()
+            ids = send_all(address, made, args.clients)
+            sent_s = time.perf_counter() - begin
+            wait(address)
+            seconds = time.perf_counter() - begin
+        found = fetch(address, ids)
     growth, peaks = grown(watch.rss_mb, args.uploads)
     return {
         "sent_mb": sum(map(len, made)) / 2**20,

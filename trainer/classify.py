@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     command.add_data_dirs(parser, "those that the run was trained on")
     parser.add_argument("--output", metavar="DIR", help="new or empty (default: RUN-KIND, beside the run)")
-    whole = _whole_number
+    whole = command.whole_number
     texts = {
         "trees": (whole(1, MOST_TREES), "N", "of a forest", FOREST),
         "depth": (whole(1, MOST_DEPTH), "N", "of a tree of a forest, at most", FOREST),
@@ -70,17 +70,6 @@ def _parser() -> Parser:
         "--seed", type=whole(0, 2**31 - 1), default=0, metavar="N", help="of what is drawn (default: 0)"
     )
     return parser
-
-
-def _whole_number(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        # the length first: Python refuses to read thousands of digits
-        is_number = text.isascii() and text.isdecimal() and len(text) <= 10
-        if not (is_number and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no whole number from {least:,} to {most:,}")
-        return int(text)
-
-    return read
 
 
 def _positive(text: str) -> float:

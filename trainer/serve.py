@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         exit_codes=EXIT_CODES,
     )
-    parser.add_argument("--model", required=True, metavar="DIR", help="folder of a run, or of an export")
+    parser.add_argument(
+        "--model", required=True, type=command.path, metavar="DIR", help="folder of a run, or of an export"
+    )
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: %(default)s, this machine)"
     )
@@ -81,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--token", metavar="TEXT", help="what every client must know; @FILE reads it from a file")
     parser.add_argument(
-        "--data", metavar="DIR", help="keep uploads and results here (default: a private folder that goes at the end)"
+        "--data",
+        type=command.path,
+        metavar="DIR",
+        help="keep uploads and results here (default: a private folder that goes at the end)",
     )
     parser.add_argument(
         "--most_upload", type=command.whole_number(1, 1 << 20), default=2048, metavar="MIB",

@@ -65,6 +65,7 @@ def _as_before(monkeypatch):
         (("--port", "65536"), "'65536' is no whole number from 0 to 65,535"),
         (("--most_upload", "0"), "'0' is no whole number from 1"),
         (("--data", "gs://bucket/x"), "--data gs://bucket/x is in a bucket"),
+        (("--data", ""), "--data: the path is empty"),
         (("--hots", "x"), "unknown flag --hots; did you mean '--host'?"),
     ],
 )

@@ -50,6 +50,13 @@ def parse(
     raise WrongUse(f"unknown flag {flag}; {advice(flag) or hint(flag, list(parser._option_string_actions))}")
 
 
+def path(text: str) -> str:
+    """Reads the value of a flag that is a path: no empty one, which pathlib takes for the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
+
+
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """Reads the value of a flag that is a whole number from `least` to `most`, of at most 10 digits."""
 
@@ -57,7 +64,9 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         # the length first: Python refuses to read thousands of digits
         is_number = text.isascii() and text.isdecimal() and len(text) <= 10
         if not (is_number and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"{text[:22]!r} is no whole number from {least:,} to {most:,}")
+            from ich_tfrecords.views.montage import shortened  # takes Pillow to import
+
+            raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no whole number from {least:,} to {most:,}")
         return int(text)
 
     return read

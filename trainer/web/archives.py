@@ -9,27 +9,27 @@ import pyarrow.compute as pc
 
 from ich_tfrecords.storage import sources, zip_directory
 from ich_tfrecords.storage.zip_directory import SourceError
-from trainer.web import results
 from trainer.web.limits import MOST_FILES, UNPACKED
 from trainer.web.refusal import Refusal
+from trainer.worklist.spool import Entry
 
 
-def require_readable(files: Path, names: Sequence[str], most_bytes: int) -> None:
+def require_readable(entry: Entry, names: Sequence[str], most_bytes: int) -> None:
     """Raise `Refusal` for archives that are damaged, hold no slice, or unpack to too much; nothing is unpacked here.
 
     `names`: what the files were called; `most_bytes`: of an upload.
     """
-    places = results.inputs(files)
-    archives = [path for path in places if path != files]
+    inputs = entry.inputs()
+    archives = [Path(place) for place in inputs if place != str(entry.files)]
     try:
         _require_small(archives, most_bytes)
         if archives:
-            sources.list_inputs([str(path) for path in places])
+            sources.list_inputs(inputs)
     except SourceError as error:
         text = str(error)
         for path in archives:
             text = text.replace(str(path), names[int(path.stem)])
-        raise Refusal(400, text.replace(str(files), "the upload")) from error
+        raise Refusal(400, text.replace(str(entry.files), "the upload")) from error
 
 
 def _require_small(archives: Sequence[Path], most_bytes: int) -> None:

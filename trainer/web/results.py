@@ -46,18 +46,14 @@ class Reject(NamedTuple):
     reason: str
 
 
-def inputs(files: Path) -> list[Path]:
-    """What an upload is read from, in order of the numbers that results give it: the folder, and its archives."""
-    found = sorted(files.iterdir())
-    archives = [path for path in found if path.suffix == _ARCHIVE]
-    return ([files] if len(archives) < len(found) else []) + archives
+def called(inputs: Sequence[str], names: Sequence[str], number: int, stored: str) -> str:
+    """What a file was called that results name by the `number` of its input and what it is `stored` as.
 
-
-def called(places: Sequence[Path], names: Sequence[str], number: int, stored: str) -> str:
-    """What a file was called that results name by the number of its input and what it is `stored` as."""
-    place = places[number - 1]
+    `inputs`: `Entry.inputs`; `names`: what was sent, by the numbers of the files.
+    """
+    place = Path(inputs[number - 1])
     if place.suffix == _ARCHIVE:
-        return stored if len(places) == 1 else f"{names[int(place.stem)]}/{stored}"
+        return stored if len(inputs) == 1 else f"{names[int(place.stem)]}/{stored}"
     found = _STORED.fullmatch(stored)
     return names[int(found[1])] + (found[2] or "") if found else stored
 

@@ -195,7 +195,7 @@ class Routes:
             raise Refusal(429, f"{kept} studies are kept already; delete some, or send this one later", RETRY_S)
 
     def _settle(self, entry: Entry, names: list[str]) -> None:
-        archives.require_readable(entry.files, names, self._limits.most_upload_bytes)
+        archives.require_readable(entry, names, self._limits.most_upload_bytes)
         uploads.write_names(entry.path, names)
         entry.turn(spool.WAITING, name=uploads.title(names))
 

@@ -80,7 +80,7 @@ class Shelf:
         entry, state = self.entry(upload)
         if state.state != spool.DONE:
             raise Refusal(404, f"this study is {state.state}; its slices are shown once it is done")
-        return self.slices.opened(entry.id, entry.files, entry.result)
+        return self.slices.opened(entry)
 
     def counts(self) -> tuple[int, int]:
         """How many uploads wait for the model or are on their way to it, and how many there are."""
@@ -187,12 +187,12 @@ class Shelf:
         return Found(labels, studies, told, len(rejects), urgency)
 
     def _called(self, entry: Entry, rows: Sequence[results.Row | results.Reject]) -> list[str]:
-        places, names = results.inputs(entry.files), uploads.read_names(entry.path)
-        return [results.called(places, names, row.input, row.stored) for row in rows]
+        inputs, names = entry.inputs(), uploads.read_names(entry.path)
+        return [results.called(inputs, names, row.input, row.stored) for row in rows]
 
     def _series(self, entry: Entry, studies: Sequence[Json]) -> list[Json]:
         """Series in the order of their studies, slices from feet to head."""
-        opened = self.slices.opened(entry.id, entry.files, entry.result)
+        opened = self.slices.opened(entry)
         series: dict[tuple[str, str], list[Json]] = {}
         names = self._called(entry, opened.rows)
         for n, (row, size, name) in enumerate(zip(opened.rows, opened.sizes(), names, strict=True)):

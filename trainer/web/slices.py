@@ -6,7 +6,6 @@ import contextlib
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from trainer.prediction import slice_stream
 from trainer.web import results
 from trainer.web.refusal import Refusal
 from trainer.web.results import Row
+from trainer.worklist.spool import Entry
 
 MOST_OPEN = 8  # uploads
 MOST_BYTES = 64 << 20  # of decoded slices
@@ -38,13 +38,13 @@ class Size(NamedTuple):
 class Opened:
     """The files of an upload, open for one thread at a time."""
 
-    def __init__(self, files: Path, rows: Sequence[Row], accept: Collection[str]) -> None:
-        """`rows`: of predictions.csv. Raises `SourceError` where the files are gone."""
+    def __init__(self, inputs: Sequence[str], rows: Sequence[Row], accept: Collection[str]) -> None:
+        """`inputs`: `Entry.inputs`; `rows`: of predictions.csv. Raises `SourceError` where the files are gone."""
         self.rows = rows
         self._lock = threading.Lock()
         self._reader = sources.SliceReader()
         self._frames = FrameReader(self._reader, accept)
-        self._refs = _refs([str(path) for path in results.inputs(files)], rows)
+        self._refs = _refs(inputs, rows)
         self._sizes: list[Size] | None = None
         self._closed = False
 
@@ -110,9 +110,9 @@ class Opened:
         return whole + [ref._replace(frame=int(frame)) for ref in inside]
 
 
-def _refs(places: list[str], rows: Sequence[Row]) -> dict[Key, list[sources.SliceRef]]:
+def _refs(inputs: Sequence[str], rows: Sequence[Row]) -> dict[Key, list[sources.SliceRef]]:
     """The files of `rows`, by the number of the input and the name in predictions.csv."""
-    listing = sources.list_inputs(places).table
+    listing = sources.list_inputs(inputs).table
     numbers = slice_stream.input_numbers(listing)
     wanted = {row.stored for row in rows} | {row.stored.rpartition("#")[0] for row in rows}
     found: dict[Key, list[sources.SliceRef]] = defaultdict(list)
@@ -134,15 +134,15 @@ class Slices:
         self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._kept_bytes = 0
 
-    def opened(self, upload: str, files: Path, result: Path) -> Opened:
+    def opened(self, entry: Entry) -> Opened:
         """The files of an upload whose prediction is done."""
         with self._lock:
-            if upload in self._opened:
-                self._opened.move_to_end(upload)
-                return self._opened[upload]
-        made = Opened(files, results.slices(result), self._accept)
+            if entry.id in self._opened:
+                self._opened.move_to_end(entry.id)
+                return self._opened[entry.id]
+        made = Opened(entry.inputs(), results.slices(entry.result), self._accept)
         with self._lock:
-            made = self._opened.setdefault(upload, made)
+            made = self._opened.setdefault(entry.id, made)
             while len(self._opened) > MOST_OPEN:
                 self._opened.popitem(last=False)[1].close()
         return made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from trainer.shell import command
@@ -83,3 +85,34 @@ def test_the_data_set_is_the_flag_then_the_run_then_the_environment_then_the_usu
     assert command.data_places(None) == [command.data_place(None)] == ["/environment"]
     monkeypatch.delenv("ICH_DATA_DIR")
     assert command.data_places(None) == [command.data_place("")] == ["data/rsna_ich"]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        ("7", 7),
+        ("007", 7),
+        ("8", None),
+        ("-1", None),
+        ("", None),
+        (" 7", None),
+        ("7.0", None),
+        ("\u0663", None),
+    ]
+    + [("1" * 5000, None)],
+)
+def test_a_whole_number_in_its_bounds(text, number):
+    read = command.whole_number(0, 7)
+    if number is not None:
+        assert read(text) == number
+        return
+    with pytest.raises(argparse.ArgumentTypeError, match="is no whole number from 0 to 7") as found:
+        read(text)
+    assert len(str(found.value)) < 80
+
+
+def test_an_empty_path_is_none():
+    assert command.path("a b") == "a b"
+    with pytest.raises(argparse.ArgumentTypeError, match="the path is empty"):
+        command.path("")

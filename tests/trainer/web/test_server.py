@@ -150,6 +150,14 @@ def test_connections_are_bounded(running, monkeypatch):
         assert answer(one).startswith(b"HTTP/1.1 200")
 
 
+def test_no_answer_waits_for_an_acknowledgement(running):
+    with connection(running, GET) as one:
+        answer(one)
+        (there,) = running.server_state.connections
+        sock = there.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize("sent", [b"\0\xff\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"A" * (1 << 17)])
 def test_what_is_no_request_ends_only_its_connection(running, sent, capfd):
     with connection(running) as one:
