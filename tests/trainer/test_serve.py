@@ -149,6 +149,20 @@ def test_kills_lose_no_study_that_is_done_and_none_that_waits(export, tmp_path):
     assert psutil.pid_exists(model.pid) is False
 
 
+@pytest.mark.slow
+def test_a_stop_of_the_whole_group_fails_no_study(export, tmp_path):
+    """A service manager sends SIGTERM to every process of a service at once."""
+    with process("--model", export, "--data", tmp_path / "spool") as server:
+        (model,) = (one for one in server.children() if "spawn_main" in " ".join(one.cmdline()))
+        model.send_signal(signal.SIGSTOP)
+        sent = [server.send(study(number)) for number in range(2)]
+        model.send_signal(signal.SIGTERM)
+        model.send_signal(signal.SIGCONT)
+        assert server.end(signal.SIGTERM)[0] == 0
+    with process("--model", export, "--data", tmp_path / "spool") as server:
+        assert [server.ended(upload)["state"] for upload in sent] == ["done", "done"]
+
+
 def _killed(server, model) -> tuple[int, str, str]:
     """SIGKILL of the server; its model goes on, and sees that nobody asks any more."""
     os.kill(server.pid, signal.SIGKILL)
