@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from web_server import zip_bytes
 from ich_tfrecords import NOT_A_DEVICE
 from ich_tfrecords.dicom import ct_slice
 from trainer import serve
+from trainer.worklist.spool import Entry, Spool
 
 TOKEN = "a-token-of-some-length"
 
@@ -78,6 +80,11 @@ def test_places_that_cannot_be_used(capsys, export, tmp_path):
     assert "cannot be made" in refused(capsys, "--model", export, "--port", 0, "--data", tmp_path / "file")
     assert "which is none of this command's" in refused(capsys, "--model", export, "--port", 0, "--data", tmp_path)
     assert str(tmp_path) in refused(capsys, "--model", tmp_path, "--port", 0)
+    listened = tmp_path / "listened"
+    Entry(listened / ("0" * 32)).begin(ae_title="CT1")
+    assert "of another command" in refused(capsys, "--model", export, "--port", 0, "--data", listened)
+    with contextlib.closing(Spool(tmp_path / "held", "--data")):
+        assert "is in use by process" in refused(capsys, "--model", export, "--port", 0, "--data", tmp_path / "held")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"--port {port} (" in refused(capsys, "--model", export, "--port", port)
