@@ -111,11 +111,11 @@ def _serve(args: argparse.Namespace) -> int:
         listener = ending.enter_context(server.listening(args.host, args.port))
         spooled = ending.enter_context(contextlib.closing(Spool(ending.enter_context(_data(args.data)), "--data")))
         worker = Worker(spooled, folder, How(), dicom=False)
-        worker.start()
-        ending.callback(worker.stop)
         limits = Limits(args.most_upload * MIB, 3600.0 * args.keep_hours)
         known = Model(worker, about, model_file.digest(folder))
         made = app.application(spooled, known, limits, token, server.hosts(args.host))
+        worker.start()
+        ending.callback(worker.stop)
         _tell(args, listener.getsockname()[1])
         server.run(made, listener)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from web_server import zip_bytes
 from ich_tfrecords import NOT_A_DEVICE
 from ich_tfrecords.dicom import ct_slice
 from trainer import serve
+from trainer.worklist.spool import Entry, Spool
 
 TOKEN = "a-token-of-some-length"
 
@@ -78,6 +80,11 @@ def test_places_that_cannot_be_used(capsys, export, tmp_path):
     assert "cannot be made" in refused(capsys, "--model", export, "--port", 0, "--data", tmp_path / "file")
     assert "which is none of this command's" in refused(capsys, "--model", export, "--port", 0, "--data", tmp_path)
     assert str(tmp_path) in refused(capsys, "--model", tmp_path, "--port", 0)
+    listened = tmp_path / "listened"
+    Entry(listened / ("0" * 32)).begin(ae_title="CT1")
+    assert "of another command" in refused(capsys, "--model", export, "--port", 0, "--data", listened)
+    with contextlib.closing(Spool(tmp_path / "held", "--data")):
+        assert "is in use by process" in refused(capsys, "--model", export, "--port", 0, "--data", tmp_path / "held")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"--port {port} (" in refused(capsys, "--model", export, "--port", port)
@@ -147,6 +154,20 @@ def test_kills_lose_no_study_that_is_done_and_none_that_waits(export, tmp_path):
             assert (said["state"], said["studies"][0]["study_uid"]) == ("done", f"1.2.{number}")
         assert server.end(signal.SIGINT)[0] == 130
     assert psutil.pid_exists(model.pid) is False
+
+
+@pytest.mark.slow
+def test_a_stop_of_the_whole_group_fails_no_study(export, tmp_path):
+    """A service manager sends SIGTERM to every process of a service at once."""
+    with process("--model", export, "--data", tmp_path / "spool") as server:
+        (model,) = (one for one in server.children() if "spawn_main" in " ".join(one.cmdline()))
+        model.send_signal(signal.SIGSTOP)
+        sent = [server.send(study(number)) for number in range(2)]
+        model.send_signal(signal.SIGTERM)
+        model.send_signal(signal.SIGCONT)
+        assert server.end(signal.SIGTERM)[0] == 0
+    with process("--model", export, "--data", tmp_path / "spool") as server:
+        assert [server.ended(upload)["state"] for upload in sent] == ["done", "done"]
 
 
 def _killed(server, model) -> tuple[int, str, str]:
