@@ -163,11 +163,23 @@ def test_a_stop_of_the_whole_group_fails_no_study(export, tmp_path):
         (model,) = (one for one in server.children() if "spawn_main" in " ".join(one.cmdline()))
         model.send_signal(signal.SIGSTOP)
         sent = [server.send(study(number)) for number in range(2)]
+        half = _half_an_upload(server.address)
         model.send_signal(signal.SIGTERM)
         model.send_signal(signal.SIGCONT)
-        assert server.end(signal.SIGTERM)[0] == 0
+        assert server.end(signal.SIGTERM) == (0, _told(tmp_path / "spool"), "")
+        half.close()
+    assert {path.name for path in (tmp_path / "spool").iterdir()} == {"lock", *sent}
     with process("--model", export, "--data", tmp_path / "spool") as server:
         assert [server.ended(upload)["state"] for upload in sent] == ["done", "done"]
+
+
+def _half_an_upload(address: str) -> socket.socket:
+    host, port = address.removeprefix("http://").rstrip("/").split(":")
+    made = socket.create_connection((host, int(port)))
+    kind = b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000\r\nX-ICH: 1\r\n"
+    head = b"POST /api/studies HTTP/1.1\r\nHost: localhost\r\n" + kind
+    made.sendall(head + b'\r\n--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nhalf')
+    return made
 
 
 def _killed(server, model) -> tuple[int, str, str]:

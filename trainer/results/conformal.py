@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from ich_tfrecords.plural import counted
 from trainer.results import bootstrap, study_level
@@ -158,6 +157,8 @@ def _wrong(
     every, wrong = (len(np.unique(patients[which])) for which in (of, of & (called == WRONG[kind])))
     if not every:
         return {"patients": 0, "called_wrongly": 0, "value": None, "low": None, "high": None}
+    from scipy import stats  # takes two seconds and 50 MB to import
+
     ends = stats.binomtest(wrong, every).proportion_ci(bootstrap.LEVEL, method="exact")
     found = {"value": wrong / every, "low": float(ends.low), "high": float(ends.high)}
     return {"patients": every, "called_wrongly": wrong, **found}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 import traceback
 import uuid
@@ -180,8 +181,10 @@ class Routes:
             await run_in_threadpool(entry.begin, name="", received=time.time())
             names = await uploads.receive(request, entry.files, self._limits.most_upload_bytes)
             await run_in_threadpool(self._settle, entry, names)
-        except BaseException:
+        except BaseException as error:
             entry.remove()  # nobody was told that it came
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise uploads.no_room() from error
             raise
         return entry
 
@@ -223,7 +226,9 @@ async def unknown(request: Request, error: Exception) -> Response:
     """What no route knows."""
     assert isinstance(error, HTTPException)
     words = {404: "there is nothing at this address", 405: "this address does not take that method"}
-    return await refused(request, Refusal(error.status_code, words.get(error.status_code, error.detail)))
+    answer = await refused(request, Refusal(error.status_code, words.get(error.status_code, error.detail)))
+    answer.headers.update(error.headers or {})  # 405 says which methods it takes
+    return answer
 
 
 async def failed(request: Request, error: Exception) -> Response:

@@ -61,12 +61,9 @@ class Shelf:
     def everything(self) -> list[Json]:
         """Every upload: most urgent first, then those under way, then those that failed."""
         said = []
-        for entry in self._spool.entries():
-            try:
-                state = entry.state()
+        for entry, state in self._spool.states():
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 said.append((self._place(entry, state), self._said(entry, state)))
-            except FileNotFoundError:  # removed meanwhile
-                continue
         return [one for _, one in sorted(said, key=lambda pair: pair[0])]
 
     def one(self, upload: str) -> Json:
@@ -84,7 +81,7 @@ class Shelf:
 
     def counts(self) -> tuple[int, int]:
         """How many uploads wait for the model or are on their way to it, and how many there are."""
-        states = [said["state"] for said in self.everything()]
+        states = [state.state for _, state in self._spool.states()]
         return sum(state not in _ENDED for state in states), len(states)
 
     def remove(self, upload: str) -> None:
@@ -96,11 +93,7 @@ class Shelf:
 
     def expire(self) -> None:
         """Take away what was kept long enough."""
-        for entry in self._spool.entries():
-            try:
-                state = entry.state()
-            except FileNotFoundError:
-                continue
+        for entry, state in self._spool.states():
             if state.state in _ENDED and state.since + self._limits.keep_s <= time.time():
                 self._forget(entry)
 
@@ -109,8 +102,7 @@ class Shelf:
 
         Raises `WrongUse` where the spool is another command's.
         """
-        for entry in self._spool.entries():
-            state = entry.state()
+        for entry, state in self._spool.states():
             if not {"name", "received"} <= state.facts.keys():
                 raise WrongUse(f"--data {self._spool.root} holds studies of another command; choose a new folder")
             if state.state == spool.RECEIVING:
@@ -144,7 +136,7 @@ class Shelf:
             "url": f"/studies/{entry.id}",
             "name": state.facts["name"],
             "state": state.state,
-            "error": self.told(entry, state.error) or None,
+            "error": self.told(entry, state.error) if state.error else None,
             "progress": progress and progress._asdict(),
             "received": _iso(state.facts["received"]),
             "expires": _iso(ends + self._limits.keep_s),

@@ -6,7 +6,6 @@ Nothing of the body stays in memory but the piece that came last. A name from ou
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import re
@@ -159,10 +158,6 @@ async def receive(request: Request, folder: Path, most_bytes: int) -> list[str]:
             files.end()
         else:
             raise Refusal(400, "send multipart/form-data with a field called files, or application/zip")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_room() from error
-        raise
     finally:
         files.close()
     if not files.names:
@@ -204,14 +199,14 @@ def _require_room(request: Request, folder: Path, most_bytes: int) -> None:
         raise _too_large(most_bytes)
     found = os.statvfs(folder)
     if found.f_bavail * found.f_frsize - announced < LEAST_FREE_BYTES:
-        raise _no_room()
+        raise no_room()
 
 
 def _too_large(most_bytes: int) -> Refusal:
     return Refusal(413, f"an upload may have {most_bytes:,} bytes; send fewer files, or raise --most_upload")
 
 
-def _no_room() -> Refusal:
+def no_room() -> Refusal:
     return Refusal(503, "the disk of this server is full; try again later, or delete studies", RETRY_S)
 
 

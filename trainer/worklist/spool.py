@@ -145,18 +145,22 @@ class Spool:
             raise ValueError(f"{name!r} is no id of 32 hexadecimal digits")
         return Entry(self.root / name)
 
-    def entries(self) -> list[Entry]:
-        """Every entry, the one whose state is oldest first."""
+    def states(self) -> list[tuple[Entry, State]]:
+        """Every entry and its state, the oldest state first."""
         found = []
         for path in self.root.iterdir():
             if ID.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):  # removed, or not begun
-                    found.append((Entry(path).state().since, path.name))
-        return [Entry(self.root / name) for _, name in sorted(found)]
+                    found.append(((entry := Entry(path)), entry.state()))
+        return sorted(found, key=lambda pair: (pair[1].since, pair[0].id))
+
+    def entries(self) -> list[Entry]:
+        """Every entry, the one whose state is oldest first."""
+        return [entry for entry, _ in self.states()]
 
     def waiting(self) -> list[Entry]:
         """Entries that wait for the model, oldest first."""
-        return [entry for entry in self.entries() if entry.state().state == WAITING]
+        return [entry for entry, state in self.states() if state.state == WAITING]
 
     def close(self) -> None:
         self._lock.close()

@@ -157,6 +157,12 @@ def test_what_is_not_there(server, path):
     assert list(answer.json()) == ["error"]
 
 
+def test_a_method_that_an_address_does_not_take(server):
+    answer = server.client.put("/api/studies", headers=OWN)
+    assert (answer.status_code, list(answer.json())) == (405, ["error"])
+    assert answer.headers["allow"]
+
+
 def test_slices_that_are_not_there(server):
     upload = server.send({"a": slice_bytes("1.2.3.4")})
     one = f"/api/studies/{upload}/slices"

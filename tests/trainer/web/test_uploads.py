@@ -23,6 +23,7 @@ from trainer.web import limits, uploads
 from trainer.web.limits import Limits
 from trainer.web.refusal import Refusal
 from trainer.web.uploads import Files, Form
+from trainer.worklist.spool import Entry
 
 BOUNDARY = b"----aB3"
 
@@ -199,12 +200,15 @@ def test_a_disk_without_room(tmp_path, monkeypatch):
     assert (found.status, found.retry_s) == (503, limits.RETRY_S)
 
 
-def test_a_disk_that_fills_on_the_way(tmp_path, monkeypatch):
-    def full(self, data):
+@pytest.mark.parametrize("where", [(Files, "write"), (uploads, "write_names"), (Entry, "begin")])
+def test_a_disk_that_fills_on_the_way(server, monkeypatch, where):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Files, "write", full)
-    assert refused(tmp_path, [body([(named("a"), b"x")])]).status == 503
+    monkeypatch.setattr(*where, full)
+    answer = server.client.post("/api/studies", files=form({"a": b"x"}), headers=OWN)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+    assert [path.name for path in server.spool.root.iterdir()] == ["lock"]
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
