@@ -21,7 +21,7 @@ OWN = {"X-ICH": "1"}
 
 
 class Process:
-    """A server that answers. `client`: asks it."""
+    """A server that answers. `client`: asks it; `told`: the lines that follow its address."""
 
     def __init__(self, *flags: object, **environment: str) -> None:
         command = [sys.executable, "-m", "trainer.serve", "--port", "0", *map(str, flags)]
@@ -30,7 +30,7 @@ class Process:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         assert self._process.stdout
-        line = self._process.stdout.readline()
+        line, *self.told = (self._process.stdout.readline() for _ in range(3))
         address = re.match(r"(http://\S+) \(Ctrl-C ends it\)", line)
         assert address, (line, self._process.communicate())
         self.address = address[1]
@@ -57,7 +57,7 @@ class Process:
         return said
 
     def end(self, number: int) -> tuple[int, str, str]:
-        """Exit code, stdout from the second line on, and stderr, after this signal."""
+        """Exit code, what else stood on stdout, and stderr, after this signal."""
         children = self.children()
         self._process.send_signal(number)
         out, err = self._process.communicate(timeout=LONG_S)

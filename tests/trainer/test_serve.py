@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import socket
 import stat
 import tempfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -119,20 +122,35 @@ def test_from_an_upload_to_its_slices(export, tmp_path):
             looks = server.client.get(f"/api/studies/{archive}/slices/{one['n']}/map")
             assert (looks.status_code, len(looks.content)) == (200, 64 * 64)
             assert len(set(looks.content)) > 2
+        odd = server.send({"odd.zip": _odd_names()})
+        looks = [
+            server.client.get(f"/api/studies/{odd}/slices/{n}/map")
+            for n in range(len(server.ended(odd)["series"][0]["slices"]))
+        ]
+        assert [one.status_code for one in looks] == [200, 200, 404, 404]
+        assert looks[-1].json()["error"].endswith("2 slices of input 1 are called same; give each a name of its own")
         page = server.client.get(f"/api/studies/{archive}/triage.html")
         assert NOT_A_DEVICE in page.text
         assert "1.2.1" in page.text
         assert server.ended(plain)["studies"][0]["slices"] == 6
         assert server.ended(bad)["error"].startswith("no file gave a prediction")
-        assert [one["state"] for one in server.list()] == ["done", "done", "failed"]
+        assert [one["state"] for one in server.list()] == ["done", "done", "done", "failed"]
         modes = {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in (tmp_path / "spool").rglob("*")}
         assert modes == {0}
         assert "tensorflow" not in Path(f"/proc/{server.pid}/maps").read_text()  # the model has its own process
-        assert server.end(signal.SIGTERM) == (0, _told(tmp_path / "spool"), "")
+        kept = f"uploads and results are kept in {tmp_path / 'spool'}, for 24 hours\n"
+        assert server.told == [kept, f"{NOT_A_DEVICE}\n"]
+        assert server.end(signal.SIGTERM) == (0, "", "")
 
 
-def _told(spool: Path) -> str:
-    return f"uploads and results are kept in {spool}, for 24 hours\n{NOT_A_DEVICE}\n"
+def _odd_names() -> bytes:
+    """An archive of members that a CSV names otherwise, and of two with one name."""
+    out = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w") as archive:
+        warnings.simplefilter("ignore")
+        for name, data in zip(("-1.dcm", "=2", "same", "same"), study(7, slices=4).values()):
+            archive.writestr(name, data)
+    return out.getvalue()
 
 
 @pytest.mark.slow
@@ -166,7 +184,7 @@ def test_a_stop_of_the_whole_group_fails_no_study(export, tmp_path):
         half = _half_an_upload(server.address)
         model.send_signal(signal.SIGTERM)
         model.send_signal(signal.SIGCONT)
-        assert server.end(signal.SIGTERM) == (0, _told(tmp_path / "spool"), "")
+        assert server.end(signal.SIGTERM) == (0, "", "")
         half.close()
     assert {path.name for path in (tmp_path / "spool").iterdir()} == {"lock", *sent}
     with process("--model", export, "--data", tmp_path / "spool") as server:
@@ -198,8 +216,7 @@ def test_a_private_folder_and_a_token(export, tmp_path):
         server.ended(server.send(study(1)))
         (spool,) = (path for path in tmp_path.iterdir() if path.name.startswith("ich-serve-"))
         assert stat.S_IMODE(spool.stat().st_mode) == 0o700
-        code, out, err = server.end(signal.SIGTERM)
-        assert (code, err) == (0, "")
-        assert "a folder that goes when it ends" in out
+        assert server.end(signal.SIGTERM) == (0, "", "")
+        assert "a folder that goes when it ends" in server.told[0]
         assert not spool.exists()
         assert tempfile.gettempdir() != str(tmp_path)

@@ -17,6 +17,7 @@ from ich_tfrecords import crop, pixels
 from ich_tfrecords.pixels import Int16
 from ich_tfrecords.spec import HEAD, ImageSpec, LabelSpec
 from ich_tfrecords.storage import sources
+from ich_tfrecords.storage.csv_text import safe_cell
 from ich_tfrecords.storage.sources import SliceRef
 from ich_tfrecords.volumes.reader import FrameReader
 from trainer.data import neighbours
@@ -76,11 +77,13 @@ def _series(predictions: Path, place: int, file: str) -> list[Row]:
     """The slices of the series of a slice, from feet to head."""
     with predictions.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
-    own = next((row for row in rows if _key(row) == (place, file)), None)
-    if own is None:
+    own = [row for row in rows if _key(row) == (place, file)]
+    if not own:
         raise WrongUse(f"{predictions} has no slice {file} of input {place}")
+    if len(own) > 1:  # members of an archive
+        raise WrongUse(f"{len(own)} slices of input {place} are called {file}; give each a name of its own")
     uids = ("study_uid", "series_uid")
-    series = [row for row in rows if all(row[uid] == own[uid] for uid in uids)]
+    series = [row for row in rows if all(row[uid] == own[0][uid] for uid in uids)]
     return sorted(series, key=lambda row: (float(row["position_mm"]), row["sop_uid"]))
 
 
@@ -103,9 +106,12 @@ def _scored(
 def _ref(table: pa.Table, place: int, file: str) -> SliceRef:
     (container,) = (path for path, number in slice_stream.input_numbers(table).items() if number == place)
     inside = table.filter(pc.equal(table["container"].cast(pa.string()), container))
+    called = pa.array([str(safe_cell(name)) for name in inside["name"].to_pylist()])  # as predictions.csv has it
     name, frame = file, 0
-    if "#" in file and not pc.any(pc.equal(inside["name"], file)).as_py():
+    if "#" in file and not pc.any(pc.equal(called, file)).as_py():
         name, _, number = file.rpartition("#")
         frame = int(number)
-    (ref,) = sources.refs(inside.filter(pc.equal(inside["name"], name)))
-    return ref._replace(frame=frame)
+    found = list(sources.refs(inside.filter(pc.equal(called, name))))
+    if len(found) != 1:
+        raise WrongUse(f"{len(found)} files of input {place} are called {file}; give each a name of its own")
+    return found[0]._replace(frame=frame)

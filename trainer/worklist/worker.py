@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -195,6 +196,9 @@ def _answer(asked: Connection, answer: Callable[[Any], Any]) -> None:
             asked.send((GOOD, answer(given)))
         except (TrainerError, Problem, sources.SourceError, OSError) as error:
             asked.send((BAD, str(error)))
+        except Exception as error:  # a fault of ours must not leave whoever asked without an answer
+            traceback.print_exception(error)
+            asked.send((BAD, f"a fault of this program ({type(error).__name__}); its own output says where"))
 
 
 def _read(reader: Reader, job: Job) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import shutil
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -56,6 +58,24 @@ def test_the_map_of_a_head_lies_on_the_head(rsna_spec):
     crop.cut(expected, square)[:] = 255
     np.testing.assert_array_equal(strength, expected)
     assert square.side < 512
+
+
+def test_files_are_found_by_the_names_that_a_csv_gives_them(tmp_path):
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        warnings.simplefilter("ignore")  # of the name that comes twice
+        for name in ("=1", "-2.dcm", "a#3", "b.dcm", "same", "same"):
+            archive.writestr(name, b"x")
+    table = sources.list_inputs([str(tmp_path / "a.zip")]).table
+
+    def found(file: str) -> tuple[str, int]:
+        ref = map_on_slice._ref(table, 1, file)
+        return ref.name, ref.frame
+
+    assert [found(file) for file in ("'=1", "'-2.dcm")] == [("=1", 0), ("-2.dcm", 0)]
+    assert [found(file) for file in ("a#3", "b.dcm#7")] == [("a#3", 0), ("b.dcm", 7)]
+    for file in ("same", "gone", "=1"):
+        with pytest.raises(WrongUse, match=f"files of input 1 are called {file}; give each a name of its own"):
+            map_on_slice._ref(table, 1, file)
 
 
 @pytest.mark.slow
