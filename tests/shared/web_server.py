@@ -100,7 +100,7 @@ class StandIn:
                 write(map(triage.slice_row, found, values))
             with csv_file(output.rejects, Reject._fields) as write:
                 write(lost)
-            with csv_file(output.triage, triage.study_head(labels, promised=False)) as write:
+            with csv_file(output.triage, triage.study_head(labels, known)) as write:
                 write(triage.study_rows(known, labels))
             output.page.write_text("<!doctype html><title>a page</title>")
             output.finish({})
