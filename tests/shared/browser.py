@@ -69,11 +69,16 @@ def render(page: Path, picture: Path, width_px: int = WIDTH_PX, measure: str = "
 
     `measure`: an expression that gives a text.
     """
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(f"no Chromium on PATH ({', '.join(NAMES)}); .ci/run installs one")
-    with _browser(program, picture.parent / "chromium") as talk:
+    with _browser(program(), picture.parent / "chromium") as talk:
         return _report(talk, page.resolve().as_uri(), picture, width_px, measure)
+
+
+def program() -> str:
+    """Where Chromium is on this machine; skips where there is none."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        pytest.skip(f"no Chromium on PATH ({', '.join(NAMES)}); .ci/run installs one")
+    return found
 
 
 def _report(talk: Talk, address: str, picture: Path, width_px: int, measure: str) -> Report:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from browser import NAMES
+from browser import program
 from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
@@ -37,37 +35,30 @@ TOO_WIDE = "() => document.documentElement.scrollWidth > document.documentElemen
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """The browser of this machine; skips where there is none."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(f"no Chromium on PATH ({', '.join(NAMES)}); .ci/run installs one")
+    place = program()
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=FLAGS)
+        browser = driver.chromium.launch(executable_path=place, args=FLAGS)
         yield browser
         browser.close()
 
 
 @dataclasses.dataclass
 class Watch:
-    """What a page said and asked for: `console` errors and warnings, `outside` addresses, `dialogs` it opened."""
+    """What a page said and asked for: `console` errors and warnings, and addresses `outside` of its server."""
 
-    address: str
     console: list[str] = dataclasses.field(default_factory=list)
     outside: list[str] = dataclasses.field(default_factory=list)
-    dialogs: list[str] = dataclasses.field(default_factory=list)
-
-    def clean(self) -> bool:
-        return not self.console and not self.outside
 
 
 def opened(browser: Browser, address: str, path: str, width_px: int, **context: Any) -> tuple[Page, Watch]:
     """A page of the server at `address` in a window of its own; dialogs are answered with yes."""
     page = browser.new_context(viewport={"width": width_px, "height": HIGH_PX}, **context).new_page()
     page.set_default_timeout(15_000)
-    watch = Watch(address)
+    watch = Watch()
     page.on("console", lambda one: one.type in ("error", "warning") and watch.console.append(one.text))
     page.on("pageerror", lambda one: watch.console.append(str(one)))
     page.on("request", lambda one: _outside(one.url, address) and watch.outside.append(one.url))
-    page.on("dialog", lambda one: (watch.dialogs.append(one.message), one.accept()))
+    page.on("dialog", lambda one: one.accept())
     page.goto(address + path)
     return page, watch
 

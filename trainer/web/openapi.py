@@ -128,7 +128,7 @@ def operations() -> list[Operation]:
         Operation(
             "get", f"{one}/map", "Where the model looks at a slice: uint8, row by row.",
             200, "application/octet-stream", octets, (401, 403, 404, 429, 503),
-            "shows what speaks for the leading label: 0 nothing, 255 the most",
+            "shows what speaks for the leading label, which the header X-ICH-Label names: 0 nothing, 255 the most",
         ),
         Operation(
             "get", f"{study}/triage.html", "The page that predict writes of an upload.",

@@ -66,6 +66,7 @@ def test_a_map_has_an_octet_for_each_pixel(server):
     upload = server.send({"a": slice_bytes("1.2.3.4")})
     answer = server.client.get(f"/api/studies/{upload}/slices/0/map")
     assert (answer.status_code, answer.content) == (200, bytes(range(256)))
+    assert answer.headers["x-ich-label"] == "any"
 
 
 def test_one_zip_as_the_body(server):

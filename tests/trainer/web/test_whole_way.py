@@ -10,7 +10,7 @@ import keyboard
 import numpy as np
 import pytest
 from dicom_files import dicom_file, slice_elements
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 from serve_process import Process, process
 from test_viewer import BONE, grey, picture, position, shows
 from web_server import zip_bytes
@@ -43,10 +43,9 @@ def files(head) -> dict[str, bytes]:
     return {**made, f"{HOSTILE}.dcm": b"read me"}
 
 
-@pytest.fixture
-def page(chromium, server, request) -> Iterator:
-    """The list, once the token was given; at the end nothing was complained of, and nothing asked for elsewhere."""
-    page, watch = keyboard.opened(chromium, server.address.rstrip("/"), "/", request.param)
+def entered(chromium, server, width_px) -> tuple[Page, keyboard.Watch]:
+    """The list, once the token was given."""
+    page, watch = keyboard.opened(chromium, server.address.rstrip("/"), "/", width_px)
     page.wait_for_url("**/login")
     page.get_by_label("Token").fill("not the token of this one")
     page.keyboard.press("Enter")
@@ -54,6 +53,13 @@ def page(chromium, server, request) -> Iterator:
     page.get_by_label("Token").fill(TOKEN)
     page.get_by_role("button", name="Enter").click()
     page.wait_for_url(server.address)
+    return page, watch
+
+
+@pytest.fixture
+def page(chromium, server, request) -> Iterator[Page]:
+    """The list; at the end nothing was complained of, and nothing asked for elsewhere."""
+    page, watch = entered(chromium, server, request.param)
     yield page
     page.context.close()
     assert [line for line in watch.console if "401" not in line] == []
@@ -108,6 +114,7 @@ def test_from_a_zip_to_a_slice_with_its_map(page, files, tmp_path):
     assert NOT_A_DEVICE in page.inner_text("body")
     page.go_back()
     page.wait_for_selector("#viewer:not([hidden])")
+    page.wait_for_load_state("networkidle")  # a slice that is on its way would be one that is gone
     page.click("#delete")
     expect(page.locator("#ranked-note")).to_have_text("No study is here yet.")
 
@@ -121,10 +128,11 @@ def test_an_upload_that_is_nothing_says_so(page, tmp_path):
     expect(page.locator("#failed")).to_be_hidden()
 
 
-def test_a_server_that_ended_is_told(chromium, export):
-    with process("--model", export) as server:
-        page, _ = keyboard.opened(chromium, server.address.rstrip("/"), "/", 1280)
-        expect(page.locator("#ranked-note")).to_have_text("No study is here yet.")
-        server.end(signal.SIGTERM)
-        expect(page.locator("#gone")).to_contain_text("The server does not answer.")
-        page.context.close()
+def test_a_server_that_ended_is_told(chromium, server):
+    """The last one of this file, for it ends the server."""
+    page, _ = entered(chromium, server, 1280)
+    expect(page.locator("#ranked-note")).to_have_text("No study is here yet.")
+    code, _, error = server.end(signal.SIGTERM)
+    assert (code, error) == (0, "")
+    expect(page.locator("#gone")).to_contain_text("The server does not answer.")
+    page.context.close()
