@@ -56,7 +56,7 @@ def _move(path: Path) -> None:
     small = int(side * rng.uniform(*SCALE))
     row, column = rng.integers(0, side - small + 1, 2)
     moved = np.full((side, side), pixels.AIR_HU, np.int16)
-    sums = pixels.box_sums(hu.astype(np.int64), small)
+    sums = pixels.box_sums(hu.astype(np.int32), small, 1 << 15)
     moved[row : row + small, column : column + small] = np.rint(sums / side**2).astype(np.int16)
     stored = (moved.astype(np.int64) - int(file.RescaleIntercept)).clip(-32768, 65535)
     file.PixelData = stored.astype(np.int16 if file.PixelRepresentation else np.uint16).tobytes()

@@ -71,14 +71,16 @@ def pad_square(hu: Int16, pad_hu: int) -> Int16:
     return square
 
 
-def box_sums(values: Int32, size: int) -> Int64:
+def box_sums(values: Int32, size: int, most: int) -> Int64:
     """Sums [size, size] of square `values` [H, H] over the boxes of an exact area resample.
 
     Output i covers inputs [i*H/size, (i+1)*H/size); overlaps are counted in units of 1/size of an input,
-    so they are whole and add up to H on each axis, H*H in all. H times the greatest value must be below 2**31.
+    so they are whole and add up to H on each axis, H*H in all. `most`: no value is further from 0; H times it must be
+    below 2**31.
     """
     by_row = _box_sums_rows(values, size)
-    return _box_sums_rows(by_row.T.astype(np.int64, order="C"), size).T
+    kind = np.int32 if most * len(values) ** 2 < 1 << 31 else np.int64
+    return _box_sums_rows(by_row.T.astype(kind, order="C"), size).T.astype(np.int64)
 
 
 def _box_sums_rows(values: Ints, size: int) -> Ints:
@@ -86,10 +88,11 @@ def _box_sums_rows(values: Ints, size: int) -> Ints:
     height, kind = len(values), values.dtype
     start = np.arange(size) * height
     sums = np.zeros((size, values.shape[1]), kind)
+    met = np.empty_like(sums)
     for nth in range(-(-height // size) + 1):
         row = start // size + nth
         overlap = np.minimum((row + 1) * size, start + height) - np.maximum(row * size, start)
-        met = values[np.minimum(row, height - 1)]
+        np.take(values, row, axis=0, out=met, mode="clip")  # a row past the last has no overlap
         met *= np.maximum(overlap, 0).astype(kind)[:, None]
         sums += met
     return sums
@@ -111,7 +114,7 @@ def window_channel(hu: Int16, window: Window, size_px: int) -> UInt8:
     side, width = hu.shape[0], scale * window.width_hu
     if side == 4 * size_px and scale == 1 and 16 * width < 1 << 16:
         return _window_quarter(hu, low, width)
-    return quantise(box_sums(_above(hu, window), size_px), 0, width, side**2)
+    return quantise(box_sums(_above(hu, window), size_px, width), 0, width, side**2)
 
 
 def _above(hu: Int16, window: Window) -> Int32:
@@ -173,7 +176,7 @@ def mean_steps(hu: Int16, size_px: int) -> Int16:
 
 def _any_sums(hu: Int16, size_px: int) -> Int64:
     above = hu.astype(np.int32) - np.int32(INT16_MIN)
-    return box_sums(above, size_px) + INT16_MIN * hu.shape[0] ** 2
+    return box_sums(above, size_px, INT16_MAX - INT16_MIN) + INT16_MIN * hu.shape[0] ** 2
 
 
 def _block_sums(hu: Int16, size_px: int) -> Int64:

@@ -115,7 +115,7 @@ def test_the_fast_path_equals_the_general_one(size, window, seed):
     hu = noise(4 * size, seed, -32768, 32767)
     low, scale = 2 * window.level_hu - window.width_hu, 2
     clipped = np.clip(scale * hu.astype(np.int32), low, low + scale * window.width_hu)
-    general = pixels.quantise(pixels.box_sums(clipped, size), low, scale * window.width_hu, hu.size)
+    general = pixels.quantise(pixels.box_sums(clipped, size, 2 * 32768 + 65536), low, scale * window.width_hu, hu.size)
     assert np.array_equal(pixels.window_channel(hu, window, size), general)
 
 
@@ -130,12 +130,12 @@ def cumulated(values: np.ndarray, size: int) -> np.ndarray:
     return values
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))
+@given(st.integers(1, 300), st.integers(1, 300), st.booleans(), st.integers(0, 2**32 - 1))
 @settings(max_examples=100, deadline=None)
-def test_box_sums_equal_those_of_cumulative_sums(height, size, seed):
-    most = np.iinfo(np.int32).max // height
-    values = np.random.default_rng(seed).integers(-most, most, (height, height), dtype=np.int32)
-    sums = pixels.box_sums(values, size)
+def test_box_sums_equal_those_of_cumulative_sums(height, size, small, seed):
+    most = np.iinfo(np.int32).max // (height**2 if small else height)  # sums of small values fit 32 bits
+    values = np.random.default_rng(seed).integers(-most, most, (height, height), dtype=np.int32, endpoint=True)
+    sums = pixels.box_sums(values, size, most)
     assert sums.dtype == np.int64
     np.testing.assert_array_equal(sums, cumulated(values.astype(np.int64), size))
 
@@ -144,7 +144,7 @@ def test_box_sums_equal_those_of_cumulative_sums(height, size, seed):
 def test_whole_blocks_count_each_input_alike(size, block, seed):
     values = np.random.default_rng(seed).integers(0, 1000, (size * block, size * block), dtype=np.int32)
     blocks = values.reshape(size, block, size, block).sum(axis=(1, 3))
-    np.testing.assert_array_equal(pixels.box_sums(values, size), blocks * size**2)
+    np.testing.assert_array_equal(pixels.box_sums(values, size, 999), blocks * size**2)
 
 
 def test_the_widest_windows_over_the_greatest_slice_overflow_nowhere():
@@ -156,11 +156,18 @@ def test_the_widest_windows_over_the_greatest_slice_overflow_nowhere():
 
 @pytest.mark.parametrize(("height", "size"), [(7, 3), (3, 7), (5, 5), (12, 4), (1, 8), (511, 128), (513, 128)])
 def test_box_weights_add_up(height, size):
-    ones = pixels.box_sums(np.ones((height, height), np.int32), size)
+    ones = pixels.box_sums(np.ones((height, height), np.int32), size, 1)
     assert (ones == height * height).all()
     values = np.arange(height * height, dtype=np.int32).reshape(height, height)
     weights = overlaps(height, size)
-    assert np.array_equal(pixels.box_sums(values, size), weights @ values @ weights.T)
+    assert np.array_equal(pixels.box_sums(values, size, height**2), weights @ values @ weights.T)
+
+
+@pytest.mark.parametrize("most", [2**31 // 64 - 1, 2**31 // 64, 2**31 // 8 - 1])
+def test_sums_at_the_ends_of_32_bits(most):
+    for value in (most, -most):
+        sums = pixels.box_sums(np.full((8, 8), value, np.int32), 3, most)
+        assert (sums == 64 * value).all()
 
 
 def test_box_sums_of_one_box_in_fractions():
@@ -168,7 +175,7 @@ def test_box_sums_of_one_box_in_fractions():
     values = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.int32)
     half = Fraction(1, 2)
     mean = (1 + 2 * half + 4 * half + 5 * half * half) / (Fraction(3, 2) ** 2)
-    assert Fraction(int(pixels.box_sums(values, 2)[0, 0]), 9) == mean
+    assert Fraction(int(pixels.box_sums(values, 2, 9)[0, 0]), 9) == mean
 
 
 def test_upscaling_repeats_whole_pixels():
