@@ -5,13 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ich_tfrecords.plural import counted
+from trainer.listening.screen import short, tell, warn
 from trainer.listening.sending import NotSent, Send
-from trainer.listening.studies import Studies, short, tell
+from trainer.listening.studies import Studies
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 600.0
 _END_S = 30.0  # of what is under way when this process is asked to end
+
+
+class Turn(NamedTuple):
+    """When a study is to be sent, and how long to wait if that fails."""
+
+    at: float
+    wait_s: float
 
 
 class Outbox:
@@ -19,8 +28,8 @@ class Outbox:
 
     def __init__(self, studies: Studies, send: Send, now: Callable[[], float] = time.monotonic) -> None:
         self._studies, self._send, self._now = studies, send, now
-        self._lock, self._woken = threading.Lock(), threading.Condition()
-        self._due: dict[str, tuple[float, float]] = {}  # study -> when, and how long to wait after the next failure
+        self._woken = threading.Condition()
+        self._due: dict[str, Turn] = {}
         self._told: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
@@ -34,8 +43,13 @@ class Outbox:
     def post(self, study: str) -> None:
         """Send the results of a study, now."""
         with self._woken:
-            self._due[study] = (self._now(), FIRST_WAIT_S)
+            self._due[study] = Turn(self._now(), FIRST_WAIT_S)
             self._woken.notify()
+
+    @property
+    def works(self) -> bool:
+        """Whether it has not come to an end that nobody foresaw."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """End after the study that is being sent."""
@@ -54,30 +68,34 @@ class Outbox:
 
     def _next(self) -> str:
         with self._woken:
-            due = [(when, study) for study, (when, _) in self._due.items() if when <= self._now()]
+            due = [(turn.at, study) for study, turn in self._due.items() if turn.at <= self._now()]
         return min(due)[1] if due else ""
 
     def attempt(self, study: str) -> None:
         """Send the results of a study once; a failure puts it off."""
-        _, wait_s = self._due[study]
+        turn = self._due[study]
         try:
-            files = self._studies.results(study)
-            if files:
-                self._send(files)
-            has_more = bool(files) and not self._studies.sent(study, files)
-        except (NotSent, OSError) as error:  # files go where a study is judged again
-            self._put_off(study, wait_s, str(error))
-            return
-        self._told.pop(study, None)
-        if files and not has_more:
-            tell(f"{short(study)}: {counted(len(files), 'object')} sent")
-        with self._woken:
-            if self._due.get(study, (0.0, 0.0))[1] == wait_s:
-                del self._due[study]
+            parcel = self._studies.parcel(study)
+            if parcel:
+                self._send(parcel.files)
+                self._studies.sent(parcel)
+                tell(f"{short(study)}: {counted(len(parcel.files), 'object')} sent")
+        except (NotSent, OSError) as error:  # the files of a study that is judged again go
+            self._tell_once(study, str(error))
+            self._replace(study, turn, Turn(self._now() + turn.wait_s, min(2 * turn.wait_s, LONGEST_WAIT_S)))
+        else:
+            self._told.pop(study, None)
+            self._replace(study, turn, None)
 
-    def _put_off(self, study: str, wait_s: float, why: str) -> None:
-        if self._told.get(study) != why:  # once, not at each try
+    def _tell_once(self, study: str, why: str) -> None:
+        if self._told.get(study) != why:
             self._told[study] = why
-            tell(f"{short(study)}: not sent, tried again: {why}")
+            warn(f"{short(study)}: not sent, tried again later: {why}")
+
+    def _replace(self, study: str, turn: Turn, by: Turn | None) -> None:
+        """Put another turn in the place of one, or none; a study that was posted meanwhile keeps its new one."""
         with self._woken:
-            self._due[study] = (self._now() + wait_s, min(2 * wait_s, LONGEST_WAIT_S))
+            if self._due[study] is turn:
+                del self._due[study]
+                if by:
+                    self._due[study] = by

@@ -26,6 +26,14 @@ class Brought(NamedTuple):
     ids: set[str]
 
 
+class Parcel(NamedTuple):
+    """Results of a study as DICOM files, and since when they are there."""
+
+    study: str
+    since: float
+    files: list[Path]
+
+
 class Studies:
     """The studies of a spool. `sends`: whether results are to be sent; `now`: seconds that never go back."""
 
@@ -38,7 +46,9 @@ class Studies:
         self._asked: set[str] = set()
         for entry in spool.entries():
             state = entry.state()
-            if state.state == RECEIVING or (state.state in ENDED and _has_grown(entry, state)):
+            if not any(entry.files.iterdir()):  # begun for an object that could not be written
+                entry.remove()
+            elif state.state == RECEIVING or (state.state in ENDED and _has_grown(entry, state)):
                 self._await(entry, state)
             elif state.state not in ENDED:
                 self._asked.add(entry.id)
@@ -108,20 +118,22 @@ class Studies:
         """Ids of studies whose results are yet to be sent."""
         return [entry.id for entry in self._spool.entries() if _is_unsent(entry.state())]
 
-    def results(self, study: str) -> list[Path]:
-        """The DICOM results of a study that are yet to be sent; none where it waits for the model again."""
+    def parcel(self, study: str) -> Parcel | None:
+        """The results of a study that are yet to be sent; None where there are none, as while it is judged again."""
         with self._lock:
             entry = self._spool.entry(study)
-            return _filed(entry) if _is_unsent(_state(entry)) else []
+            state = _state(entry)
+            if state is None or not _is_unsent(state):
+                return None
+            return Parcel(study, state.since, sorted(entry.dicom.glob("*/*.dcm")))
 
-    def sent(self, study: str, files: list[Path]) -> bool:
-        """Note that these results were sent; False where there are others by now."""
+    def sent(self, parcel: Parcel) -> None:
+        """Note that these results are where they should be; those that stand in their place by now are not."""
         with self._lock:
-            entry = self._spool.entry(study)
-            if not _is_unsent(_state(entry)) or _filed(entry) != files:
-                return False
-            entry.turn(DONE, **{UNSENT: False})
-            return True
+            entry = self._spool.entry(parcel.study)
+            state = _state(entry)
+            if state is not None and _is_unsent(state) and state.since == parcel.since:
+                entry.turn(DONE, **{UNSENT: False})
 
     def forget(self, keep_s: float) -> int:
         """Remove studies that nothing happened to for `keep_s`, but none that is yet to be sent; how many."""
@@ -153,18 +165,13 @@ def _state(entry: Entry) -> State | None:
         return None
 
 
-def _is_unsent(state: State | None) -> bool:
-    return state is not None and state.state == DONE and bool(state.facts.get(UNSENT))
-
-
-def _filed(entry: Entry) -> list[Path]:
-    """The results as DICOM. Each time that a study is judged they bear new UIDs, but not new names."""
-    return sorted(entry.dicom.glob("*/*.dcm"))
+def _is_unsent(state: State) -> bool:
+    return state.state == DONE and bool(state.facts.get(UNSENT))
 
 
 def _content(entry: Entry) -> str:
     """What stands for the objects of a study, their sizes and times."""
-    return sources.listing_digest(sources.list_inputs([str(entry.files)], []).table)
+    return sources.listing_digest(sources.list_inputs(entry.inputs()).table)
 
 
 def _has_grown(entry: Entry, state: State) -> bool:
