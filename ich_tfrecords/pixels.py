@@ -79,8 +79,9 @@ def box_sums(values: Int32, size: int, most: int) -> Int64:
     below 2**31.
     """
     by_row = _box_sums_rows(values, size)
-    kind = np.int32 if most * len(values) ** 2 < 1 << 31 else np.int64
-    return _box_sums_rows(by_row.T.astype(kind, order="C"), size).T.astype(np.int64)
+    if most * len(values) ** 2 < 1 << 31:
+        return _box_sums_rows(np.ascontiguousarray(by_row.T), size).T.astype(np.int64)
+    return _box_sums_rows(by_row.T.astype(np.int64, order="C"), size).T
 
 
 def _box_sums_rows(values: Ints, size: int) -> Ints:

@@ -9,52 +9,24 @@ found again, and they may be names of people.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
-import platform
 import sys
-import tempfile
-import time
-import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
-
-from ich_tfrecords import NOT_A_DEVICE, __version__
+from ich_tfrecords import NOT_A_DEVICE
 from ich_tfrecords.dataset import series_choice
-from ich_tfrecords.plural import counted
-from ich_tfrecords.storage import atomic, sources
-from ich_tfrecords.storage.csv_text import csv_text
+from ich_tfrecords.storage import sources
 from ich_tfrecords.views import progress_line
 from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
-from trainer.models.model_file import About
-from trainer.pages import triage_page
-from trainer.prediction import (
-    dicom_folder,
-    networks,
-    outcome_lines,
-    picture_files,
-    series_stream,
-    slice_outcomes,
-    slice_stream,
-    triage,
-)
+from trainer.prediction import outcome_lines, picture_files
 from trainer.prediction.dicom_folder import DicomFolder, Written
-from trainer.prediction.folder import PredictFolder, csv_file
-from trainer.prediction.heads import Heads
-from trainer.prediction.neighbour_stream import NO_ORDER
-from trainer.prediction.networks import Networks, Score
+from trainer.prediction.folder import PredictFolder
 from trainer.prediction.picture_files import Pictured
-from trainer.prediction.slice_outcomes import NOT_FINITE
-from trainer.prediction.slice_stream import Reject
-from trainer.prediction.thumbnails import Thumbnails
-from trainer.prediction.triage import Outcome, Triage
-from trainer.shell import command, quiet
-from trainer.shell.problems import WorkFailed, WrongUse
+from trainer.shell import command
+from trainer.shell.problems import WrongUse
+from trainer.worklist.reading import How, Reader
 
 MOST_PICTURES, MOST_AT_ONCE = 1000, 4096
 EPILOG = """\
@@ -162,27 +134,17 @@ def _predict(args: argparse.Namespace) -> int:
     output = PredictFolder(Path(args.output))
     results = DicomFolder(Path(args.dicom), output.path) if args.dicom else None
     listing = _listing(args)
-    quiet.import_tensorflow()
-    _quiet_pydicom()
-    loaded = networks.load(folder, about)
-    stages = _stages(args, loaded, listing.table)  # compiled here, before time is taken
-    with contextlib.ExitStack() as growing:
-        place = growing.enter_context(results.growing()) if results else None
-        with output.claimed():
-            with tempfile.TemporaryFile(dir=output.path) as file:
-                kept = Thumbnails(file, len(about.spec.labels.names), about.spec.image.size_px)
-                found, seconds = _score_files(args, about, stages, output, kept)
-                chosen, shown = found.to_picture(), triage_page.shown(found)
-                pictured = picture_files.draw(output, chosen, found.partial(), loaded, args.map, shown)
-                text = triage_page.page(found, about, model_file.digest(folder), kept, pictured)
-            atomic.write_bytes(output.page, text.encode(errors="backslashreplace"))
-            filed = _file(place, found, loaded, folder, args.map) if place else None
-            growing.close()  # what is filed stands in its place before the run counts as finished
-            facts = _run_facts(args, folder, loaded, listing, found, filed)
-            output.finish({**facts, "pictures": [one.path.name for one in pictured], "seconds": round(seconds, 3)})
-    print(*outcome_lines.outcome(about, args.model, found, listing.ignored, seconds), sep="\n")
-    _tell_files(output, pictured, args.dicom, filed)
-    return _exit_code(found, output, filed)
+    how = How(args.series, args.flip, args.pictures, args.map, args.batch_size)
+    read = Reader(folder, about, how).read(listing, output, results, _shown, include_given=bool(args.include))
+    print(*outcome_lines.outcome(about, args.model, read.found, listing.ignored, read.seconds), sep="\n")
+    _tell_files(output, read.pictured, args.dicom, read.filed)
+    read.require_something(output)
+    return 0
+
+
+def _shown(stage: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """How far a stage is stands on the screen."""
+    return progress_line.shown(stage, "files", sys.stdout)
 
 
 def _listing(args: argparse.Namespace) -> sources.Listing:
@@ -190,151 +152,6 @@ def _listing(args: argparse.Namespace) -> sources.Listing:
         return sources.list_inputs(args.input, args.include)
     except sources.SourceError as error:
         raise WrongUse(str(error)) from error
-
-
-def _quiet_pydicom() -> None:
-    """Keep warnings that repeat for every file off the screen."""
-    warnings.filterwarnings("ignore", module="pydicom")
-    logging.getLogger("pydicom").setLevel(logging.ERROR)
-
-
-class Stage(NamedTuple):
-    """A part of the work: what it is called, how many files it deals with, and what becomes of them."""
-
-    name: str
-    files: int
-    outcomes: Generator[Outcome, None, None]
-
-
-def _stages(args: argparse.Namespace, loaded: Networks, listing: pa.Table) -> Iterator[Stage]:
-    """What is to be done, one after the other: which files are one series has to be known first, to choose among them.
-
-    A model of single slices that takes all series needs no such look.
-    """
-    if loaded.context is None and not loaded.beside:
-        return _by_slice(args, loaded.about, loaded.scorer(args.flip), listing)
-    return _by_series(args, loaded, listing)
-
-
-def _by_slice(args: argparse.Namespace, about: About, score: Score, listing: pa.Table) -> Iterator[Stage]:
-    left_out, numbers = triage.without_slices([], 0), slice_stream.input_numbers(listing)
-    if args.series != series_choice.ALL:
-        heads = Heads(listing, about.spec.accept)
-        # what cannot be read is looked at again, and told then
-        yield Stage("group", listing.num_rows, (found._replace(rejects=[]) for found in heads.read()))
-        left_out, listing = heads.choose(args.series or series_choice.TOLD), heads.kept()
-    batches = slice_stream.batches(listing, about.spec, args.batch_size, numbers)
-    yield Stage("predict", listing.num_rows, _after(left_out, slice_outcomes.alone(batches, about, score)))
-
-
-def _after(left_out: Outcome, others: Generator[Outcome, None, None]) -> Generator[Outcome, None, None]:
-    yield left_out
-    yield from others
-
-
-def _by_series(args: argparse.Namespace, loaded: Networks, listing: pa.Table) -> Iterator[Stage]:
-    about, outcomes = loaded.about, _asked(args, loaded)
-    heads = Heads(listing, about.spec.accept)
-    yield Stage("group", listing.num_rows, heads.read())
-    left_out = heads.choose(args.series or series_choice.TOLD)
-    yield Stage("predict", len(heads), _after(left_out, outcomes(heads)))
-
-
-def _asked(args: argparse.Namespace, loaded: Networks) -> Callable[[Heads], Generator[Outcome, None, None]]:
-    """What the model makes of files whose heads were read; it is compiled by now."""
-    about, size = loaded.about, args.batch_size
-    if loaded.context is not None:
-        asked, looks = loaded.in_series(args.flip), bool(args.pictures or args.dicom)
-        return lambda heads: series_stream.outcomes(heads, about, asked, size, looks=looks)
-    score = loaded.scorer(args.flip)
-    return lambda heads: slice_outcomes.among_neighbours(heads, about, score, loaded.beside, size)
-
-
-def _score_files(
-    args: argparse.Namespace, about: About, stages: Iterator[Stage], output: PredictFolder, kept: Thumbnails
-) -> tuple[Triage, float]:
-    """What was found, and seconds; the CSV files are written on the way, and thumbnails `kept`."""
-    labels = about.spec.labels
-    found, begin = Triage(labels, args.pictures), time.perf_counter()
-    with (
-        csv_file(output.predictions, triage.slice_head(labels)) as write_slices,
-        csv_file(output.rejects, Reject._fields) as write_rejects,
-    ):
-        for stage in stages:
-            with contextlib.closing(_told(stage)) as outcomes:
-                for outcome in outcomes:
-                    found.take(outcome)
-                    kept.take(outcome)
-                    write_slices(map(triage.slice_row, outcome.slices, outcome.probabilities))
-                    write_rejects(outcome.rejects)
-        output.begin()
-    seconds = time.perf_counter() - begin
-    text = csv_text(triage.study_head(labels), triage.study_rows(found, labels))
-    atomic.write_bytes(output.triage, text.encode(errors="backslashreplace"))
-    return found, seconds
-
-
-def _told(stage: Stage) -> Generator[Outcome, None, None]:
-    """The outcomes of a stage; how far it is stands on the screen."""
-    done = 0
-    with (
-        contextlib.closing(stage.outcomes) as outcomes,
-        progress_line.shown(stage.name, "files", sys.stdout) as tell,
-    ):
-        for outcome in outcomes:
-            yield outcome
-            done += outcome.files
-            if outcome.files:
-                tell(done, stage.files)
-
-
-def _run_facts(
-    args: argparse.Namespace,
-    folder: Path,
-    loaded: Networks,
-    listing: sources.Listing,
-    found: Triage,
-    filed: Written | None,
-) -> dict[str, Any]:
-    """What made the results. No path and no glob of the input, which may hold the names of people."""
-    import keras
-    import tensorflow as tf
-
-    about = loaded.about
-    model: dict[str, Any] = {
-        "kind": about.network,
-        "sha256": model_file.digest(folder),
-        "dataset": about.spec.name,
-        "trained_on": about.fingerprint,
-    }
-    if loaded.context is not None:
-        beside = folder / model_file.SLICE
-        model["slice_model"] = {"kind": about.facts["slice_model"], "sha256": model_file.digest(beside)}
-    places = len(slice_stream.input_numbers(listing.table))
-    files = {"inputs": places, "files": listing.table.num_rows, "ignored": dict(sorted(listing.ignored.items()))}
-    given = {name: getattr(args, name) for name in ("series", "flip", "pictures", "map", "batch_size")}
-    versions = {"ich_tfrecords": __version__, "python": platform.python_version(), "numpy": np.__version__}
-    return {
-        "model": {**model, "uncalibrated": dict(about.calibration.refused)},
-        "input": {**files, "sha256": sources.listing_digest(listing.table)},
-        "flags": {"include_given": bool(args.include), **given},
-        "slices": found.slices,
-        "studies": len(found.studies()),
-        "studies_partial": len(found.partial()),
-        "study_probability": outcome_lines.ranked_by(about),
-        "studies_without_slices": len(found.without_slices()),
-        "rejects": dict(sorted(found.rejects.items())),
-        "dicom": filed and filed._asdict(),
-        "versions": {**versions, "tensorflow": tf.__version__, "keras": keras.__version__},
-    }
-
-
-def _file(place: Path, found: Triage, loaded: Networks, folder: Path, method: str) -> Written:
-    """Write the results as DICOM into a folder."""
-    from trainer.prediction.dicom_objects import MadeBy  # takes highdicom
-
-    by = MadeBy(loaded.about.network, model_file.digest(folder), loaded.about.fingerprint)
-    return dicom_folder.write(place, found, loaded, by, method)
 
 
 def _tell_files(output: PredictFolder, pictured: Sequence[Pictured], place: str | None, filed: Written | None) -> None:
@@ -345,27 +162,6 @@ def _tell_files(output: PredictFolder, pictured: Sequence[Pictured], place: str 
     if filed:
         print(*filed.lines(), place, sep="\n")
     print(NOT_A_DEVICE, flush=True)
-
-
-def _exit_code(found: Triage, output: PredictFolder, filed: Written | None) -> int:
-    """0; raises `WorkFailed` where the model or every file failed, with what there is already written."""
-    names = f"{output.rejects} names each"
-    if found.rejects[NOT_FINITE]:
-        slices = counted(found.rejects[NOT_FINITE], "slice")
-        raise WorkFailed(f"the model gives no finite number for {slices}; {names}; train or export the model again")
-    if not found.slices and found.rejects[series_choice.UNFIT]:
-        raise WrongUse(
-            f"no series qualifies ({outcome_lines.reasons(found.rejects)}); {names}; --series all takes every one"
-        )
-    if not found.slices and found.rejects[NO_ORDER]:
-        why = f"no slice has a place among others ({outcome_lines.reasons(found.rejects)})"
-        raise WrongUse(f"{why}; {names}; a model of single slices reads them")
-    if not found.slices:
-        raise WorkFailed(f"no file gave a prediction ({outcome_lines.reasons(found.rejects)}); {names}")
-    if filed and filed.failed:
-        studies = counted(filed.failed, "study", "studies")
-        raise WorkFailed(f"no DICOM result for {studies}, whose files changed meanwhile; predict again")
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from ich_tfrecords.storage import atomic, sources
 from ich_tfrecords.storage.slice_reader import SliceRef, slice_name
 from ich_tfrecords.views.montage import shortened
 from ich_tfrecords.volumes.reader import FrameReader, is_nifti
+from trainer.models.model_file import About
 from trainer.prediction import picture_files, slice_stream
-from trainer.prediction.networks import Networks
+from trainer.prediction.picture_files import Maps
 from trainer.prediction.triage import Study, Triage, rounded
 from trainer.shell.problems import WrongUse
 
@@ -92,18 +93,19 @@ class DicomFolder:
             raise
 
 
-def write(place: Path, found: Triage, networks: Networks, by: MadeBy, method: str) -> Written:
+def write(
+    place: Path, found: Triage, about: About, maps: picture_files.Maps | None, by: MadeBy, method: str
+) -> Written:
     """Write a folder with report and picture of each study into `place`; of the pictures see `picture_files`."""
-    maps = picture_files.maps_of(networks, method)
     studies = replaced = nifti = failed = 0
-    with sources.SliceReader() as reader, FrameReader(reader, networks.about.spec.accept) as frames:
+    with sources.SliceReader() as reader, FrameReader(reader, about.spec.accept) as frames:
         for study in found.studies():
             ref = study.driver.found.ref
             if is_nifti(ref.name):
                 nifti += 1
                 continue
             try:
-                source = _write_study(place, study, networks, by, frames, maps, method)
+                source = _write_study(place, study, about, by, frames, maps, method)
             except Problem as problem:
                 called = shortened(slice_name(ref), 70)
                 print(f"predict: no DICOM result of the study of {called}: {problem}", file=sys.stderr)
@@ -116,15 +118,15 @@ def write(place: Path, found: Triage, networks: Networks, by: MadeBy, method: st
 def _write_study(
     place: Path,
     study: Study,
-    networks: Networks,
+    about: About,
     by: MadeBy,
     frames: FrameReader,
-    maps: picture_files.Maps | None,
+    maps: Maps | None,
     method: str,
 ) -> Source:
     from trainer.prediction import dicom_objects
 
-    about, driver = networks.about, study.driver
+    driver = study.driver
     image = picture_files.seen(driver.found, frames, about)
     source = dicom_objects.source(_elements(driver.found.ref, dicom_objects.LAST), driver.found)
     explanation = None if maps is None else picture_files.explained(image, driver, about, maps, method)

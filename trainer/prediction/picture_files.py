@@ -52,23 +52,22 @@ def draw(
     output: PredictFolder,
     chosen: Sequence[ScoredSlice],
     partial: Mapping[str, str],
-    networks: Networks,
+    about: About,
+    maps: Maps | None,
     method: str,
     paged: Collection[str],
 ) -> list[Pictured]:
     """Draw pictures of `chosen` slices, which are read again; one that changed meanwhile is told.
 
-    `partial`: `Triage.partial`. The map is of the slice model, none where that has no gradient; what a series model
-    looks at stands below it. `paged`: SOP UIDs of slices whose panels a page shows.
+    `partial`: `Triage.partial`; `maps`: `maps_of` the slice model by `method`; what a series model looks at stands
+    below its map. `paged`: SOP UIDs of slices whose panels a page shows.
     """
-    about = networks.about
     drawn: list[Pictured] = []
     if not chosen:
         return drawn
     names = [f"{number:03d}_{safe_stem(scored.found.sop_uid)}.png" for number, scored in enumerate(chosen, 1)]
     output.plan_pictures(names)
     output.pictures.mkdir(exist_ok=True)
-    maps = maps_of(networks, method)
     if maps is None:
         print("a forest has no gradient, so the pictures show no map")
     with sources.SliceReader() as reader, FrameReader(reader, about.spec.accept) as frames:
