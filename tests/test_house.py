@@ -53,6 +53,7 @@ TRAINER = {
     ),
     "pages": ("results models training prediction", "numpy matplotlib"),
     "worklist": ("shell models prediction pages", "numpy pyarrow keras tensorflow"),
+    "listening": ("shell prediction worklist", "pydicom pynetdicom dicomweb_client requests"),
     "task": ("shell data training series", ""),
     "evaluate": ("shell data results models training series pages", "numpy"),
     "compare": ("shell results training pages", ""),
@@ -62,6 +63,7 @@ TRAINER = {
     "export": ("shell results models serving", "numpy keras tensorflow"),
     "submit": ("shell data results models training series", "numpy"),
     "score": ("shell results", "numpy pyarrow"),
+    "listen": ("shell models listening", ""),
 }
 PIPELINES = {
     "progress": ("", ""),

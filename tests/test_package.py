@@ -16,7 +16,10 @@ pytestmark = pytest.mark.slow
 MODULES = (
     *(f"ich_tfrecords.{name}" for name in ("inspect", "kaggle", "synthetic")),
     "beam_pipelines.convert",
-    *(f"trainer.{name}" for name in ("task", "evaluate", "compare", "embed", "predict", "export", "submit", "score")),
+    *(
+        f"trainer.{name}"
+        for name in ("task", "evaluate", "compare", "embed", "predict", "export", "submit", "score", "listen")
+    ),
 )
 SCRIPTS = {
     **{f"ich-{name}": f"ich_tfrecords.{name}" for name in ("inspect", "kaggle", "synthetic")},
@@ -24,7 +27,7 @@ SCRIPTS = {
     "ich-train": "trainer.task",
     **{
         f"ich-{name}": f"trainer.{name}"
-        for name in ("evaluate", "compare", "embed", "classify", "predict", "export", "submit", "score")
+        for name in ("evaluate", "compare", "embed", "classify", "predict", "export", "submit", "score", "listen")
     },
 }
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ich_tfrecords import NOT_A_DEVICE
 from ich_tfrecords.views.montage import shortened
-from trainer.listening import peers
+from trainer.listening import peers, screen
 from trainer.models import model_file
 from trainer.shell import command
 from trainer.shell.problems import WrongUse
@@ -141,10 +141,7 @@ def _listen(args: argparse.Namespace) -> None:
 
     settings = _settings(args)
     if not peers.is_loopback(args.host):
-        print(
-            f"listen: {args.host} is reached from elsewhere, and DICOM encrypts nothing: {_advice(args)}",
-            file=sys.stderr,
-        )
+        screen.warn(f"{args.host} is reached from elsewhere, and DICOM encrypts nothing: {_advice(args)}")
     service.run(settings, lambda port: _tell_ready(settings, port))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import time
 from pathlib import Path
@@ -113,7 +112,7 @@ def _study_of(received: Path, sop_class: str, sop_uid: str) -> tuple[str, Taken 
 
 def _are_same(one: Path, other: Path) -> bool:
     try:
-        sizes = {os.stat(path).st_size for path in (one, other)}
+        sizes = {path.stat().st_size for path in (one, other)}
     except FileNotFoundError:
         return False
     return len(sizes) == 1 and atomic.file_crc32c(one) == atomic.file_crc32c(other)

@@ -47,6 +47,8 @@ def _store(to: Entity, title: str, files: Sequence[Path]) -> None:
                 answer = association.send_c_store(path)
             except ValueError as error:  # of the negotiation: no context for what this file is
                 raise NotSent(f"{to} takes no {_kind(path)}") from error
+            except RuntimeError as error:
+                raise NotSent(f"{to} has ended the association") from error
             if "Status" not in answer:
                 raise NotSent(f"{to} gave no answer")
             if answer.Status and answer.Status >> 12 != 0xB:  # a warning (PS3.7 C.2) is a success
@@ -83,9 +85,7 @@ def _stow(to: Web, files: Sequence[Path]) -> None:
     client.set_http_retry_params(retry=False)  # the outbox tries again
     try:
         answer = client.store_instances([pydicom.dcmread(path) for path in files])
-    except requests.HTTPError as error:
-        raise NotSent(f"{to} answers with HTTP status {error.response.status_code}") from error
     except (requests.RequestException, ValueError) as error:
-        raise NotSent(f"{to} cannot be reached ({in_short(error)})") from error
+        raise NotSent(f"{to} does not take them ({in_short(error)})") from error
     if failed := answer.get("FailedSOPSequence"):
         raise NotSent(f"{to} refuses {len(failed)} of {len(files)} objects ({failed[0].FailureReason:04X})")

@@ -7,10 +7,12 @@ a sender learns before it sends. An object goes to the disk as it comes, never w
 from __future__ import annotations
 
 import functools
+import logging
 import socket
 import tempfile
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from ich_tfrecords.dicom import codestream, header
 from trainer.listening.inbox import Inbox
 from trainer.listening.peers import Caller, may_call
+from trainer.listening.screen import warn
 from trainer.listening.studies import Brought, Studies
 from trainer.shell.problems import WrongUse
 
@@ -53,10 +56,13 @@ class Server:
 
     def listen(self, host: str, port: int) -> int:
         """Begin; the port, which the system chooses for 0. Raises `WrongUse`."""
-        _config.LOG_HANDLER_LEVEL = "none"  # its lines hold what headers hold
+        _config.LOG_HANDLER_LEVEL = "none"
+        for name in ("pynetdicom", "pydicom"):  # their lines and warnings hold what headers hold
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+            warnings.filterwarnings("ignore", module=name)
         _config.STORE_RECV_CHUNKED_DATASET = True
         # pynetdicom opens one for each object, in the folder of the system, where others look and nobody cleans up
-        dimse_messages.NamedTemporaryFile = functools.partial(  # type: ignore[attr-defined]
+        dimse_messages.NamedTemporaryFile = functools.partial(  # type: ignore[assignment]
             tempfile.NamedTemporaryFile, dir=self._inbox.incoming, prefix=_PRIVATE_NAMES
         )
         handlers: list[Any] = [
@@ -69,8 +75,8 @@ class Server:
             (evt.EVT_ABORTED, self._aborted),
         ]
         try:
-            place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4]
-            self._server = self._entity.make_server(place, evt_handlers=handlers, server_class=_Listener)  # type: ignore
+            place: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4]
+            self._server = self._entity.make_server(place, evt_handlers=handlers, server_class=_Listener)
         except OSError as error:
             raise WrongUse(
                 f"cannot listen at {host}:{port} ({error.strerror}); end what listens there, or choose another --port"
@@ -96,19 +102,25 @@ class Server:
             self._brought[event.assoc] = self._studies.begin()
 
     def _requested(self, event: evt.Event) -> None:
-        calling = event.assoc.requestor
+        calling: Any = event.assoc.requestor
         if not may_call(self._callers, calling.primitive.calling_ae_title.strip(), calling.address):
             event.assoc.acse.send_reject(*_NOT_RECOGNIZED)
+            event.assoc.kill()  # which waits until that is sent
 
     def _message_ended(self, event: evt.Event) -> None:
-        event.assoc.dul.socket.recv.begin_message()
+        place: Any = event.assoc.dul.socket
+        place.recv.begin_message()
 
     def _stored(self, event: evt.Event) -> Dataset:
         """The answer to C-STORE: a status, and where it is no success a comment (PS3.7 C)."""
-        request = event.request
-        taken = self._inbox.take(
-            Path(event.dataset_path), str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
-        )
+        request: Any = event.request
+        try:
+            taken = self._inbox.take(
+                Path(event.dataset_path), str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+            )
+        except Exception as error:  # pynetdicom refuses the object (C211), and would tell its log alone
+            warn(f"an object was refused: {type(error).__name__}, which nobody foresaw")
+            raise
         if taken.study:
             with self._lock:
                 self._brought[event.assoc].ids.add(taken.study)

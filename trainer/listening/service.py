@@ -1,4 +1,4 @@
-"""The whole: a port, studies that become quiet, the model that reads them, and results that leave; until it is ended."""
+"""The whole, until it is ended: a port, studies that become quiet, the model that reads them, results that leave."""
 
 from __future__ import annotations
 

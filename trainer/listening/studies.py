@@ -15,8 +15,6 @@ from trainer.worklist.spool import DONE, FAILED, RECEIVING, WAITING, Entry, Spoo
 
 PATIENCE = 10  # times idle_s: for the rest of what an association that broke off has brought
 ENDED = (DONE, FAILED)
-# facts of an entry: what was there when the model was asked, and whether what it gave is yet to be sent
-ASKED, UNSENT = "asked", "unsent"
 
 
 class Brought(NamedTuple):
@@ -35,7 +33,10 @@ class Parcel(NamedTuple):
 
 
 class Studies:
-    """The studies of a spool. `sends`: whether results are to be sent; `now`: seconds that never go back."""
+    """The studies of a spool, each of which keeps what was there when the model was `asked`, and what is `unsent`.
+
+    `sends`: whether results are to be sent; `now`: seconds that never go back.
+    """
 
     def __init__(self, spool: Spool, idle_s: float, sends: bool, now: Callable[[], float] = time.monotonic) -> None:
         """Takes up what an earlier process left: each study that is not whole waits `idle_s` for its rest again."""
@@ -92,14 +93,14 @@ class Studies:
             due = [study for study, at in self._quiet_at.items() if at <= self._now()]
             for study in due:
                 entry = self._spool.entry(study)
-                entry.turn(WAITING, **{ASKED: _content(entry), UNSENT: self._sends})
+                entry.turn(WAITING, asked=_content(entry), unsent=self._sends)
                 del self._quiet_at[study]
                 self._broken.pop(study, None)
                 self._asked.add(study)
         return due
 
     def judged(self) -> list[Entry]:
-        """Studies that the model is through with. Those that have grown meanwhile are not among them: they come again."""
+        """Studies that the model is through with, but for those that have grown meanwhile, which come again."""
         found = []
         with self._lock:
             for study in sorted(self._asked):
@@ -133,7 +134,7 @@ class Studies:
             entry = self._spool.entry(parcel.study)
             state = _state(entry)
             if state is not None and _is_unsent(state) and state.since == parcel.since:
-                entry.turn(DONE, **{UNSENT: False})
+                entry.turn(DONE, unsent=False)
 
     def forget(self, keep_s: float) -> int:
         """Remove studies that nothing happened to for `keep_s`, but none that is yet to be sent; how many."""
@@ -166,7 +167,7 @@ def _state(entry: Entry) -> State | None:
 
 
 def _is_unsent(state: State) -> bool:
-    return state.state == DONE and bool(state.facts.get(UNSENT))
+    return state.state == DONE and bool(state.facts.get("unsent"))
 
 
 def _content(entry: Entry) -> str:
@@ -176,7 +177,7 @@ def _content(entry: Entry) -> str:
 
 def _has_grown(entry: Entry, state: State) -> bool:
     """Whether a study that the model is through with holds more than it was asked for, and more than it read."""
-    return _content(entry) not in (state.facts.get(ASKED), _read(entry))
+    return _content(entry) not in (state.facts.get("asked"), _read(entry))
 
 
 def _read(entry: Entry) -> str:
