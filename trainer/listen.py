@@ -140,13 +140,17 @@ def _listen(args: argparse.Namespace) -> None:
     from trainer.listening import service
 
     settings = _settings(args)
-    if not peers.is_loopback(args.host):
-        screen.warn(f"{args.host} is reached from elsewhere, and DICOM encrypts nothing: {_advice(args)}")
+    _warn_of_strangers(args)
     service.run(settings, lambda port: _tell_ready(settings, port))
 
 
-def _advice(args: argparse.Namespace) -> str:
-    return "keep it inside a network of your own" + ("" if args.allow else ", and name who may call with --allow")
+def _warn_of_strangers(args: argparse.Namespace) -> None:
+    to = args.send_to
+    if not peers.is_loopback(args.host):
+        advice = "keep it inside a network of your own" + ("" if args.allow else ", and say who may call with --allow")
+        screen.warn(f"{args.host} is reached from elsewhere, and DICOM encrypts nothing: {advice}")
+    if to and not to.is_encrypted and not peers.is_loopback(to.host):
+        screen.warn(f"{to} is elsewhere, and nothing encrypts what goes there; keep it inside a network of your own")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

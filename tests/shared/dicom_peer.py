@@ -55,9 +55,7 @@ def store(association: Association, file: bytes, kind: str = CTImageStorage, sop
     request.AffectedSOPInstanceUID = UID(sop_uid or uid_of(file))
     request.DataSet = io.BytesIO(data)
     (context,) = [
-        one
-        for one in association.accepted_contexts
-        if one.transfer_syntax[0] == syntax and one.abstract_syntax == kind
+        one for one in association.accepted_contexts if one.transfer_syntax[0] == syntax and one.abstract_syntax == kind
     ]
     association._reactor_checkpoint.clear()
     while not association._is_paused:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from trainer.shell.problems import WrongUse
-
 _TITLE = re.compile(r"(?! +$)[ -\[\]-~]{1,16}")  # PS3.5 6.2, AE: at most 16 characters, no backslash, not blank
 STUDIES = "/studies"  # where an address of STOW-RS ends (PS3.18 10.5)
 
@@ -51,7 +49,13 @@ class Entity(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"{self.title}@{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.title}@{host}:{self.port}"
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether nobody on the way can read what is sent: DICOM as such encrypts nothing."""
+        return False
 
 
 class Web(NamedTuple):
@@ -61,6 +65,16 @@ class Web(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.url}{STUDIES}"
+
+    @property
+    def host(self) -> str:
+        """Where it is."""
+        return str(urlsplit(self.url).hostname)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether nobody on the way can read what is sent."""
+        return self.url.startswith("https:")
 
 
 def destination(text: str) -> Entity | Web:
@@ -87,11 +101,11 @@ def _web(text: str) -> Web:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host of that name or address. Raises `WrongUse` for an unknown one."""
+    """Whether a name or an address is this machine, as it calls itself; an unknown one is not."""
     try:
         return all(ipaddress.ip_address(address).is_loopback for address in _addresses(host))
-    except ValueError as error:
-        raise WrongUse(str(error)) from error
+    except ValueError:
+        return False
 
 
 def _addresses(host: str) -> list[str]:
