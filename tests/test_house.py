@@ -48,11 +48,11 @@ TRAINER = {
     "series": ("shell data results models training", "numpy keras tensorflow"),
     "serving": ("shell data results models training series", "numpy yaml keras tensorflow"),
     "prediction": (
-        "shell data models series",
+        "shell data results models series",
         "numpy pyarrow PIL matplotlib isal google_crc32c keras tensorflow pydicom highdicom",
     ),
     "pages": ("results models training prediction", "numpy matplotlib"),
-    "worklist": ("shell models prediction pages", "numpy pyarrow keras tensorflow"),
+    "worklist": ("shell results models prediction pages", "numpy pyarrow keras tensorflow"),
     "listening": ("shell prediction worklist", "pydicom pynetdicom dicomweb_client requests"),
     "task": ("shell data training series", ""),
     "evaluate": ("shell data results models training series pages", "numpy"),

@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import json
 import math
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from trainer.data.dataset import EVERY, Dataset, Slices
 from trainer.data.joined import join, open_datasets
 from trainer.models import model_file
 from trainer.models.model_file import About
-from trainer.results import cohort, evaluated
+from trainer.results import cohort, conformal, evaluated
 from trainer.results.evaluated import FORMAT, METRICS, PAGE, PREDICTIONS
 from trainer.results.predictions import Predictions
 from trainer.shell import command, quiet
@@ -92,6 +91,10 @@ def _parser() -> command.Parser:
     parser.add_argument(
         "--prevalence", type=_share, metavar="P",
         help="also say what a flag would mean where this share of the studies has a hemorrhage",
+    )  # fmt: skip
+    parser.add_argument(
+        "--alpha", type=_share, default=conformal.ALPHA, metavar="A",
+        help="part of patients that may be called wrongly: tests the promise of predict --alpha (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="average over each slice and its left-right mirror image")
     parser.add_argument(
@@ -239,11 +242,12 @@ def _write(
     measured = measures.measure(found, before, *chosen, expected, *drawn, judged.ways, args.prevalence)
     run = RunDir(model_file.run_folder(folder))
     history = run.read_history()
-    what = {**_what(args, about, folder, data, rate), "train": _training(run.metrics, len(history))}
+    what = {**_what(args, about, folder, data, rate), "train": run.training(len(history))}
     result = {"format": FORMAT, "what": what, "calibration": about.calibration.to_dict(), "measures": measured}
     result |= {"recalibrated": recalibrated} if recalibrated else {}
     alike = {asked: [values[row] for row in kept] for asked, values in groups.items()}
     result |= _elsewhere(args, about, data, slices, found, alike)
+    result |= _promised(args, about, judged)
     text = json_text(result, indent=1)
     atomic.write_bytes(output / METRICS, (text + "\n").encode())
     worst = _worst(found, slices, kept, about.shown.image)
@@ -307,6 +311,16 @@ def _elsewhere(
     return result
 
 
+def _promised(args: argparse.Namespace, about: About, judged: Judged) -> dict[str, Any]:
+    """Whether the promise about studies held; nothing where none can be made, which is told."""
+    try:
+        promise = conformal.promise(about.facts.get("conformal", {}), args.alpha)
+    except WrongUse as error:
+        print(error)
+        return {}
+    return {"promise": conformal.measured(promise, *judged.studies)}
+
+
 def _prevalence(about: About, data: Dataset) -> Mapping[str, float]:
     """Label -> share of positives of the training split, what one who knows nothing would say.
 
@@ -348,21 +362,6 @@ def _what(args: argparse.Namespace, about: About, folder: Path, data: Dataset, r
         "versions": ending.versions(),
         "fold": [settings["fold"], settings["folds"]] if settings["folds"] else None,
         "evaluated_slices_per_s": rate,
-    }
-
-
-def _training(log: Path, epochs: int) -> dict[str, Any]:
-    """Epochs, seconds and images a second of the training, as far as its metrics.jsonl tells."""
-    try:
-        entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):  # an export without its run has no log; a torn one tells nothing certain
-        return {"epochs": epochs, "seconds": None, "images_per_s": None}
-    rates = [entry["images_per_s"] for entry in entries if entry.get("images_per_s")]
-    seconds = [entry["seconds"] for entry in entries if entry.get("seconds")]
-    return {
-        "epochs": epochs,
-        "seconds": sum(seconds) or None,
-        "images_per_s": statistics.median(rates) if rates else None,
     }
 
 

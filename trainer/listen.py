@@ -154,12 +154,12 @@ def _warn_of_strangers(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    from trainer.listening.service import Settings
+    from trainer.listening import service
 
     model = model_file.find(args.model)
     about = model_file.read_about(model)
-    args.spool.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds patients
-    return Settings(
+    service.make_place(args.spool)
+    return service.Settings(
         model=model, any_label=about.spec.labels.any, title=args.ae_title, host=args.host, port=args.port,
         spool=args.spool, idle_s=args.idle_s, keep_days=args.keep_days, callers=args.allow, send_to=args.send_to,
     )  # fmt: skip

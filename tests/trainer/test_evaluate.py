@@ -11,6 +11,7 @@ import blob_dataset
 import browser
 import numpy as np
 import odd_dataset
+import pyarrow as pa
 import pytest
 
 from trainer import evaluate
@@ -90,6 +91,25 @@ def test_every_slice_of_the_split_is_predicted_once(evaluated, blobs, blob_run):
     np.testing.assert_allclose(found.logits[:40], logits, atol=1e-5)
     np.testing.assert_array_equal(found.probabilities, about.probabilities(found.logits))
     assert (found.probabilities <= found.probabilities[:, :1]).all()  # any is the first
+
+
+def test_the_promise_about_studies_rests_on_validation_and_is_tested_here(result, blobs, blob_run):
+    scores = model_file.read_about(blob_run / "export").facts["conformal"]
+    held = open_dataset(str(blobs)).split("validation")
+    patients = {
+        value: set(held.table["patient_key"].filter(pa.array(held.labels[:, 0] == value)).to_pylist())
+        for value in (0, 1)
+    }
+    assert len(scores["any"]["positive"]) == len(patients[1])
+    assert len(scores["any"]["negative"]) <= len(patients[0])  # of a study one slice is enough
+    promise = result["promise"]
+    assert promise["alpha"] == 0.05
+    found = promise["labels"]["any"]
+    wrong = found["wrong"]["positive"]
+    assert wrong["value"] == wrong["called_wrongly"] / wrong["patients"]
+    assert wrong["low"] <= wrong["value"] <= wrong["high"]
+    known = result["measures"]["studies_level"]["any"]["known"]
+    assert sum(found["studies"].values()) == known
 
 
 def test_the_numbers_say_what_they_are_of(result, blobs):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,43 @@ def test_every_output_of_a_folder(run, synthetic_set, rsna_spec, capsys):
     assert studies[0]["driven_by"] in told
     assert "probabilities of epidural are not calibrated, but for the shift: no positive slice" in told
     assert "left aside" not in told
+
+
+def promising(export: Path, place: Path, patients: int) -> Path:
+    """The model with so many patients to promise by, whose positives and negatives say the same."""
+    shutil.copytree(export, place)
+    about = model_file.read_about(export)
+    scores = [round(0.3 + 0.4 * at / patients, 6) for at in range(patients)]
+    of_label = {"positive": scores, "negative": scores}
+    facts = {**about.facts, "conformal": dict.fromkeys(about.spec.labels.names, of_label)}
+    model_file.write_about(place, dataclasses.replace(about, facts=facts))
+    return place
+
+
+def test_studies_are_called_by_a_promise(run, export, synthetic_set, rsna_spec, tmp_path, capsys):
+    model = promising(export, tmp_path / "model", 60)
+    code, out = run(synthetic_set.output / "stage_2_test", model=model, alpha=0.05)
+    assert code == 0
+    names = rsna_spec.labels.names
+    limits = {"low": 0.3 + 0.4 * 2 / 60, "high": 0.3 + 0.4 * 57 / 60}  # the 3rd of 60 from either end
+    for row in rows(out / "triage.csv"):
+        for name in names:
+            shown = float(row[name])
+            expected = "negative" if shown < limits["low"] else "positive" if shown > limits["high"] else "uncertain"
+            assert row[f"{name}_group"] == expected
+    told = capsys.readouterr().out
+    assert "at most 5 of 100 are called negative for it" in told
+    assert facts(out)["flags"]["alpha"] == 0.05
+    assert "at most 5 of 100 are called negative for it" in (out / "triage.html").read_text()
+
+
+@pytest.mark.parametrize(("patients", "alpha", "line"), [(0, 0.05, "--recalibrate"), (18, 0.05, "needs 19")])
+def test_a_promise_that_cannot_be_made_is_refused(run, export, synthetic_set, tmp_path, capsys, patients, alpha, line):
+    model = promising(export, tmp_path / "model", patients) if patients else export
+    code, out = run(synthetic_set.output / "stage_2_test", model=model, alpha=alpha)
+    assert code == 2
+    assert line in capsys.readouterr().err
+    assert not (out / "triage.csv").exists()
 
 
 def written(out: Path) -> dict[str, str]:

@@ -80,7 +80,7 @@ def _known(about: About, model: keras.Model, trained: Slices, found: Fitted) -> 
         **about.facts,
         "parameters": model.count_params(),
         "prevalence": dict(zip(labels.names, prevalence(trained.labels).tolist())),
-        "foreseen": found.foreseen,
+        **found.facts,
         "versions": {**ending.versions(), "scikit-learn": sklearn.__version__},
     }
     return {"facts": facts, "odds": joint.unchanged(labels.names, labels.any), **found.decided}

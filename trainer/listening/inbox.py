@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from trainer.listening.screen import warn
 from trainer.listening.studies import Studies
 
 MIN_FREE_BYTES = 2 << 30  # what prediction writes of a study needs room as well
+PREFIX = "received-"  # of the names of objects that are not whole yet
 HEAD_BYTES = 1 << 20  # of a file of many slices
 STALE_S = 600.0  # an association is silent for a tenth of that at most
 _LAST = 0x0020000D  # StudyInstanceUID
@@ -39,7 +42,7 @@ class Inbox:
         self.incoming, self._studies = incoming, studies
         self._is_full = False
         incoming.mkdir(exist_ok=True)
-        for left in incoming.iterdir():  # of a process that was killed: no sender was told of success
+        for left in self._unfinished():  # of a process that was killed: no sender was told of success
             left.unlink()
 
     def take(self, received: Path, sop_class: str, sop_uid: str) -> Taken:
@@ -60,9 +63,13 @@ class Inbox:
 
     def tidy(self) -> None:
         """Remove what associations left that ended inside an object."""
-        for path in self.incoming.iterdir():
-            if time.time() - path.stat().st_mtime > STALE_S:
-                path.unlink(missing_ok=True)
+        for path in self._unfinished():
+            with contextlib.suppress(FileNotFoundError):  # it became an object meanwhile
+                if time.time() - path.stat().st_mtime > STALE_S:
+                    path.unlink()
+
+    def _unfinished(self) -> Iterator[Path]:
+        return self.incoming.glob(f"{PREFIX}*")
 
     def _has_room(self) -> bool:
         free = shutil.disk_usage(self.incoming).free

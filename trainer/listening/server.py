@@ -25,7 +25,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from ich_tfrecords.dicom import codestream, header
-from trainer.listening.inbox import Inbox
+from trainer.listening.inbox import PREFIX, Inbox
 from trainer.listening.peers import Caller, may_call
 from trainer.listening.screen import warn
 from trainer.listening.studies import Brought, Studies
@@ -41,7 +41,6 @@ GREETING_S = 10  # to say who calls
 SILENCE_S = 60  # between two messages, or two parts of one
 ENDING_S = 15  # for open associations, once this process is asked to end
 _NOT_RECOGNIZED = (1, 1, 3)  # rejected for good, by the service user: calling AE title not recognized (PS3.8 9.3.4)
-_PRIVATE_NAMES = "received-"
 
 
 class Server:
@@ -63,7 +62,7 @@ class Server:
         _config.STORE_RECV_CHUNKED_DATASET = True
         # pynetdicom opens one for each object, in the folder of the system, where others look and nobody cleans up
         dimse_messages.NamedTemporaryFile = functools.partial(  # type: ignore[assignment]
-            tempfile.NamedTemporaryFile, dir=self._inbox.incoming, prefix=_PRIVATE_NAMES
+            tempfile.NamedTemporaryFile, dir=self._inbox.incoming, prefix=PREFIX
         )
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._opened),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ich_tfrecords.plural import counted
+from ich_tfrecords.views.montage import shortened
 from trainer.listening import sending
 from trainer.listening.inbox import Inbox
 from trainer.listening.outbox import Outbox
@@ -20,7 +21,7 @@ from trainer.listening.screen import short, tell, warn
 from trainer.listening.server import Server
 from trainer.listening.studies import Studies
 from trainer.prediction.folder import PredictFolder
-from trainer.shell.problems import WorkFailed
+from trainer.shell.problems import WorkFailed, WrongUse
 from trainer.worklist.reading import How
 from trainer.worklist.spool import FAILED, Entry, Spool
 from trainer.worklist.worker import Worker
@@ -67,6 +68,21 @@ def run(settings: Settings, listening: Callable[[int], None]) -> None:
         tell("ending: open associations first")
 
 
+def make_place(folder: Path) -> None:
+    """Make the folder of --spool where it is not there. Raises `WrongUse` where it is not this command's."""
+    if folder.parts[:1] == ("gs:",):
+        raise WrongUse(f"--spool {folder} is in a bucket; name a local folder")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds patients
+        others = sorted({path.name for path in folder.iterdir()} - {INCOMING, STUDIES})
+    except OSError as error:
+        raise WrongUse(f"--spool {folder} cannot be made: {error.strerror}; choose another") from error
+    if others:
+        raise WrongUse(
+            f"--spool {folder} holds {shortened(others[0])}, which is none of this command's; choose another"
+        )
+
+
 def _outbox(settings: Settings, studies: Studies) -> Outbox | None:
     return Outbox(studies, sending.by(settings.send_to, settings.title)) if settings.send_to else None
 
@@ -81,9 +97,9 @@ def _turns(
             tell(f"{short(study)}: quiet, waits for the model")
             worker.wake()
         for entry in studies.judged():
-            _tell_result(entry, settings.any_label)
             if outbox:
                 outbox.post(entry.id)
+            _tell_result(entry, settings.any_label)
         if time.monotonic() >= tidy_at:
             tidy_at = time.monotonic() + TIDY_EVERY_S
             inbox.tidy()

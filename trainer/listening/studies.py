@@ -67,11 +67,11 @@ class Studies:
             return entry.files
 
     def arrived(self, study: str) -> None:
-        """An object stands in its place. A study that was judged already will be again."""
+        """An object stands in its place. A study that was judged already will be again, where that object is new."""
         with self._lock:
             entry = self._spool.entry(study)
             state = entry.state()
-            if state.state == RECEIVING or state.state in ENDED:
+            if state.state == RECEIVING or (state.state in ENDED and _has_grown(entry, state)):
                 self._await(entry, state)
 
     def ended(self, brought: Brought, whole: bool) -> None:
@@ -106,12 +106,10 @@ class Studies:
             for study in sorted(self._asked):
                 entry = self._spool.entry(study)
                 state = entry.state()
-                if state.state not in ENDED:
-                    continue
-                self._asked.remove(study)
-                if _has_grown(entry, state):
+                if state.state in ENDED and _has_grown(entry, state):
                     self._await(entry, state)
-                else:
+                elif state.state in ENDED:
+                    self._asked.remove(study)
                     found.append(entry)
         return found
 

@@ -48,7 +48,8 @@ class About:
     same for the greatest probability of a study. `facts`: data_dir (of several
     data sets a list, with data_sets, their fingerprints), parameters, epoch (of the weights), step (at the end of
     training), prevalence (label -> share of positives of the training split), foreseen (what the
-    thresholds rest on and will hold, see `thresholds.foreseen`), versions. `odds`: what lies between logits and
+    thresholds rest on and will hold, see `thresholds.foreseen`), conformal (what a promise about studies rests on, see
+    `conformal.scores`), versions. `odds`: what lies between logits and
     natural log odds, before the calibration; None for one of the earlier kind, which takes one shift off each label.
     `blend`: of a series model, what joins context and slice model; its "logits" are the natural log odds of both.
     """

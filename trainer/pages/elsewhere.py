@@ -1,4 +1,4 @@
-"""What the page of a test on another hospital shows beside the rest: tables, each from its part of metrics.json."""
+"""What not every evaluation has, such as one on another hospital: tables, each from its part of metrics.json."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from ich_tfrecords.views.html_page import Table
 from trainer.pages import figures
 from trainer.pages.sections import cell
+from trainer.results.conformal import GROUPS, WRONG
 
 NUMBERS = {
     "slice_count": "slices of the series",
@@ -27,6 +28,7 @@ def sections(result: Mapping[str, Any]) -> dict[str, Any]:
         "groups": {asked: (_groups(one["groups"]), one["worst"]) for asked, one in result.get("subgroups", {}).items()},
         "readers": _readers(result["readers"]) if "readers" in result else None,
         "prevalence": there and {"share": f"{there['prevalence']:g}", "table": _predictive(there["studies"])},
+        "promise": _promise(result["promise"]) if "promise" in result else None,
         "recalibrated": recalibrated and {**recalibrated, "table": _recalibrated(recalibrated["labels"])},
     }
 
@@ -72,6 +74,17 @@ def _groups(groups: Sequence[Mapping[str, Any]]) -> Table:
     ]
     heads = ["group", "slices", "studies", "patients", "positive studies", "AUC of studies", "sensitivity"]
     return Table([*heads, "specificity", "log loss of slices"], rows)
+
+
+def _promise(promise: Mapping[str, Any]) -> dict[str, Any]:
+    """How large the groups are, and how often patients are called wrongly; in `alpha` of 100."""
+    heads = ["label", *(f"called {group}" for group in GROUPS)]
+    heads += [f"patients with a {kind} study, called {WRONG[kind]}" for kind in WRONG]
+    rows = []
+    for name, one in promise["labels"].items():
+        wrong = [f"{of['called_wrongly']:,} of {of['patients']:,}: {cell(of)}" for of in map(one["wrong"].get, WRONG)]
+        rows.append([name, *(f"{one['studies'][group]:,}" for group in GROUPS), *wrong])
+    return {"of_100": f"{100 * promise['alpha']:g}", "table": Table(heads, rows)}
 
 
 def _readers(labels: Mapping[str, Any]) -> Table:

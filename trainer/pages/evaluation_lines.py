@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from trainer.results.conformal import GROUPS, WRONG
 from trainer.results.measures import studies_alone, unskilled
 
 
@@ -48,6 +49,12 @@ def elsewhere(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"{asked} {one['group']}: {sizes}, AUC of studies {_told(one['study_auc'])}"
         if table["worst"]:
             yield f"{asked}: worst in {table['worst']}"
+    if promise := result.get("promise"):
+        yield f"studies called with a promise of {promise['alpha']:g} (negative, uncertain, positive), and wrongly:"
+        for name, one in promise["labels"].items():
+            groups = ", ".join(f"{one['studies'][group]:,}" for group in GROUPS)
+            wrong = [f"{of['called_wrongly']:,} of {of['patients']:,} patients" for of in map(one["wrong"].get, WRONG)]
+            yield f"  {name:<18} {groups}; {wrong[0]} who have it, {wrong[1]} who have not"
     if found := result.get("recalibrated"):
         people = f"fitted on {found['fitted_on']:,} patients, tested on {found['tested_on']:,}"
         yield f"calibration anew, of {found['level']}, {people}:"

@@ -31,13 +31,17 @@ UID_LETTERS, FILE_LETTERS = 64, 120  # shown of names from outside
 
 
 class Label(NamedTuple):
-    """A label of a study: its probability there and in the driving slice, in words; `percent`: that of the study."""
+    """A label of a study: its probability there and in the driving slice, in words; `percent`: that of the study.
+
+    `group`: of `conformal.GROUPS`, None where nothing is promised.
+    """
 
     name: str
     study: str
     slice: str
     percent: float
     calibrated: bool
+    group: str | None
 
 
 class Curve(NamedTuple):
@@ -68,7 +72,7 @@ class Card(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A study without pictures; `partial`: None where whole."""
+    """A study without pictures; `partial`: None where whole; `group`: of "any", None where nothing is promised."""
 
     rank: int
     study_uid: str
@@ -76,6 +80,7 @@ class Row(NamedTuple):
     kind: str
     slices: str
     partial: str | None
+    group: str | None
 
 
 def shown(found: Triage) -> set[str]:
@@ -98,6 +103,7 @@ def page(found: Triage, about: About, digest: str, kept: Thumbnails, pictured: S
         model=about.network,
         digest=digest,
         notes=[*about.calibration.told(), *found.notes],
+        promise=found.promise.sentence() if found.promise else None,
         any=about.spec.labels.any,
         window=about.shown.image.windows[0].name,
         cards=cards,
@@ -148,10 +154,11 @@ def _image(jpeg: bytes, alt: str) -> Image:
 
 def _labels(study: Study, about: About) -> list[Label]:
     refused = outcome_lines.refused_of_studies(about)
-    pairs = zip(about.spec.labels.names, study.probabilities.tolist(), study.driver.probabilities.tolist(), strict=True)
+    names = about.spec.labels.names
+    numbers = (study.probabilities.tolist(), study.driver.probabilities.tolist(), study.groups or [None] * len(names))
     return [
-        Label(name, probability_text(whole), probability_text(one), 100 * whole, name not in refused)
-        for name, whole, one in pairs
+        Label(name, probability_text(whole), probability_text(one), 100 * whole, name not in refused, group)
+        for name, whole, one, group in zip(names, *numbers, strict=True)
     ]
 
 
@@ -200,6 +207,7 @@ def _row(rank: int, study: Study, about: About) -> Row:
         f"{labels.names[kind]} {probability_text(float(values[kind]))}",
         f"{study.slices:,}",
         study.partial or None,
+        study.groups[labels.names.index(labels.any)] if study.groups else None,
     )
 
 

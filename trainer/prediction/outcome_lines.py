@@ -12,6 +12,8 @@ from ich_tfrecords.storage import packed
 from trainer.models.model_file import About
 from trainer.prediction import triage
 from trainer.prediction.triage import Triage
+from trainer.results import conformal
+from trainer.results.conformal import Promise
 from trainer.shell.display import count
 
 SHOWN_STUDIES, SHOWN_REASONS = 10, 4
@@ -41,6 +43,8 @@ def outcome(about: About, place: str, found: Triage, ignored: Counter[str], seco
     yield from (*about.notes(place), *about.calibration.told())
     studies, rate = counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
     yield f"{counted(found.slices, 'slice')} of {studies}, {rate} slices/s"
+    if found.promise:
+        yield from _promised(about, found, found.promise)
     if ignored:
         yield f"{counted(ignored.total(), 'file')} with other suffixes left aside: {packed.counted(ignored)}"
     if archives := packed.unread(ignored):
@@ -58,6 +62,15 @@ def outcome(about: About, place: str, found: Triage, ignored: Counter[str], seco
         yield f"{files} could not be read; any study may lack them"
     if unread := found.without_slices():
         yield f"{counted(len(unread), 'study', 'studies')} without any prediction, at the end of triage.csv"
+
+
+def _promised(about: About, found: Triage, promise: Promise) -> Iterator[str]:
+    """How many studies are called what, of the label "any", and what that is worth."""
+    at = about.spec.labels.names.index(about.spec.labels.any)
+    called = Counter(study.groups[at] for study in found.studies())
+    told = ", ".join(f"{called[group]:,} {group}" for group in conformal.GROUPS)
+    yield f"{about.spec.labels.any}: {told}; {promise.sentence()}"
+    yield from conformal.notes(about.facts["conformal"], promise.alpha)
 
 
 def _of_studies(about: About, found: Triage) -> Iterator[str]:

@@ -22,6 +22,7 @@ from ich_tfrecords.spec import LabelSpec
 from ich_tfrecords.storage.slice_reader import slice_name
 from ich_tfrecords.views.montage import shortened
 from trainer.prediction.slice_stream import FoundSlice, Reject
+from trainer.results.conformal import Promise
 
 DIGITS = 6  # significant ones of a probability in a CSV file
 NOT_WANTED = frozenset((repeats.COPY, series_choice.OTHER))  # reasons of slices that another one stands for
@@ -80,7 +81,8 @@ class Study(NamedTuple):
 
     `probabilities` float64 [L]: of a slice model the greatest over the slices, of a series model the study's own.
     `driver`: the slice with the greatest probability of "any", the first of equal ones. `rejected`: how many of its
-    files gave no probability. `partial`: which of its slices are among those, in words; "" where none is.
+    files gave no probability. `partial`: which of its slices are among those, in words; "" where none is. `groups`: of
+    each label, see `conformal.Promise`; none where nothing was promised.
     """
 
     study_uid: str
@@ -89,6 +91,7 @@ class Study(NamedTuple):
     driver: ScoredSlice
     rejected: int = 0
     partial: str = ""
+    groups: tuple[str, ...] = ()
 
 
 class Triage:
@@ -96,10 +99,11 @@ class Triage:
 
     `slices`: how many there are; `rejects`: how many files gave none, by reason; `never`: those of them that never
     were slices; `astray`: how many of the others are of no known study; `lost`: the first `MOST_LOST` files whose
-    slices are missing; `notes`: lines for people.
+    slices are missing; `notes`: lines for people; `promise`: by which studies are called negative or positive.
     """
 
-    def __init__(self, labels: LabelSpec, pictured: int) -> None:
+    def __init__(self, labels: LabelSpec, pictured: int, promise: Promise | None = None) -> None:
+        self.promise = promise
         self._any = labels.names.index(labels.any)
         self._pictured = pictured
         self._studies: dict[str, Study] = {}
@@ -162,7 +166,9 @@ class Triage:
 
     def _with_rejects(self, study: Study) -> Study:
         reasons = self._rejected.get(study.study_uid, Counter())
-        return study._replace(rejected=reasons.total(), partial=partial_text(study.slices, reasons))
+        partial = partial_text(study.slices, reasons)
+        groups = self.promise.groups(study.probabilities, whole=not partial) if self.promise else ()
+        return study._replace(rejected=reasons.total(), partial=partial, groups=groups)
 
     def without_slices(self) -> list[tuple[str, int, str]]:
         """UID, number of files, and `partial_text` of each study of which no file gave a probability, by UID."""
@@ -206,10 +212,11 @@ def slice_row(found: FoundSlice, probabilities: Probabilities) -> list[object]:
     return [*ids, round(found.position_mm, 3), *rounded(probabilities)]
 
 
-def study_head(labels: LabelSpec) -> list[str]:
-    """Columns of triage.csv."""
+def study_head(labels: LabelSpec, promised: bool) -> list[str]:
+    """Columns of triage.csv; `promised`: with a group of each label."""
     known = ["rank", "study_uid", "slices", "rejected", "partial"]
-    return [*known, *labels.names, "driven_by", "input", "file", "position_mm"]
+    groups = [f"{name}_group" for name in labels.names] if promised else []
+    return [*known, *labels.names, "driven_by", "input", "file", "position_mm", *groups]
 
 
 def study_rows(found: Triage, labels: LabelSpec) -> Iterator[list[object]]:
@@ -218,10 +225,10 @@ def study_rows(found: Triage, labels: LabelSpec) -> Iterator[list[object]]:
         driver = study.driver.found
         place = [driver.sop_uid, driver.input, slice_name(driver.ref), round(driver.position_mm, 3)]
         known: list[object] = [rank, study.study_uid, study.slices, study.rejected, study.partial]
-        yield [*known, *rounded(study.probabilities), *place]
+        yield [*known, *rounded(study.probabilities), *place, *study.groups]
     for uid, files, partial in found.without_slices():
         known = ["", uid, 0, files, partial]
-        yield known + [""] * (len(study_head(labels)) - len(known))
+        yield known + [""] * (len(study_head(labels, found.promise is not None)) - len(known))
 
 
 def likeliest_kind(probabilities: Probabilities, labels: LabelSpec, refused: Collection[str] = ()) -> int:

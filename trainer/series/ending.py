@@ -13,7 +13,7 @@ import numpy as np
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.series_feed import SeriesFeed
 from trainer.models import model_file
-from trainer.results import blend, calibration, joint, study_level
+from trainer.results import blend, calibration, conformal, joint, study_level
 from trainer.results.blend import Blend
 from trainer.results.joint import Odds
 from trainer.results.predictions import IDS, patients_of, studies_of
@@ -99,6 +99,7 @@ def fit(said: Said, held: Slices, trained: Slices, slice_odds: Odds, odds: Odds)
     mixed = studies.log_odds(*levels)
     straight = calibration.fit(names, of_studies, mixed, np.zeros(len(names)), patients, expected)
     shown = joint.coherent(straight.probabilities(mixed), odds.any_index)
+    fitted = dataclasses.replace(fitted, conformal=conformal.scores(names, of_studies, shown, patients))
     return fitted, Blend(slice_odds, odds, slices, studies, straight, fitting.chosen(names, of_studies, shown))
 
 

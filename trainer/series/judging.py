@@ -41,6 +41,13 @@ class Judged:
     slices: Predictions
     ways: Mapping[str, tuple[npt.NDArray[np.float64], Any]]
 
+    @property
+    def studies(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """`study_level.studies`, with the probabilities that triage ranks by."""
+        labels, greatest, patients = study_level.studies(self.slices)
+        shown, _ = self.ways.get(BLEND, (greatest, None))
+        return labels, shown, patients
+
 
 Judge = Callable[[Slices, int, Callable[[int, int], None]], Judged]
 
@@ -67,7 +74,7 @@ def anew(folder: Path, about: About, data: Dataset, tell: Callable[[int, int], N
     model = _SeriesModel(folder, about, data, False)
     said = model.say(held, settings.eval_batch_size, tell)
     found, mix = ending.fit(said, held, trained, model.mix.slice_odds, model.mix.odds)
-    facts = {**about.facts, "foreseen": found.foreseen}
+    facts = {**about.facts, **found.facts}
     return dataclasses.replace(about, facts=facts, blend=mix, **found.decided)
 
 

@@ -118,6 +118,6 @@ class OfBoth(OfSeries):
         logits = held.views[0].logits(np.arange(len(held.slices)))
         ids, trained = held.slices.table.select(list(IDS)), loop.data.train.slices.labels
         found = fitting.fit(loop.data.odds, ids, held.slices.labels, logits, prevalence(trained))
-        facts = {**about.facts, "foreseen": found.foreseen}
+        facts = {**about.facts, **found.facts}
         about = dataclasses.replace(about, facts=facts, **found.decided)
         model_file.write_about(folder, about)

@@ -75,7 +75,7 @@ def about_of(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:
         "epoch": int(state.best.get("epoch", state.epoch)),
         "step": state.step,
         "prevalence": dict(zip(loop.data.labels, prevalence(loop.data.train.slices.labels).tolist())),
-        "foreseen": found.foreseen,
+        **found.facts,
         "cohort": cohort_of(loop.data.train.slices),
         "versions": versions(),
         **window_facts(loop.settings, data, loop.network.model),

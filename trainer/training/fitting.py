@@ -13,7 +13,7 @@ import pyarrow as pa
 from trainer.data.dataset import Dataset
 from trainer.models import model_file
 from trainer.models.model_file import About
-from trainer.results import calibration, joint, study_level, thresholds
+from trainer.results import calibration, conformal, joint, study_level, thresholds
 from trainer.results.calibration import Calibration
 from trainer.results.joint import Odds
 from trainer.results.predictions import Predictions, patients_of
@@ -32,12 +32,19 @@ class Fitted:
     """The calibration, and for each label the rules that say which slice and which study is positive.
 
     `foreseen`: "slices" and "studies" -> label -> what its rules rest on and will hold, see `thresholds.foreseen`.
+    `conformal`: what a promise about studies rests on, see `conformal.scores`.
     """
 
     calibration: Calibration
     thresholds: Thresholds
     study_thresholds: Thresholds
     foreseen: Mapping[str, Any]
+    conformal: conformal.Scores
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What of it are facts of `About`, by their names."""
+        return {name: getattr(self, name) for name in ("foreseen", "conformal")}
 
     @property
     def decided(self) -> dict[str, Any]:
@@ -48,7 +55,7 @@ class Fitted:
 def unfitted(names: Sequence[str], why: str) -> Fitted:
     """Where there is no validation split, for the reason `why`: natural log odds as they are, thresholds of 0.5."""
     even = thresholds.unchosen(names)
-    return Fitted(calibration.unfitted(names, np.zeros(len(names)), why), even, even, {})
+    return Fitted(calibration.unfitted(names, np.zeros(len(names)), why), even, even, {}, {})
 
 
 def fit(odds: Odds, ids: pa.Table, labels: Any, logits: Any, prevalence: Any) -> Fitted:
@@ -63,7 +70,8 @@ def fit(odds: Odds, ids: pa.Table, labels: Any, logits: Any, prevalence: Any) ->
     of_studies, greatest, whose = study_level.studies(Predictions(names, odds.any, ids, labels, logits, shown))
     slices, studies = (labels, shown), (of_studies, greatest)
     foreseen = {"slices": _foreseen(names, *slices, patients), "studies": _foreseen(names, *studies, whose)}
-    return Fitted(fitted, chosen(names, *slices), chosen(names, *studies), foreseen)
+    promised = conformal.scores(names, *studies, whose)
+    return Fitted(fitted, chosen(names, *slices), chosen(names, *studies), foreseen, promised)
 
 
 def chosen(names: Sequence[str], labels: Any, probabilities: Any) -> dict[str, dict[str, float]]:
@@ -90,7 +98,7 @@ def anew(folder: Path, about: About, data: Dataset, tell: Callable[[int, int], N
     score = model_file.scorer(model_file.load_model(folder, about))
     said = scoring.predict_split(score, about, held, settings.eval_batch_size, tell)
     found = fit(odds, said.ids, said.labels, said.logits, shares)
-    facts = {**about.facts, "prevalence": dict(zip(odds.names, shares.tolist())), "foreseen": found.foreseen}
+    facts = {**about.facts, "prevalence": dict(zip(odds.names, shares.tolist())), **found.facts}
     return dataclasses.replace(about, odds=odds, facts=facts, **found.decided)
 
 

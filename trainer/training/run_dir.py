@@ -12,6 +12,7 @@ import io
 import json
 import math
 import shutil
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -106,6 +107,20 @@ class RunDir:
             return [] if text is None else history_rows(text)
         except (ValueError, csv.Error) as error:
             raise WrongUse(f"{self.history} is damaged ({error}); delete it, checkpoints hold the same rows") from error
+
+    def training(self, epochs: int) -> dict[str, Any]:
+        """Of so many epochs the seconds and images a second, None as far as the log does not tell them."""
+        try:
+            entries = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError):  # an export without its run has no log; a torn one tells nothing certain
+            return {"epochs": epochs, "seconds": None, "images_per_s": None}
+        rates = [entry["images_per_s"] for entry in entries if entry.get("images_per_s")]
+        seconds = [entry["seconds"] for entry in entries if entry.get("seconds")]
+        return {
+            "epochs": epochs,
+            "seconds": sum(seconds) or None,
+            "images_per_s": statistics.median(rates) if rates else None,
+        }
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append one JSON line to metrics.jsonl; nan and infinities become null."""

@@ -46,6 +46,7 @@ from trainer.prediction.slice_outcomes import NOT_FINITE
 from trainer.prediction.slice_stream import Reject
 from trainer.prediction.thumbnails import Thumbnails
 from trainer.prediction.triage import Outcome, Triage
+from trainer.results import conformal
 from trainer.shell import quiet
 from trainer.shell.problems import WorkFailed, WrongUse
 
@@ -56,7 +57,8 @@ Watch = Callable[[str], AbstractContextManager[Tell]]  # of the name of a stage
 class How(NamedTuple):
     """How inputs are read. `series`: a mode of `series_choice`, None for the usual; `map`: of `picture_files.METHODS`.
 
-    `flip`: mean over each slice and its mirror image; `pictures`: how many; `batch_size`: slices at once.
+    `flip`: mean over each slice and its mirror image; `pictures`: how many; `batch_size`: slices at once; `alpha`: the
+    error rate that `conformal` promises, None for no promise.
     """
 
     series: str | None = None
@@ -64,6 +66,7 @@ class How(NamedTuple):
     pictures: int = 8
     map: str = picture_files.DEFAULT
     batch_size: int = 32
+    alpha: float | None = None
 
 
 class Stage(NamedTuple):
@@ -106,7 +109,8 @@ class Reader:
     """The model of a folder (`model_file.find`), loaded and compiled once."""
 
     def __init__(self, folder: Path, about: About, how: How) -> None:
-        """Raises `WrongUse` where the model is damaged. Imports TensorFlow."""
+        """Raises `WrongUse` where the model is damaged, or has no patients to promise by. Imports TensorFlow."""
+        self._promise = None if how.alpha is None else conformal.promise(about.facts.get("conformal", {}), how.alpha)
         quiet.import_tensorflow()
         _quiet_pydicom()
         self.about, self.how = about, how
@@ -199,7 +203,7 @@ class Reader:
     ) -> tuple[Triage, float]:
         """What was found, and seconds; the CSV files are written on the way, and thumbnails `kept`."""
         labels = self.about.spec.labels
-        found, begin = Triage(labels, self.how.pictures), time.perf_counter()
+        found, begin = Triage(labels, self.how.pictures, self._promise), time.perf_counter()
         with (
             csv_file(output.predictions, triage.slice_head(labels)) as write_slices,
             csv_file(output.rejects, Reject._fields) as write_rejects,
@@ -213,7 +217,7 @@ class Reader:
                         write_rejects(outcome.rejects)
             output.begin()
         seconds = time.perf_counter() - begin
-        text = csv_text(triage.study_head(labels), triage.study_rows(found, labels))
+        text = csv_text(triage.study_head(labels, self._promise is not None), triage.study_rows(found, labels))
         atomic.write_bytes(output.triage, text.encode(errors="backslashreplace"))
         return found, seconds
 

@@ -32,7 +32,6 @@ from trainer.worklist.spool import DONE, FAILED, WAITING, WORKING, Entry, Progre
 
 TELL_EVERY_S = 0.25
 LOOK_EVERY_S = 5.0  # into the spool, were a call of `wake` missed
-END_S = 5.0  # a process that was told to end has
 
 READY, GOOD, BAD = "ready", "good", "bad"
 
@@ -118,13 +117,16 @@ class Worker:
             raise WorkFailed(text)
 
     def _end_process(self) -> None:
-        self._process.terminate()
-        self._process.join(END_S)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self._process.kill()  # what it writes stands whole or not at all
+        self._process.join()
 
     def _work(self) -> None:
+        try:
+            self._take_all()
+        except OSError as error:
+            self.fault = f"the spool cannot be written: {error.strerror}"
+
+    def _take_all(self) -> None:
         while not self._stopping.is_set():
             self._woken.clear()
             for entry in self._spool.waiting():
@@ -166,7 +168,8 @@ class Worker:
 
 def _serve(model: str, how: How, jobs: Connection, asks: Connection) -> None:
     """The process: load the model, say that it is ready, then answer until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both, and the other one ends this
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and systemd reach both, and the other one ends this
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     environment.settle()
     try:

@@ -100,6 +100,16 @@ def test_late_objects_make_a_study_be_judged_again(studies, spool, clock, ended)
     assert studies.hand_over() == [ONE]
 
 
+def test_what_is_sent_once_more_changes_nothing(studies, spool, clock):
+    put(studies, ONE, "a")
+    clock.now += IDLE_S
+    studies.hand_over()
+    judge(spool, ONE)
+    studies.judged()
+    studies.arrived(ONE)  # the inbox left the same object as it was
+    assert state(spool, ONE) == queue.DONE
+
+
 @pytest.mark.parametrize("before", [queue.WAITING, queue.WORKING])
 def test_what_comes_while_the_model_is_asked_is_not_forgotten(studies, spool, clock, before):
     put(studies, ONE, "a")

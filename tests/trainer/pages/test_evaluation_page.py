@@ -19,7 +19,7 @@ from PIL import Image
 from trainer.pages import evaluation_page as pages
 from trainer.pages.figures import DASH
 from trainer.pages.sections import best_epoch
-from trainer.results import calibration, measures, thresholds
+from trainer.results import calibration, conformal, measures, study_level, thresholds
 from trainer.results.predictions import Predictions
 from trainer.results.probability import sigmoid
 from trainer.training.run_dir import json_text
@@ -119,6 +119,18 @@ def worst_of(found: Predictions, count: int = 4) -> list[pages.Worst]:
         )
         for (row, label), image in zip(pages.worst_rows(found, count), images)
     ]
+
+
+def test_the_promise_is_shown_where_one_was_tested(made):
+    result, found = made
+    assert "Three groups with a promise" not in pages.page(result, found, [], [])
+    promise = conformal.Promise(0.05, {name: conformal.Limits(0.2, 0.6) for name in NAMES})
+    tested = {"promise": conformal.measured(promise, *study_level.studies(found))}
+    page = Page(pages.page(json.loads(json_text({**result, **tested})), found, [], []))
+    assert "Three groups with a promise" in page.words
+    assert "at most 5 of 100 are called wrongly" in page.words
+    of = tested["promise"]["labels"]["epidural"]["wrong"]["positive"]
+    assert f"{of['called_wrongly']} of {of['patients']}: {of['value']:.3f}" in page.words
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from ich_tfrecords.storage.slice_reader import SliceRef
 from trainer.prediction import triage
 from trainer.prediction.slice_stream import FoundSlice, Reject
 from trainer.prediction.triage import Attention, Outcome, ScoredSlice, Triage
+from trainer.results.conformal import Limits, Promise
 
 LABELS = LabelSpec("any", ("any", "epidural", "subdural"), ("epidural", "subdural"))
 ONLY_ANY = LabelSpec("any", ("any",), ())
@@ -126,7 +127,7 @@ def test_rows_of_the_files():
         **dict(zip(LABELS.names, probabilities)),
     }
     (row,) = triage.study_rows(made, LABELS)
-    assert dict(zip(triage.study_head(LABELS), row, strict=True)) == {
+    assert dict(zip(triage.study_head(LABELS, False), row, strict=True)) == {
         "rank": 1,
         "study_uid": "S",
         "slices": 1,
@@ -138,6 +139,22 @@ def test_rows_of_the_files():
         "file": "a.dcm",
         "position_mm": 1.0,
     }
+
+
+def test_groups_stand_behind_everything_and_what_lacks_slices_is_never_negative():
+    promise = Promise(0.05, dict.fromkeys(LABELS.names, Limits(0.2, 0.6)))
+    made = Triage(LABELS, 1, promise)
+    for uid, values in (("S", (0.9, 0.4, 0.1)), ("T", (0.1, 0.1, 0.1))):
+        made.add([found(uid.lower(), uid)], np.array([values]))
+    made.reject([reject("T"), reject("R")])
+    head = triage.study_head(LABELS, True)
+    assert head[-3:] == ["any_group", "epidural_group", "subdural_group"]
+    assert [row[-3:] for row in triage.study_rows(made, LABELS)] == [
+        ["positive", "uncertain", "negative"],
+        ["uncertain", "uncertain", "uncertain"],
+        ["", "", ""],
+    ]
+    assert {len(row) for row in triage.study_rows(made, LABELS)} == {len(head)}
 
 
 @pytest.mark.parametrize(("position_mm", "shown"), [(-12.3456789, -12.346), (37.5, 37.5), (1e6, 1e6), (3 * 0.1, 0.3)])
@@ -199,7 +216,7 @@ def test_rejects_stand_with_their_studies_and_those_without_a_slice_at_the_end()
     ]
     assert made.partial() == {"T": "1 of 2 slices (missing: 1 truncated)"}
     assert made.astray == 1
-    rows = [dict(zip(triage.study_head(LABELS), row, strict=True)) for row in triage.study_rows(made, LABELS)]
+    rows = [dict(zip(triage.study_head(LABELS, False), row, strict=True)) for row in triage.study_rows(made, LABELS)]
     assert [(row["rank"], row["study_uid"], row["slices"], row["rejected"]) for row in rows] == [
         (1, "S", 1, 0),
         (2, "T", 1, 2),
