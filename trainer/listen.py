@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trainer.listening.service import Settings
 
 NEEDED = ("pynetdicom", "dicomweb_client", "highdicom")  # of the extra `listen`
-EPILOG = """\
+EPILOG = f"""\
 It answers C-ECHO, and takes CT objects by C-STORE (CT, enhanced CT, legacy converted
 enhanced CT) in the transfer syntaxes that can be read; another kind of object is refused
 when the association is negotiated. An object is on the disk before its sender is told of
@@ -51,6 +51,8 @@ give. Away from this machine keep it inside a network of your own; docs/clinical
 that, beside Orthanc.
 
 SIGTERM ends it: open associations first, and what is under way waits for the next start.
+
+{NOT_A_DEVICE}
 
 example:
     python -m trainer.listen --model runs/densenet121 --allow CT1@10.0.0.5 \\

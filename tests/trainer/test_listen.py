@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import queue
@@ -25,6 +26,7 @@ from pynetdicom.sop_class import ComprehensiveSRStorage, SecondaryCaptureImageSt
 from ich_tfrecords import NOT_A_DEVICE
 from trainer import listen
 from trainer.listening.inbox import study_id
+from trainer.worklist.spool import Spool
 
 ROOT = Path(listen.__file__).parents[1]
 RESULTS = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
@@ -160,6 +162,9 @@ def test_three_studies_over_two_associations_of_which_one_breaks_off(listening, 
     assert row["slices"] == str(LEAST + 1)
     newest = [one for one in reports if one.StudyInstanceUID == "1.2.2"][-1]
     assert probabilities(newest) == {name: float(row[name]) for name in about.spec.labels.names}
+    others = [path for path in (tmp_path / "spool").rglob("*") if path.is_file()]
+    for path in [path for path in others if path.parent.name != "files" and "dicom" not in path.parts]:
+        assert not [word for word in (b"PLANTED", b"MRN-0815", b"planted") if word in path.read_bytes()], path
     screen = "\n".join(running.said)
     assert not [word for word in ("PLANTED", "MRN-0815", "19470311", "planted", "Traceback") if word in screen]
     assert not [word for word in ("1.2.1", "1.2.2", "1.2.3") if f"{word} " in screen]
@@ -216,7 +221,7 @@ def test_a_study_without_a_slice_fails_by_name_and_others_go_on(listening, tmp_p
         second = associate(running.port)
         for number in range(LEAST):
             assert store(second, a_slice(2, number)).Status == 0
-        running.until(f"^study {study_id('1.2.2')[:8]}: quiet, waits for the model")
+        running.until(f"^study {study_id('1.2.2')[:8]}: {LEAST} objects, and quiet; waits for the model")
         os.killpg(running.process.pid, signal.SIGTERM)
         running.until("^ending: open associations first")
         time.sleep(1)
@@ -263,6 +268,14 @@ def test_wrong_use_is_one_line(export, tmp_path, flags, words, capsys, monkeypat
     out, err = capsys.readouterr()
     assert out == ""
     assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_second_one_into_the_same_spool_is_refused(export, tmp_path, capsys):
+    with contextlib.closing(Spool(tmp_path / "studies", "--spool")):
+        assert listen.main(["--model", str(export), "--spool", str(tmp_path), "--port", "0"]) == 2
+    err = capsys.readouterr().err
+    assert f"studies is in use by process {os.getpid()} on " in err
     assert len(err.splitlines()) == 1
 
 

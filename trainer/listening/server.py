@@ -40,7 +40,8 @@ MOST_OBJECT_BYTES = 4 << 30  # as `volumes` reads
 GREETING_S = 10  # to say who calls
 SILENCE_S = 60  # between two messages, or two parts of one
 ENDING_S = 15  # for open associations, once this process is asked to end
-_NOT_RECOGNIZED = (1, 1, 3)  # rejected for good, by the service user: calling AE title not recognized (PS3.8 9.3.4)
+MOST_TOLD = 1000  # rejected callers
+_CALLING, _CALLED = (1, 1, 3), (1, 1, 7)  # rejected for good, by the service user: title not recognized (PS3.8 9.3.4)
 
 
 class Server:
@@ -49,6 +50,7 @@ class Server:
     def __init__(self, title: str, callers: Sequence[Caller], inbox: Inbox, studies: Studies) -> None:
         self._callers, self._inbox, self._studies = tuple(callers), inbox, studies
         self._brought: weakref.WeakKeyDictionary[Any, Brought] = weakref.WeakKeyDictionary()
+        self._rejected: set[str] = set()
         self._lock = threading.Lock()
         self._entity = _entity(title)
         self._server: Any = None
@@ -102,9 +104,18 @@ class Server:
 
     def _requested(self, event: evt.Event) -> None:
         calling: Any = event.assoc.requestor
-        if not may_call(self._callers, calling.primitive.calling_ae_title.strip(), calling.address):
-            event.assoc.acse.send_reject(*_NOT_RECOGNIZED)
-            event.assoc.kill()  # which waits until that is sent
+        titles = [title.strip() for title in (calling.primitive.calling_ae_title, calling.primitive.called_ae_title)]
+        if titles[1] != self._entity.ae_title:
+            self._reject(event, _CALLED, f"{titles[0]!r} at {calling.address} calls {titles[1]!r}")
+        elif not may_call(self._callers, titles[0], calling.address):
+            self._reject(event, _CALLING, f"{titles[0]!r} at {calling.address} is none that --allow names")
+
+    def _reject(self, event: evt.Event, reason: tuple[int, int, int], why: str) -> None:
+        if why not in self._rejected and len(self._rejected) < MOST_TOLD:  # who asks again and again fills no log
+            self._rejected.add(why)
+            warn(f"an association was rejected: {why}")
+        event.assoc.acse.send_reject(*reason)
+        event.assoc.kill()  # which waits until that is sent
 
     def _message_ended(self, event: evt.Event) -> None:
         place: Any = event.assoc.dul.socket
@@ -147,7 +158,6 @@ def _entity(title: str) -> AE:
     entity.maximum_associations = MOST_ASSOCIATIONS
     entity.maximum_pdu_size = MOST_PDU_BYTES
     entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = GREETING_S, SILENCE_S, SILENCE_S
-    entity.require_called_aet = True  # one that is set up wrongly shows at the first C-ECHO
     entity.add_supported_context(Verification)
     for kind in TAKEN:
         entity.add_supported_context(kind, [UID(syntax) for syntax in SYNTAXES])

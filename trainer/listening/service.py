@@ -93,8 +93,9 @@ def _turns(
     """What goes on beside the port, again and again until `end`. Raises `WorkFailed` where no more can."""
     tidy_at = 0.0
     while not end.wait(TURN_S):
-        for study in studies.hand_over():
-            tell(f"{short(study)}: quiet, waits for the model")
+        for entry in studies.hand_over():
+            objects = counted(len(list(entry.files.iterdir())), "object")
+            tell(f"{short(entry.id)}: {objects}, and quiet; waits for the model")
             worker.wake()
         for entry in studies.judged():
             if outbox:
@@ -105,9 +106,7 @@ def _turns(
             inbox.tidy()
             _forget(studies, settings.keep_days)
         if worker.fault:
-            raise WorkFailed(
-                f"the model cannot be loaded any more: {worker.fault}; what waits is taken up at the next start"
-            )
+            raise WorkFailed(f"the model is gone: {worker.fault}; what waits is taken up at the next start")
         if outbox and not outbox.works:
             raise WorkFailed("sending has come to an end that nobody foresaw, see above; start again")
 

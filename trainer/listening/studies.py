@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ich_tfrecords.storage import sources
-from trainer.prediction.folder import PredictFolder
+from trainer.prediction.folder import RUN
 from trainer.worklist.spool import DONE, FAILED, RECEIVING, WAITING, Entry, Spool, State
 
 PATIENCE = 10  # times idle_s: for the rest of what an association that broke off has brought
@@ -87,8 +87,8 @@ class Studies:
                     del self._broken[study]
                 self._wait(study)
 
-    def hand_over(self) -> list[str]:
-        """Ids of the studies that have been quiet for long enough, which wait for the model from now on."""
+    def hand_over(self) -> list[Entry]:
+        """The studies that have been quiet for long enough, which wait for the model from now on."""
         with self._lock:
             due = [study for study, at in self._quiet_at.items() if at <= self._now()]
             for study in due:
@@ -97,7 +97,7 @@ class Studies:
                 del self._quiet_at[study]
                 self._broken.pop(study, None)
                 self._asked.add(study)
-        return due
+        return [self._spool.entry(study) for study in due]
 
     def judged(self) -> list[Entry]:
         """Studies that the model is through with, but for those that have grown meanwhile, which come again."""
@@ -181,6 +181,6 @@ def _has_grown(entry: Entry, state: State) -> bool:
 def _read(entry: Entry) -> str:
     """The content that the results are of; "" where there are none."""
     try:
-        return str(json.loads(PredictFolder(entry.result).run.read_text(encoding="utf-8"))["input"]["sha256"])
+        return str(json.loads((entry.result / RUN).read_text(encoding="utf-8"))["input"]["sha256"])
     except (OSError, ValueError, KeyError):
         return ""

@@ -142,7 +142,9 @@ def test_a_file_that_is_gone_is_an_error_of_files(made):
 
 def test_the_size_of_a_slice_does_not_matter(made, tmp_path):
     """Files go out as they stand, in parts, whatever their size."""
-    file = dicom_file(slice_elements(head_slice(512), SOPInstanceUID=b"1.2.7", StudyInstanceUID=b"1.2.3"))
+    file = dicom_file(
+        slice_elements(head_slice(512), SOPInstanceUID=b"1.2.7", StudyInstanceUID=b"1.2.3", SeriesInstanceUID=b"1.2.4")
+    )
     whole = pydicom.dcmread(pydicom.filebase.DicomBytesIO(file))
     whole.file_meta.MediaStorageSOPClassUID, whole.file_meta.MediaStorageSOPInstanceUID = CT, "1.2.7"
     whole.save_as(tmp_path / "large.dcm", enforce_file_format=True)

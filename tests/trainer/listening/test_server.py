@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -243,11 +244,25 @@ def test_only_those_that_are_allowed_may_call(serve, capsys):
             association.release()
         else:
             assert association.acceptor.primitive.reason_str == "Calling AE title not recognised"
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        f"listen: an association was rejected: {title!r} at 127.0.0.1 is none that --allow names"
+        for title in ("CT2", "CT4", "ct1")
+    ]
 
 
-def test_a_caller_that_means_another_is_rejected(port):
-    association = associate(port, called="OTHER")
-    assert association.acceptor.primitive.reason_str == "Called AE title not recognised"
+def test_a_caller_that_means_another_is_rejected_and_told_once(port, capsys):
+    for _ in range(3):
+        association = associate(port, called="OTHER")
+        assert association.acceptor.primitive.reason_str == "Called AE title not recognised"
+    assert capsys.readouterr().err == "listen: an association was rejected: 'CT1' at 127.0.0.1 calls 'OTHER'\n"
+
+
+def test_rejections_fill_no_log(port, capsys, monkeypatch):
+    monkeypatch.setattr(server, "MOST_TOLD", 2)
+    for number in range(4):
+        associate(port, called=f"OTHER{number}")
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_associations_are_bounded(serve, monkeypatch):
@@ -309,16 +324,31 @@ def test_many_objects_of_one_association_are_no_large_one(port, spool, monkeypat
     assert len(kept(spool)) == 20
 
 
-def test_open_associations_end_before_the_port_is_closed(studies, inbox, serve, monkeypatch, spool):
-    monkeypatch.setattr(server, "ENDING_S", 0.5)
-    port = serve()
-    association = associate(port)
-    store(association, a_slice())
+def test_what_is_open_goes_on_while_the_port_closes(studies, inbox, serve, monkeypatch, spool):
+    serve()  # for what it puts back at the end
     made = server.Server("ICH", (), inbox, studies)
-    made.listen("127.0.0.1", 0)
-    made.close()
-    assert association.is_established  # of another server
+    port = made.listen("127.0.0.1", 0)
+    monkeypatch.setattr(server, "ENDING_S", 30)
+    association = associate(port)
+    closing = threading.Thread(target=made.close)
+    closing.start()
+    assert _in_time(lambda: not associate(port).is_established)
+    assert status(store(association, a_slice())) == 0
+    assert closing.is_alive()
     association.release()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert len(kept(spool)) == 1
+
+
+def test_what_does_not_end_is_aborted(studies, inbox, serve, monkeypatch):
+    serve()  # for what it puts back at the end
+    made = server.Server("ICH", (), inbox, studies)
+    association = associate(made.listen("127.0.0.1", 0))
+    assert association.is_established
+    monkeypatch.setattr(server, "ENDING_S", 0.1)
+    made.close()
+    assert _in_time(lambda: association.is_aborted)
 
 
 def test_a_port_that_is_taken_is_one_line(port, studies, inbox):

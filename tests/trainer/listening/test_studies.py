@@ -33,6 +33,10 @@ def state(spool, study: str) -> str:
     return spool.entry(study).state().state
 
 
+def handed(studies: Studies) -> list[str]:
+    return [entry.id for entry in studies.hand_over()]
+
+
 @pytest.fixture
 def again(spool, clock):
     """again() -> what another process makes of the same spool."""
@@ -45,14 +49,14 @@ def test_a_study_that_is_quiet_waits_for_the_model(studies, spool, clock):
     put(studies, ONE, "b")
     put(studies, TWO, "a")
     clock.now += 9.9
-    assert studies.hand_over() == []
+    assert handed(studies) == []
     put(studies, TWO, "b")
     clock.now += 0.2
-    assert studies.hand_over() == [ONE]
+    assert handed(studies) == [ONE]
     assert (state(spool, ONE), state(spool, TWO)) == (queue.WAITING, queue.RECEIVING)
-    assert studies.hand_over() == []
+    assert handed(studies) == []
     clock.now += 10
-    assert studies.hand_over() == [TWO]
+    assert handed(studies) == [TWO]
 
 
 def test_what_broke_off_waits_longer_for_its_rest(studies, clock):
@@ -65,7 +69,7 @@ def test_what_broke_off_waits_longer_for_its_rest(studies, clock):
     studies.ended(broken, whole=False)
     studies.ended(other, whole=True)
     clock.now += rooms.PATIENCE * IDLE_S - 1
-    assert studies.hand_over() == []
+    assert handed(studies) == []
     clock.now += 1
     later = studies.begin()
     put(studies, ONE, "b")
@@ -73,7 +77,7 @@ def test_what_broke_off_waits_longer_for_its_rest(studies, clock):
     clock.now += 1
     studies.ended(later, whole=True)
     clock.now += IDLE_S
-    assert studies.hand_over() == [ONE]
+    assert handed(studies) == [ONE]
 
 
 def test_a_rest_that_never_comes_is_not_waited_for_for_ever(studies, clock):
@@ -82,7 +86,7 @@ def test_a_rest_that_never_comes_is_not_waited_for_for_ever(studies, clock):
     brought.ids.add(ONE)
     studies.ended(brought, whole=False)
     clock.now += rooms.PATIENCE * IDLE_S
-    assert studies.hand_over() == [ONE]
+    assert handed(studies) == [ONE]
 
 
 @pytest.mark.parametrize("ended", [queue.DONE, queue.FAILED])
@@ -97,7 +101,7 @@ def test_late_objects_make_a_study_be_judged_again(studies, spool, clock, ended)
     assert state(spool, ONE) == queue.RECEIVING
     assert studies.parcel(ONE) is None  # no half result on its way meanwhile
     clock.now += IDLE_S
-    assert studies.hand_over() == [ONE]
+    assert handed(studies) == [ONE]
 
 
 def test_what_is_sent_once_more_changes_nothing(studies, spool, clock):
@@ -122,7 +126,7 @@ def test_what_comes_while_the_model_is_asked_is_not_forgotten(studies, spool, cl
     assert studies.judged() == []
     assert state(spool, ONE) == queue.RECEIVING
     clock.now += IDLE_S
-    assert studies.hand_over() == [ONE]
+    assert handed(studies) == [ONE]
     judge(spool, ONE)
     assert [entry.id for entry in studies.judged()] == [ONE]
 
@@ -150,11 +154,11 @@ def test_a_restart_goes_on(studies, spool, clock, again):
     put(studies, "3" * 32, "a")
     later = again()
     assert later.unsent() == [ONE]
-    assert later.hand_over() == []
+    assert handed(later) == []
     judge(spool, TWO)
     assert [entry.id for entry in later.judged()] == [TWO]
     clock.now += IDLE_S
-    assert later.hand_over() == ["3" * 32]  # its rest was waited for once more
+    assert handed(later) == ["3" * 32]  # its rest was waited for once more
 
 
 def test_a_restart_sees_what_came_in_front_of_the_kill(studies, spool, clock, again):
@@ -168,7 +172,7 @@ def test_a_restart_sees_what_came_in_front_of_the_kill(studies, spool, clock, ag
     later = again()
     assert state(spool, ONE) == queue.RECEIVING
     clock.now += IDLE_S
-    assert later.hand_over() == [ONE]
+    assert handed(later) == [ONE]
 
 
 def test_a_study_without_any_object_is_none(studies, spool, again):
@@ -184,7 +188,7 @@ def test_a_study_that_failed_is_not_tried_at_each_start(studies, spool, clock, a
     judge(spool, ONE, queue.FAILED)
     later = again()
     clock.now += IDLE_S
-    assert later.hand_over() == []
+    assert handed(later) == []
     assert later.unsent() == []
 
 
