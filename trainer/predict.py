@@ -21,7 +21,7 @@ from ich_tfrecords.storage import sources
 from ich_tfrecords.views import progress_line
 from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
-from trainer.prediction import outcome_lines, picture_files
+from trainer.prediction import outcome_lines, panel, picture_files
 from trainer.prediction.dicom_folder import DicomFolder, Written
 from trainer.prediction.folder import PredictFolder
 from trainer.prediction.picture_files import Pictured
@@ -49,6 +49,11 @@ head and the greatest slice together.
 
 PatientID is never written, but by --dicom. Names of files and folders below the input
 are, and they may be names of people.
+
+Several models (--model RUN0 --model RUN1 ..., as of a cross-validation) judge together: the
+mean of their probabilities counts. any_spread and the like say by how much the highest
+is above the lowest for a study, "disagreed" which labels some call positive and others
+not, each by its own threshold. Pictures and maps are of the first.
 
 --alpha 0.05 adds a group of each label to each study (any_group, ...): of patients like
 those of the validation split who have a kind, at most 5 of 100 are called negative for
@@ -83,7 +88,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     what = parser.add_argument_group("what")
-    what.add_argument("--model", required=True, type=_path, metavar="DIR", help="folder of a run, or of an export")
+    what.add_argument(
+        "--model", required=True, type=_path, action="append", metavar="DIR",
+        help="folder of a run, or of an export; repeatable, for the mean of slice models such as those of all folds",
+    )  # fmt: skip
     what.add_argument(
         "--input", required=True, type=_path, action="append", metavar="PATH",
         help="DICOM slices or NIfTI volumes: a folder, a glob in quotes, a file or a .zip; repeatable",
@@ -147,14 +155,18 @@ def _whole_number(least: int, most: int) -> Callable[[str], int]:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    folder = model_file.find(args.model)
-    about = model_file.read_about(folder)
+    folders = list(map(model_file.find, args.model))
+    abouts = list(map(model_file.read_about, folders))
+    if len(folders) > 1:
+        panel.require_alike(args.model, abouts)
+    (folder, *others), (about, *known) = folders, abouts
     output = PredictFolder(Path(args.output))
     results = DicomFolder(Path(args.dicom), output.path) if args.dicom else None
     listing = _listing(args)
     how = How(args.series, args.flip, args.pictures, args.map, args.batch_size, args.alpha)
-    read = Reader(folder, about, how).read(listing, output, results, _shown, include_given=bool(args.include))
-    print(*outcome_lines.outcome(about, args.model, read.found, listing.ignored, read.seconds), sep="\n")
+    reader = Reader(folder, about, how, dict(zip(others, known, strict=True)))
+    read = reader.read(listing, output, results, _shown, include_given=bool(args.include))
+    print(*outcome_lines.outcome(about, args.model[0], read.found, listing.ignored, read.seconds), sep="\n")
     _tell_files(output, read.pictured, args.dicom, read.filed)
     read.require_something(output)
     return 0

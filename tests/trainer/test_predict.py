@@ -10,7 +10,9 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +27,7 @@ from ich_tfrecords.dicom.jpeg_compiled import ABSENT
 from ich_tfrecords.volumes.reader import FrameReader
 from trainer import predict
 from trainer.models import explain, model_file
+from trainer.models import networks as trained_networks
 from trainer.models.model_file import About
 from trainer.pages import triage_page
 from trainer.prediction import picture_files, slice_outcomes, slice_picture, slice_stream, triage
@@ -132,6 +135,69 @@ def test_studies_are_called_by_a_promise(run, export, synthetic_set, rsna_spec, 
     assert "at most 5 of 100 are called negative for it" in told
     assert facts(out)["flags"]["alpha"] == 0.05
     assert "at most 5 of 100 are called negative for it" in (out / "triage.html").read_text()
+
+
+def another(about: About, place: Path, seed: int = 4, even: float = 0.5, **changes: Any) -> Path:
+    """A model of other weights that takes the same slices, but for `changes` of its settings; `even`: its threshold."""
+    keras.utils.set_random_seed(seed)
+    shape = (*about.spec.image.shape[:2], about.spec.image.shape[2] * (1 + 2 * changes.get("context_slices", 0)))
+    names, size = about.spec.labels.names, {"filters": [4, 4], "dense": [8]}
+    model = trained_networks.build("cnn", shape, len(names), "none", size)
+    chosen = {name: {"even": even} for name in names}
+    known = dataclasses.replace(about, settings={**about.settings, **changes}, study_thresholds=chosen)
+    model_file.write(place, model, known)
+    return place
+
+
+def test_several_models_say_their_mean_and_where_they_disagree(run, export, about, synthetic_set, tmp_path, capsys):
+    models = [export, another(about, tmp_path / "b"), another(about, tmp_path / "c", 5, 0.3)]
+    given = synthetic_set.output / "stage_2_test"
+    alone = []
+    for number, model in enumerate(models):
+        assert run(given, model=model, output=f"alone{number}")[0] == 0
+        alone.append([tmp_path / f"alone{number}" / name for name in ("predictions.csv", "triage.csv")])
+    flags = [part for model in models for part in ("--model", str(model))]
+    out = tmp_path / "all"
+    capsys.readouterr()
+    assert predict.main([*flags, "--input", str(given), "--output", str(out), "--pictures", "1"]) == 0
+    names = about.spec.labels.names
+    slices = [rows(path) for path, _ in alone]
+    for mean, *own in zip(rows(out / "predictions.csv"), *slices, strict=True):
+        for name in names:
+            assert float(mean[name]) == pytest.approx(np.mean([float(one[name]) for one in own]), rel=1e-5)
+    studies = [{row["study_uid"]: row for row in rows(path)} for _, path in alone]
+    apart = 0
+    for row in rows(out / "triage.csv"):
+        opinions = np.array([[float(one[row["study_uid"]][name]) for name in names] for one in studies])
+        spreads = [float(row[f"{name}_spread"]) for name in names]
+        np.testing.assert_allclose(spreads, np.ptp(opinions, axis=0), atol=2e-6)
+        called = opinions >= [[0.5], [0.5], [0.3]]
+        expected = [name for name, some in zip(names, called.sum(axis=0), strict=True) if 0 < some < 3]
+        assert row["disagreed"].split() == expected
+        apart += bool(expected)
+    assert apart > 0
+    told = capsys.readouterr().out
+    assert "mean of 3 models; they disagree about " in told
+    page = Page((out / "triage.html").read_text())
+    assert "The numbers are the mean of 3 models" in page.words
+    assert "The models disagree about" in page.words
+    assert [one["sha256"] for one in facts(out)["model"]["others"]] == [model_file.digest(one) for one in models[1:]]
+
+
+def test_models_that_cannot_judge_together_are_refused(run, export, about, synthetic_set, tmp_path, capsys):
+    given = ["--input", str(synthetic_set.output / "stage_2_test"), "--output", str(tmp_path / "out")]
+    same, context = tmp_path / "same", another(about, tmp_path / "context", context_slices=1)
+    shutil.copytree(export, same)
+    other = another(about, tmp_path / "b")
+    for model, flags, line in (
+        (same, [], f"{same} has the weights of {export}; name each model once"),
+        (export, [], f"{export} has the weights of {export}; name each model once"),
+        (context, [], f"{context} sees 1 neighbours and {export} sees 0 (context_slices)"),
+        (other, ["--alpha", "0.1"], "--alpha promises by the validation patients of one model"),
+    ):
+        assert predict.main(["--model", str(export), "--model", str(model), *flags, *given]) == 2
+        assert line in capsys.readouterr().err
+    assert not (tmp_path / "out" / "triage.csv").exists()
 
 
 @pytest.mark.parametrize(("patients", "alpha", "line"), [(0, 0.05, "--recalibrate"), (18, 0.05, "needs 19")])

@@ -18,6 +18,7 @@ from ich_tfrecords.views.html_page import Image, Table
 from ich_tfrecords.views.montage import shortened
 from trainer.models.model_file import About
 from trainer.prediction import outcome_lines, thumbnails, triage
+from trainer.prediction.panel import Opinions
 from trainer.prediction.picture_files import PANEL_PX, Pictured
 from trainer.prediction.slice_stream import uid_hash
 from trainer.prediction.thumbnails import Records, Thumbnails
@@ -33,7 +34,8 @@ UID_LETTERS, FILE_LETTERS = 64, 120  # shown of names from outside
 class Label(NamedTuple):
     """A label of a study: its probability there and in the driving slice, in words; `percent`: that of the study.
 
-    `group`: of `conformal.GROUPS`, None where nothing is promised.
+    `group`: of `conformal.GROUPS`, None where nothing is promised; `spread`: of several models the lowest and the
+    highest, in words, None of one.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Label(NamedTuple):
     percent: float
     calibrated: bool
     group: str | None
+    spread: str | None
 
 
 class Curve(NamedTuple):
@@ -58,13 +61,17 @@ class Curve(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A study with pictures. `panels`: of the driving slice, with their words; `partial`: None where whole."""
+    """A study with pictures. `panels`: of the driving slice, with their words; `partial`: None where whole.
+
+    `disagreed`: labels about which several models do, None where they agree or there is one.
+    """
 
     rank: int
     study_uid: str
     driver: str
     slices: str
     partial: str | None
+    disagreed: str | None
     labels: Sequence[Label]
     panels: Sequence[tuple[str, Image]]
     strip: Image
@@ -92,7 +99,7 @@ def page(found: Triage, about: About, digest: str, kept: Thumbnails, pictured: S
     """HTML text of the page. `digest`: sha256 of the model; `kept`: all slices; `pictured`: panels of some."""
     studies, unread = found.studies(), found.without_slices()
     panels = {one.sop_uid: one.panels for one in pictured}
-    cards = [_card(rank, study, about, kept, panels) for rank, study in enumerate(studies[:PICTURED], 1)]
+    cards = [_card(rank, study, found, about, kept, panels) for rank, study in enumerate(studies[:PICTURED], 1)]
     rows = [_row(rank, study, about) for rank, study in enumerate(studies[PICTURED:LISTED], PICTURED + 1)]
     return html_page.page(
         "triage.html",
@@ -103,6 +110,7 @@ def page(found: Triage, about: About, digest: str, kept: Thumbnails, pictured: S
         model=about.network,
         digest=digest,
         notes=[*about.calibration.told(), *found.notes],
+        models=len(found.panel.thresholds) if found.panel else 1,
         promise=found.promise.sentence() if found.promise else None,
         any=about.spec.labels.any,
         window=about.shown.image.windows[0].name,
@@ -130,7 +138,12 @@ def _facts(found: Triage) -> dict[str, str]:
 
 
 def _card(
-    rank: int, study: Study, about: About, kept: Thumbnails, panels: Mapping[str, Sequence[tuple[str, bytes]]]
+    rank: int,
+    study: Study,
+    found: Triage,
+    about: About,
+    kept: Thumbnails,
+    panels: Mapping[str, Sequence[tuple[str, bytes]]],
 ) -> Card:
     driver, names = study.driver.found, about.spec.labels.names
     series = kept.series(driver)
@@ -141,6 +154,7 @@ def _card(
         f"slice {shortened(driver.sop_uid, UID_LETTERS)} at {driver.position_mm:.1f} mm",
         counted(study.slices, "slice"),
         study.partial or None,
+        ", ".join(found.panel.disagreed(study.opinions)) or None if found.panel else None,
         _labels(study, about),
         [(head, _image(data, f"{head} of the driving slice")) for head, data in panels.get(driver.sop_uid, ())],
         _strip(series, at),
@@ -155,11 +169,18 @@ def _image(jpeg: bytes, alt: str) -> Image:
 def _labels(study: Study, about: About) -> list[Label]:
     refused = outcome_lines.refused_of_studies(about)
     names = about.spec.labels.names
-    numbers = (study.probabilities.tolist(), study.driver.probabilities.tolist(), study.groups or [None] * len(names))
+    nothing = [None] * len(names)
+    numbers = (study.probabilities.tolist(), study.driver.probabilities.tolist())
+    told = (study.groups or nothing, _spreads(study.opinions) if study.opinions.size else nothing)
     return [
-        Label(name, probability_text(whole), probability_text(one), 100 * whole, name not in refused, group)
-        for name, whole, one, group in zip(names, *numbers, strict=True)
+        Label(name, probability_text(whole), probability_text(one), 100 * whole, name not in refused, *words)
+        for name, whole, one, *words in zip(names, *numbers, *told, strict=True)
     ]
+
+
+def _spreads(opinions: Opinions) -> list[str]:
+    ends = zip(opinions.min(axis=0).tolist(), opinions.max(axis=0).tolist(), strict=True)
+    return [f"{probability_text(low)} to {probability_text(high)}" for low, high in ends]
 
 
 def _told_labels(study: Study, about: About) -> list[int]:

@@ -11,6 +11,7 @@ from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import packed
 from trainer.models.model_file import About
 from trainer.prediction import triage
+from trainer.prediction.panel import Panel
 from trainer.prediction.triage import Triage
 from trainer.results import conformal
 from trainer.results.conformal import Promise
@@ -43,6 +44,8 @@ def outcome(about: About, place: str, found: Triage, ignored: Counter[str], seco
     yield from (*about.notes(place), *about.calibration.told())
     studies, rate = counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
     yield f"{counted(found.slices, 'slice')} of {studies}, {rate} slices/s"
+    if found.panel:
+        yield from _disagreed(found, found.panel)
     if found.promise:
         yield from _promised(about, found, found.promise)
     if ignored:
@@ -71,6 +74,13 @@ def _promised(about: About, found: Triage, promise: Promise) -> Iterator[str]:
     told = ", ".join(f"{called[group]:,} {group}" for group in conformal.GROUPS)
     yield f"{about.spec.labels.any}: {told}; {promise.sentence()}"
     yield from conformal.notes(about.facts["conformal"], promise.alpha)
+
+
+def _disagreed(found: Triage, panel: Panel) -> Iterator[str]:
+    """In how many studies some of several models call a label positive and others not."""
+    apart = Counter(name for study in found.studies() for name in panel.disagreed(study.opinions))
+    told = ", ".join(f"{name} in {counted(apart[name], 'study', 'studies')}" for name in panel.labels if apart[name])
+    yield f"mean of {len(panel.thresholds)} models; they disagree about {told or 'no study'} (triage.csv: disagreed)"
 
 
 def _of_studies(about: About, found: Triage) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from trainer.models.model_file import About
 from trainer.prediction import neighbour_stream, slice_stream, triage
 from trainer.prediction.heads import Heads
-from trainer.prediction.networks import Score
+from trainer.prediction.panel import Say
 from trainer.prediction.slice_stream import Batch
 from trainer.prediction.thumbnails import of_images
 from trainer.prediction.triage import Outcome
@@ -19,15 +19,15 @@ NOT_FINITE = "no_probability"
 NO_NUMBER = "the model gives a number that is not finite"
 
 
-def alone(batches: Generator[Batch, None, None], about: About, score: Score) -> Generator[Outcome, None, None]:
-    """What the model says of each batch."""
+def alone(batches: Generator[Batch, None, None], about: About, say: Say) -> Generator[Outcome, None, None]:
+    """What the model, or the mean of several, says of each batch."""
     with contextlib.closing(batches):
         for batch in batches:
-            yield scored(batch, about, score)
+            yield scored(batch, about, say)
 
 
 def among_neighbours(
-    heads: Heads, about: About, score: Score, context: int, batch_size: int
+    heads: Heads, about: About, say: Say, context: int, batch_size: int
 ) -> Generator[Outcome, None, None]:
     """What a model that sees `context` neighbours on either side says of the files that `heads` has read.
 
@@ -37,17 +37,18 @@ def among_neighbours(
         yield triage.without_slices(rejects, len(rejects))
     with contextlib.closing(slice_stream.decoded(heads.refs(), about.spec, batch_size, heads.inputs)) as batches:
         for batch in neighbour_stream.batches(batches, context, batch_size):
-            yield scored(batch, about, score)
+            yield scored(batch, about, say)
 
 
-def scored(batch: Batch, about: About, score: Score) -> Outcome:
+def scored(batch: Batch, about: About, say: Say) -> Outcome:
     """What the model says of a batch."""
     if not batch.slices:
         return triage.without_slices(batch.rejects, batch.files)
-    logits = score(batch.images)
-    good = np.isfinite(logits).all(axis=1)
+    opinions = say(batch.images)
+    good = np.isfinite(opinions).all(axis=(1, 2))
     bad = [batch.slices[row] for row in np.flatnonzero(~good)]
     rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in bad)]
     slices = [batch.slices[row] for row in np.flatnonzero(good)]
     small = of_images(batch.images if good.all() else batch.images[good], about.shown.image)
-    return Outcome(slices, about.probabilities(logits[good]), rejects, batch.files, thumbnails=small)
+    mean = opinions[good].mean(axis=1)
+    return Outcome(slices, mean, rejects, batch.files, thumbnails=small, opinions=opinions[good])

@@ -21,6 +21,7 @@ from ich_tfrecords.problems import BY_NATURE, is_by_nature
 from ich_tfrecords.spec import LabelSpec
 from ich_tfrecords.storage.slice_reader import slice_name
 from ich_tfrecords.views.montage import shortened
+from trainer.prediction.panel import Opinions, Panel, spread
 from trainer.prediction.slice_stream import FoundSlice, Reject
 from trainer.results.conformal import Promise
 
@@ -58,7 +59,8 @@ class Outcome(NamedTuple):
 
     `files`: of how many it is the end. `attention`: of each slice, or of none. `studies`: the probabilities float64 [L]
     of studies that are whole by now, where a series model gives them. `notes`: lines for people. `thumbnails` uint8
-    [k, px, px]: `thumbnails.of_images` of the slices.
+    [k, px, px]: `thumbnails.of_images` of the slices. `opinions` float64 [k, M, L]: of each model, where the mean of
+    several is meant.
     """
 
     slices: list[FoundSlice]
@@ -69,6 +71,7 @@ class Outcome(NamedTuple):
     studies: Mapping[str, Probabilities] = MappingProxyType({})
     notes: Sequence[str] = ()
     thumbnails: npt.NDArray[np.uint8] = np.empty((0, 0, 0), np.uint8)
+    opinions: Opinions = np.empty((0, 0, 0))
 
 
 def without_slices(rejects: Sequence[Reject], files: int) -> Outcome:
@@ -82,7 +85,8 @@ class Study(NamedTuple):
     `probabilities` float64 [L]: of a slice model the greatest over the slices, of a series model the study's own.
     `driver`: the slice with the greatest probability of "any", the first of equal ones. `rejected`: how many of its
     files gave no probability. `partial`: which of its slices are among those, in words; "" where none is. `groups`: of
-    each label, see `conformal.Promise`; none where nothing was promised.
+    each label, see `conformal.Promise`; none where nothing was promised. `opinions` float64 [M, L]: of each of several
+    models the greatest over the slices; empty of one.
     """
 
     study_uid: str
@@ -92,6 +96,7 @@ class Study(NamedTuple):
     rejected: int = 0
     partial: str = ""
     groups: tuple[str, ...] = ()
+    opinions: Opinions = np.empty((0, 0))
 
 
 class Triage:
@@ -99,11 +104,14 @@ class Triage:
 
     `slices`: how many there are; `rejects`: how many files gave none, by reason; `never`: those of them that never
     were slices; `astray`: how many of the others are of no known study; `lost`: the first `MOST_LOST` files whose
-    slices are missing; `notes`: lines for people; `promise`: by which studies are called negative or positive.
+    slices are missing; `notes`: lines for people; `promise`: by which studies are called negative or positive;
+    `panel`: of several models that judge together.
     """
 
-    def __init__(self, labels: LabelSpec, pictured: int, promise: Promise | None = None) -> None:
-        self.promise = promise
+    def __init__(
+        self, labels: LabelSpec, pictured: int, promise: Promise | None = None, panel: Panel | None = None
+    ) -> None:
+        self.promise, self.panel = promise, panel
         self._any = labels.names.index(labels.any)
         self._pictured = pictured
         self._studies: dict[str, Study] = {}
@@ -118,6 +126,8 @@ class Triage:
     def take(self, outcome: Outcome) -> None:
         """Count everything that `outcome` holds."""
         self.add(outcome.slices, outcome.probabilities, outcome.attention)
+        if self.panel:
+            self._hear(outcome.slices, outcome.opinions)
         self.reject(outcome.rejects)
         self.notes += outcome.notes
         for uid, probabilities in outcome.studies.items():
@@ -149,6 +159,12 @@ class Triage:
             else:
                 self.astray += not never and one.reason != repeats.COPY
 
+    def _hear(self, slices: Sequence[FoundSlice], opinions: Opinions) -> None:
+        for found, own in zip(slices, opinions, strict=True):
+            study = self._studies[found.study_uid]
+            greatest = np.maximum(study.opinions, own) if study.opinions.size else own.copy()
+            self._studies[found.study_uid] = study._replace(opinions=greatest)
+
     def _add_to_study(self, scored: ScoredSlice) -> None:
         uid, values = scored.found.study_uid, scored.probabilities
         before = self._studies.get(uid)
@@ -157,7 +173,8 @@ class Triage:
             return
         drives = values[self._any] > before.driver.probabilities[self._any]
         greatest = np.maximum(before.probabilities, values)
-        self._studies[uid] = Study(uid, before.slices + 1, greatest, scored if drives else before.driver)
+        driver = scored if drives else before.driver
+        self._studies[uid] = before._replace(slices=before.slices + 1, probabilities=greatest, driver=driver)
 
     def studies(self) -> list[Study]:
         """Every study, most urgent first; equal ones in order of their UIDs."""
@@ -212,11 +229,12 @@ def slice_row(found: FoundSlice, probabilities: Probabilities) -> list[object]:
     return [*ids, round(found.position_mm, 3), *rounded(probabilities)]
 
 
-def study_head(labels: LabelSpec, promised: bool) -> list[str]:
-    """Columns of triage.csv; `promised`: with a group of each label."""
+def study_head(labels: LabelSpec, found: Triage) -> list[str]:
+    """Columns of triage.csv: behind the usual ones a group of each label, and what several models say of it."""
     known = ["rank", "study_uid", "slices", "rejected", "partial"]
-    groups = [f"{name}_group" for name in labels.names] if promised else []
-    return [*known, *labels.names, "driven_by", "input", "file", "position_mm", *groups]
+    groups = [f"{name}_group" for name in labels.names] if found.promise else []
+    spreads = [*(f"{name}_spread" for name in labels.names), "disagreed"] if found.panel else []
+    return [*known, *labels.names, "driven_by", "input", "file", "position_mm", *groups, *spreads]
 
 
 def study_rows(found: Triage, labels: LabelSpec) -> Iterator[list[object]]:
@@ -225,10 +243,14 @@ def study_rows(found: Triage, labels: LabelSpec) -> Iterator[list[object]]:
         driver = study.driver.found
         place = [driver.sop_uid, driver.input, slice_name(driver.ref), round(driver.position_mm, 3)]
         known: list[object] = [rank, study.study_uid, study.slices, study.rejected, study.partial]
-        yield [*known, *rounded(study.probabilities), *place, *study.groups]
+        yield [*known, *rounded(study.probabilities), *place, *study.groups, *_opinions(study, found.panel)]
     for uid, files, partial in found.without_slices():
         known = ["", uid, 0, files, partial]
-        yield known + [""] * (len(study_head(labels, found.promise is not None)) - len(known))
+        yield known + [""] * (len(study_head(labels, found)) - len(known))
+
+
+def _opinions(study: Study, panel: Panel | None) -> list[str]:
+    return [*rounded(spread(study.opinions)), " ".join(panel.disagreed(study.opinions))] if panel else []
 
 
 def likeliest_kind(probabilities: Probabilities, labels: LabelSpec, refused: Collection[str] = ()) -> int:

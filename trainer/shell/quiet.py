@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -32,6 +33,12 @@ def import_tensorflow() -> None:
     os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")  # weights are read only, and many shares have no locks
     with _without_keras_json():
         _import()
+    logging.getLogger("tensorflow").addFilter(_worth_telling)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Not that functions were traced: each model is, once, and five of them look to TensorFlow like one of five."""
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 @contextlib.contextmanager

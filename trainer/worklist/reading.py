@@ -9,9 +9,10 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from trainer.prediction import (
     map_on_slice,
     networks,
     outcome_lines,
+    panel,
     picture_files,
     series_stream,
     slice_outcomes,
@@ -108,16 +110,25 @@ class Read(NamedTuple):
 class Reader:
     """The model of a folder (`model_file.find`), loaded and compiled once."""
 
-    def __init__(self, folder: Path, about: About, how: How) -> None:
-        """Raises `WrongUse` where the model is damaged, or has no patients to promise by. Imports TensorFlow."""
+    def __init__(
+        self, folder: Path, about: About, how: How, others: Mapping[Path, About] = MappingProxyType({})
+    ) -> None:
+        """`others`: slice models that judge with it (`panel.require_alike`); the mean of all counts, maps are its own.
+
+        Raises `WrongUse` where a model is damaged, or has no patients to promise by. Imports TensorFlow.
+        """
+        if others and how.alpha is not None:
+            raise WrongUse("--alpha promises by the validation patients of one model; give it one --model")
         self._promise = None if how.alpha is None else conformal.promise(about.facts.get("conformal", {}), how.alpha)
+        self._panel = panel.panel_of([about, *others.values()]) if others else None
         quiet.import_tensorflow()
         _quiet_pydicom()
         self.about, self.how = about, how
         self.networks = networks.load(folder, about)
         self._folder, self._digest = folder, model_file.digest(folder)
+        self._others = {model_file.digest(place): networks.load(place, other) for place, other in others.items()}
         if self.networks.context is None:
-            self._score = self.networks.scorer(how.flip)
+            self._say = panel.say([self.networks, *self._others.values()], how.flip)
         else:
             self._in_series = self.networks.in_series(how.flip)
 
@@ -182,7 +193,7 @@ class Reader:
             yield Stage("group", table.num_rows, (found._replace(rejects=[]) for found in heads.read()))
             left_out, table = heads.choose(self.how.series or series_choice.TOLD), heads.kept()
         batches = slice_stream.batches(table, self.about.spec, self.how.batch_size, numbers)
-        outcomes = slice_outcomes.alone(batches, self.about, self._score)
+        outcomes = slice_outcomes.alone(batches, self.about, self._say)
         yield Stage("predict", table.num_rows, _after(left_out, outcomes))
 
     def _by_series(self, table: pa.Table, looks: bool) -> Iterator[Stage]:
@@ -196,14 +207,14 @@ class Reader:
         about, size = self.about, self.how.batch_size
         if self.networks.context is not None:
             return series_stream.outcomes(heads, about, self._in_series, size, looks=looks)
-        return slice_outcomes.among_neighbours(heads, about, self._score, self.networks.beside, size)
+        return slice_outcomes.among_neighbours(heads, about, self._say, self.networks.beside, size)
 
     def _score_files(
         self, stages: Iterator[Stage], output: PredictFolder, kept: Thumbnails, watch: Watch
     ) -> tuple[Triage, float]:
         """What was found, and seconds; the CSV files are written on the way, and thumbnails `kept`."""
         labels = self.about.spec.labels
-        found, begin = Triage(labels, self.how.pictures, self._promise), time.perf_counter()
+        found, begin = Triage(labels, self.how.pictures, self._promise, self._panel), time.perf_counter()
         with (
             csv_file(output.predictions, triage.slice_head(labels)) as write_slices,
             csv_file(output.rejects, Reject._fields) as write_rejects,
@@ -217,7 +228,7 @@ class Reader:
                         write_rejects(outcome.rejects)
             output.begin()
         seconds = time.perf_counter() - begin
-        text = csv_text(triage.study_head(labels, self._promise is not None), triage.study_rows(found, labels))
+        text = csv_text(triage.study_head(labels, found), triage.study_rows(found, labels))
         atomic.write_bytes(output.triage, text.encode(errors="backslashreplace"))
         return found, seconds
 
@@ -243,6 +254,8 @@ class Reader:
         if self.networks.context is not None:
             beside = self._folder / model_file.SLICE
             model["slice_model"] = {"kind": about.facts["slice_model"], "sha256": model_file.digest(beside)}
+        if self._others:
+            model["others"] = [{"kind": one.about.network, "sha256": sha} for sha, one in self._others.items()]
         places = len(slice_stream.input_numbers(listing.table))
         files = {"inputs": places, "files": listing.table.num_rows, "ignored": dict(sorted(listing.ignored.items()))}
         versions = {"ich_tfrecords": __version__, "python": platform.python_version(), "numpy": np.__version__}

@@ -115,7 +115,7 @@ def test_ten_studies_have_all_there_is(about):
 def test_numbers_of_a_card(about):
     with predicted(1) as (found, kept):
         (study,) = found.studies()
-        card = triage_page._card(1, study, about, kept, {})
+        card = triage_page._card(1, study, found, about, kept, {})
     assert [label.name for label in card.labels] == list(NAMES)
     assert card.labels[ANY].study == "0.990"
     assert [label.calibrated for label in card.labels] == [name != "epidural" for name in NAMES]

@@ -127,7 +127,7 @@ def test_rows_of_the_files():
         **dict(zip(LABELS.names, probabilities)),
     }
     (row,) = triage.study_rows(made, LABELS)
-    assert dict(zip(triage.study_head(LABELS, False), row, strict=True)) == {
+    assert dict(zip(triage.study_head(LABELS, made), row, strict=True)) == {
         "rank": 1,
         "study_uid": "S",
         "slices": 1,
@@ -147,7 +147,7 @@ def test_groups_stand_behind_everything_and_what_lacks_slices_is_never_negative(
     for uid, values in (("S", (0.9, 0.4, 0.1)), ("T", (0.1, 0.1, 0.1))):
         made.add([found(uid.lower(), uid)], np.array([values]))
     made.reject([reject("T"), reject("R")])
-    head = triage.study_head(LABELS, True)
+    head = triage.study_head(LABELS, made)
     assert head[-3:] == ["any_group", "epidural_group", "subdural_group"]
     assert [row[-3:] for row in triage.study_rows(made, LABELS)] == [
         ["positive", "uncertain", "negative"],
@@ -216,7 +216,7 @@ def test_rejects_stand_with_their_studies_and_those_without_a_slice_at_the_end()
     ]
     assert made.partial() == {"T": "1 of 2 slices (missing: 1 truncated)"}
     assert made.astray == 1
-    rows = [dict(zip(triage.study_head(LABELS, False), row, strict=True)) for row in triage.study_rows(made, LABELS)]
+    rows = [dict(zip(triage.study_head(LABELS, made), row, strict=True)) for row in triage.study_rows(made, LABELS)]
     assert [(row["rank"], row["study_uid"], row["slices"], row["rejected"]) for row in rows] == [
         (1, "S", 1, 0),
         (2, "T", 1, 2),

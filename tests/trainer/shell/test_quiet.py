@@ -31,6 +31,15 @@ def test_no_word_of_the_import_or_the_first_tensor():
 
 
 @pytest.mark.slow
+def test_models_that_are_traced_once_each_are_no_warning_and_other_words_stay():
+    code = "from trainer.shell import quiet; quiet.import_tensorflow(); import tensorflow as tf\n"
+    code += "def made(): return tf.function(lambda x: x + 1)\n"
+    code += "[made()(tf.ones(2)) for _ in range(9)]; tf.get_logger().warning('another word')"
+    done = python(code)
+    assert (done.returncode, done.stderr.splitlines()) == (0, ["WARNING:tensorflow:another word"])
+
+
+@pytest.mark.slow
 def test_keras_reads_no_file_and_its_home_is_as_before(tmp_path):
     (tmp_path / "keras.py").write_text("import os\nprint(os.environ['KERAS_HOME'])")
     (tmp_path / "tensorflow.py").write_text("")
