@@ -8,6 +8,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -276,6 +277,15 @@ def test_a_second_one_into_the_same_spool_is_refused(export, tmp_path, capsys):
         assert listen.main(["--model", str(export), "--spool", str(tmp_path), "--port", "0"]) == 2
     err = capsys.readouterr().err
     assert f"studies is in use by process {os.getpid()} on " in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_known_before_the_model_is_loaded(export, tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert listen.main(["--model", str(export), "--spool", str(tmp_path / "spool"), "--port", port]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"listen: cannot listen at 127.0.0.1:{port} (Address already in use); ")
     assert len(err.splitlines()) == 1
 
 

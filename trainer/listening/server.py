@@ -45,7 +45,7 @@ _CALLING, _CALLED = (1, 1, 3), (1, 1, 7)  # rejected for good, by the service us
 
 
 class Server:
-    """Listens until `close`; what it takes goes into `inbox`, and `studies` hears how each association ends."""
+    """`bind` it, let it `begin`, `close` it: what it takes goes into `inbox`, `studies` hears how associations end."""
 
     def __init__(self, title: str, callers: Sequence[Caller], inbox: Inbox, studies: Studies) -> None:
         self._callers, self._inbox, self._studies = tuple(callers), inbox, studies
@@ -54,9 +54,10 @@ class Server:
         self._lock = threading.Lock()
         self._entity = _entity(title)
         self._server: Any = None
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="listener")
 
-    def listen(self, host: str, port: int) -> int:
-        """Begin; the port, which the system chooses for 0. Raises `WrongUse`."""
+    def bind(self, host: str, port: int) -> int:
+        """Take the port, which the system chooses for 0; who calls waits until `begin`. Raises `WrongUse`."""
         _config.LOG_HANDLER_LEVEL = "none"
         for name in ("pynetdicom", "pydicom"):  # their lines and warnings hold what headers hold
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -82,18 +83,27 @@ class Server:
             raise WrongUse(
                 f"cannot listen at {host}:{port} ({error.strerror}); end what listens there, or choose another --port"
             ) from error
-        self._entity._servers.append(self._server)
-        threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True, name="listener").start()
         return int(self._server.server_address[1])
+
+    def begin(self) -> None:
+        """Answer who calls."""
+        self._entity._servers.append(self._server)  # where pynetdicom looks for it when it ends
+        self._thread.start()
 
     def close(self) -> None:
         """Take no new association, give open ones `ENDING_S` to end, and abort what is left."""
+        if not self._thread.is_alive():
+            self._server.server_close()
+            return
         self._server.shutdown()
         end = time.monotonic() + ENDING_S
         while self._server.active_associations and time.monotonic() < end:
             time.sleep(0.05)
         for association in self._server.active_associations:
             association.abort()
+
+    def _serve(self) -> None:
+        self._server.serve_forever(poll_interval=0.1)
 
     def _opened(self, event: evt.Event) -> None:
         place: Any = event.assoc.dul.socket

@@ -54,6 +54,9 @@ def run(settings: Settings, listening: Callable[[int], None]) -> None:
         stack.callback(spool.close)
         studies = Studies(spool, settings.idle_s, sends=settings.send_to is not None)
         inbox = Inbox(settings.spool / INCOMING, studies)
+        server = Server(settings.title, settings.callers, inbox, studies)
+        port = server.bind(settings.host, settings.port)
+        stack.callback(server.close)
         worker = Worker(spool, settings.model, How(series="best"), dicom=True)
         worker.start()
         stack.callback(worker.stop)
@@ -61,9 +64,8 @@ def run(settings: Settings, listening: Callable[[int], None]) -> None:
         if outbox:
             outbox.start()
             stack.callback(outbox.stop)
-        server = Server(settings.title, settings.callers, inbox, studies)
-        listening(server.listen(settings.host, settings.port))
-        stack.callback(server.close)
+        server.begin()
+        listening(port)
         _turns(settings, studies, inbox, worker, outbox, asked_to_end)
         tell("ending: open associations first")
 

@@ -67,7 +67,9 @@ def serve(studies, inbox, monkeypatch):
 
     def listen(*callers) -> int:
         made.append(Server("ICH", callers, inbox, studies))
-        return made[-1].listen("127.0.0.1", 0)
+        port = made[-1].bind("127.0.0.1", 0)
+        made[-1].begin()
+        return port
 
     yield listen
     for one in made:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import struct
+import subprocess
 import tempfile
 import threading
 import time
@@ -51,6 +53,23 @@ def test_an_echo_is_answered(port):
     association = associate(port)
     assert status(association.send_c_echo()) == 0
     association.release()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed")
+def test_another_implementation_is_understood(port, spool, tmp_path):
+    """DCMTK, which is in most of what stands in hospitals."""
+    echo = ["echoscu", "-aec", "ICH", "127.0.0.1", str(port)]
+    assert subprocess.run(echo, capture_output=True).returncode == 0
+    for number in range(3):
+        elements = slice_elements(head_slice(512, number), StudyInstanceUID=b"1.2.3")
+        elements[0x00080018] = ("UI", f"1.3.{number}".encode())
+        (tmp_path / f"{number}.dcm").write_bytes(dicom_file(elements))
+    sent = ["storescu", "-aec", "ICH", "127.0.0.1", str(port), *(str(tmp_path / f"{number}.dcm") for number in range(3))]
+    done = subprocess.run(sent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = {split((tmp_path / f"{number}.dcm").read_bytes()) for number in range(3)}
+    assert {split(path.read_bytes())[1] for path in kept(spool)} == {data for _, data in expected}
 
 
 @pytest.mark.parametrize("syntax", server.SYNTAXES)
@@ -327,7 +346,8 @@ def test_many_objects_of_one_association_are_no_large_one(port, spool, monkeypat
 def test_what_is_open_goes_on_while_the_port_closes(studies, inbox, serve, monkeypatch, spool):
     serve()  # for what it puts back at the end
     made = server.Server("ICH", (), inbox, studies)
-    port = made.listen("127.0.0.1", 0)
+    port = made.bind("127.0.0.1", 0)
+    made.begin()
     monkeypatch.setattr(server, "ENDING_S", 30)
     association = associate(port)
     closing = threading.Thread(target=made.close)
@@ -344,7 +364,9 @@ def test_what_is_open_goes_on_while_the_port_closes(studies, inbox, serve, monke
 def test_what_does_not_end_is_aborted(studies, inbox, serve, monkeypatch):
     serve()  # for what it puts back at the end
     made = server.Server("ICH", (), inbox, studies)
-    association = associate(made.listen("127.0.0.1", 0))
+    port = made.bind("127.0.0.1", 0)
+    made.begin()
+    association = associate(port)
     assert association.is_established
     monkeypatch.setattr(server, "ENDING_S", 0.1)
     made.close()
@@ -353,7 +375,14 @@ def test_what_does_not_end_is_aborted(studies, inbox, serve, monkeypatch):
 
 def test_a_port_that_is_taken_is_one_line(port, studies, inbox):
     with pytest.raises(WrongUse, match=f"cannot listen at 127.0.0.1:{port} .*choose another --port"):
-        server.Server("ICH", (), inbox, studies).listen("127.0.0.1", port)
+        server.Server("ICH", (), inbox, studies).bind("127.0.0.1", port)
+
+
+def test_a_port_that_was_not_begun_is_left(studies, inbox):
+    made = server.Server("ICH", (), inbox, studies)
+    port = made.bind("127.0.0.1", 0)
+    made.close()
+    socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_studies_hear_what_an_association_brought(port, studies, monkeypatch):
