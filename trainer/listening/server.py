@@ -141,8 +141,8 @@ class Server:
         except Exception as error:  # pynetdicom refuses the object (C211), and would tell its log alone
             warn(f"an object was refused: {type(error).__name__}, which nobody foresaw")
             raise
-        if taken.study:
-            with self._lock:
+        with self._lock:
+            if taken.study and event.assoc in self._brought:  # else it was aborted here, at the end
                 self._brought[event.assoc].ids.add(taken.study)
         answer = Dataset()
         answer.Status = taken.status

@@ -89,15 +89,17 @@ class Studies:
 
     def hand_over(self) -> list[Entry]:
         """The studies that have been quiet for long enough, which wait for the model from now on."""
+        found = []
         with self._lock:
-            due = [study for study, at in self._quiet_at.items() if at <= self._now()]
-            for study in due:
+            for study in [study for study, at in self._quiet_at.items() if at <= self._now()]:
                 entry = self._spool.entry(study)
-                entry.turn(WAITING, asked=_content(entry), unsent=self._sends)
+                if _state(entry) is not None:  # somebody may have taken the folder away
+                    entry.turn(WAITING, asked=_content(entry), unsent=self._sends)
+                    self._asked.add(study)
+                    found.append(entry)
                 del self._quiet_at[study]
                 self._broken.pop(study, None)
-                self._asked.add(study)
-        return [self._spool.entry(study) for study in due]
+        return found
 
     def judged(self) -> list[Entry]:
         """Studies that the model is through with, but for those that have grown meanwhile, which come again."""
@@ -105,8 +107,10 @@ class Studies:
         with self._lock:
             for study in sorted(self._asked):
                 entry = self._spool.entry(study)
-                state = entry.state()
-                if state.state in ENDED and _has_grown(entry, state):
+                state = _state(entry)
+                if state is None:
+                    self._asked.remove(study)
+                elif state.state in ENDED and _has_grown(entry, state):
                     self._await(entry, state)
                 elif state.state in ENDED:
                     self._asked.remove(study)

@@ -65,7 +65,14 @@ def test_another_implementation_is_understood(port, spool, tmp_path):
         elements = slice_elements(head_slice(512, number), StudyInstanceUID=b"1.2.3")
         elements[0x00080018] = ("UI", f"1.3.{number}".encode())
         (tmp_path / f"{number}.dcm").write_bytes(dicom_file(elements))
-    sent = ["storescu", "-aec", "ICH", "127.0.0.1", str(port), *(str(tmp_path / f"{number}.dcm") for number in range(3))]
+    sent = [
+        "storescu",
+        "-aec",
+        "ICH",
+        "127.0.0.1",
+        str(port),
+        *(str(tmp_path / f"{number}.dcm") for number in range(3)),
+    ]
     done = subprocess.run(sent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     expected = {split((tmp_path / f"{number}.dcm").read_bytes()) for number in range(3)}

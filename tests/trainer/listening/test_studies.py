@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -173,6 +174,17 @@ def test_a_restart_sees_what_came_in_front_of_the_kill(studies, spool, clock, ag
     assert state(spool, ONE) == queue.RECEIVING
     clock.now += IDLE_S
     assert handed(later) == [ONE]
+
+
+def test_a_folder_that_somebody_took_away_ends_nothing(studies, spool, clock):
+    for study in (ONE, TWO):
+        put(studies, study, "a")
+    shutil.rmtree(spool.entry(ONE).path)
+    clock.now += IDLE_S
+    assert handed(studies) == [TWO]
+    shutil.rmtree(spool.entry(TWO).path)
+    assert studies.judged() == []
+    assert studies.parcel(TWO) is None
 
 
 def test_a_study_without_any_object_is_none(studies, spool, again):
