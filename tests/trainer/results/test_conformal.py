@@ -78,10 +78,13 @@ def test_of_a_patient_the_study_counts_that_is_furthest_from_its_truth():
     assert conformal.scores(["any"], labels[:0], shown[:0], patients[:0]) == {"any": of_label([], [])}
 
 
-def cohort(rng: np.random.Generator, patients: int) -> tuple[np.ndarray, ...]:
-    """Labels, probabilities and patients of studies, one to three a patient, which go together; the label is rare."""
+def cohort(rng: np.random.Generator, patients: int, share: float) -> tuple[np.ndarray, ...]:
+    """Labels, probabilities and patients of studies, one to three a patient, which go together.
+
+    `share`: of the patients who have the label in some study.
+    """
     studies = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
-    sick = rng.random(patients) < 0.08
+    sick = rng.random(patients) < share
     labels = (sick[studies] & (rng.random(len(studies)) < 0.8)).astype(int)
     own = rng.normal(size=patients)[studies]  # of the patient
     logits = 1.5 * labels + own + 0.5 * rng.normal(size=len(studies)) - 2
@@ -101,15 +104,16 @@ def errors(labels, shown, patients, limits) -> tuple[tuple[int, int], tuple[int,
     return tuple(counts)
 
 
-@pytest.mark.parametrize("alpha", [0.05, 0.2])
-def test_the_promise_holds_over_resplits(alpha):
+@pytest.mark.slow
+@pytest.mark.parametrize(("alpha", "share"), [(0.05, 0.4), (0.05, 0.03), (0.2, 0.03)])
+def test_the_promise_holds_over_resplits(alpha, share):
     """500 resplits of the patients: the mean error of either kind is at most alpha, and not far below.
 
     Of a split the error is beta distributed around that; its mean over the splits is held within four standard errors
     of a binomial of as many patients as are tested, those of one split counted once.
     """
     rng = np.random.default_rng(7)
-    labels, shown, patients = cohort(rng, 3000)
+    labels, shown, patients = cohort(rng, 3000, share)
     rates = {POSITIVE: [], NEGATIVE: []}
     for _ in range(500):
         held = rng.random(3000) < 0.5
@@ -126,7 +130,7 @@ def test_the_promise_holds_over_resplits(alpha):
     for of_group in rates.values():
         spread = np.std(of_group) / math.sqrt(len(of_group))
         assert np.mean(of_group) <= alpha + 4 * spread
-        assert np.mean(of_group) >= alpha - 1 / 60 - 4 * spread
+        assert np.mean(of_group) >= alpha - 1 / 30 - 4 * spread  # of the rare kind some 40 patients calibrate
 
 
 def test_what_cannot_be_promised_is_told():
