@@ -126,7 +126,7 @@ def of(name: str, args: argparse.Namespace) -> dict[str, Any]:
         model = loop.network.model
         served(folder, loop, data, wrong)
         log = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
-    part = backbones.backbone(model)
+    part = part_of(model)
     maps = explain.explainer(model)(_images(2), 0)
     if maps.shape != (2, SIZE_PX, SIZE_PX) or not np.isfinite(maps).all():
         wrong.append("explains")
@@ -143,6 +143,13 @@ def of(name: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def part_of(model: keras.Model) -> keras.Model:
+    """The application part."""
+    part = backbones.backbone(model)
+    assert part is not None
+    return part
+
+
 def built(name: str, wrong: list[str]) -> None:
     """It takes 3, 1 and 9 windows either way, and its weights have the same names each time."""
     of_stem = {}
@@ -150,7 +157,7 @@ def built(name: str, wrong: list[str]) -> None:
         model = networks.build(name, (SIZE_PX, SIZE_PX, windows), 6, "none", {"dropout": 0.1}, stem)
         if model.output_shape != (None, 6):
             wrong.append(f"builds with {windows}")
-        of_stem[windows, stem] = [weight.path for weight in backbones.backbone(model).weights]
+        of_stem[windows, stem] = [weight.path for weight in part_of(model).weights]
     if len(set(map(tuple, of_stem.values()))) > 1:
         wrong.append("names")
 
@@ -194,7 +201,7 @@ def keras_own(name: str, wrong: list[str]) -> None:
     if (address, more.get("file_hash") or "") != (application.weights_url, application.digest):
         wrong.append(f"weights file {address} {more}")
     ours = networks.build(name, (size, size, 3), 6, "none", {})
-    for mine, theirs in zip(backbones.backbone(ours).weights, own.weights, strict=True):
+    for mine, theirs in zip(part_of(ours).weights, own.weights, strict=True):
         mine.assign(theirs)
     images = np.random.default_rng(5).integers(0, 256, (1, size, size, 3), np.uint8)
     given = images.astype(np.float32)[..., :: -1 if application.scaling is CAFFE else 1]  # a window has no colour

@@ -10,6 +10,7 @@ and on one request at a time, so the first ratio is less than a real bucket's. E
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import sys
@@ -53,12 +54,17 @@ def slowed(server: BucketServer, seconds: float, call: Callable[[], Any]) -> tup
     return time.perf_counter() - begin, result
 
 
+def keys(listed: Callable[..., Any], bucket: Any) -> set[str]:
+    """Names below t/, by one way to list."""
+    return {row.key for row in listed(bucket, "t/")}
+
+
 def list_both(server: BucketServer, objects: int, page_s: float) -> float:
     """Print a row for each way to list; how many times faster ranges are."""
     bucket, seconds = fill(server, objects), {}
     ways = {"one page after the other": buckets.listed, "ranges of names at once": bucket_ranges.listed}
     for way, listed in ways.items():
-        seconds[way], found = slowed(server, page_s, lambda listed=listed: {row.key for row in listed(bucket, "t/")})
+        seconds[way], found = slowed(server, page_s, functools.partial(keys, listed, bucket))
         _print(way, f"{len(found):,} objects", seconds[way], f"{len(found) / seconds[way]:,.0f}/s", server)
     return _ratio(seconds)
 
@@ -76,7 +82,7 @@ def read_both(server: BucketServer, slices: int, request_s: float) -> float:
             return sum(len(reader.read(row)) for row in rows)
 
     for way, ahead in {"read": False, "expect, then read": True}.items():
-        seconds[way], _ = slowed(server, request_s, lambda ahead=ahead: read(ahead))
+        seconds[way], _ = slowed(server, request_s, functools.partial(read, ahead))
         _print(way, f"{slices:,} slices", seconds[way], f"{slices / seconds[way]:,.0f}/s", server)
     return _ratio(seconds)
 

@@ -48,7 +48,7 @@ def streams(work: Path) -> dict[str, bytes]:
 
 def packed(work: Path, stored: np.ndarray) -> bytes:
     """The codestream of stored values."""
-    ids = {"sop_uid": "1.2.3", "patient_id": "1", "study_uid": "1.2", "series_uid": "1.2.4"}
+    ids: dict[str, Any] = {"sop_uid": "1.2.3", "patient_id": "1", "study_uid": "1.2", "series_uid": "1.2.4"}
     (work / "plain.dcm").write_bytes(dicom_bytes(stored, SliceFields(**ids, position_mm=(0.0, 0.0, 0.0))))
     pack(work / "plain.dcm", work / "packed.dcm")
     return next(generate_frames(pydicom.dcmread(work / "packed.dcm").PixelData, number_of_frames=1))

@@ -25,7 +25,7 @@ from trainer.models import model_file
 from trainer.results import calibration, joint
 from trainer.results.joint import Odds
 from trainer.results.predictions import Predictions
-from trainer.results.probability import ANY_WEIGHT, log_losses
+from trainer.results.probability import ANY_WEIGHT, log_losses, prevalence
 from trainer.training import assembly, hparams, metrics, scoring
 from trainer.training.hparams import HParams
 
@@ -41,9 +41,15 @@ def alone(settings: HParams, train: Slices) -> Odds:
     return joint.alone(labels.names, labels.any, sampling.log_odds_shift(ones, zeros, shares))
 
 
-def scored(odds: Odds, held: Predictions, test: Predictions) -> tuple[npt.NDArray[np.float64], list[float]]:
-    """The log loss of each slice of the test split, float64 [n], and the AUC of each label."""
-    fitted = calibration.fit(odds.names, held.labels, odds.log_odds(held.logits), np.zeros(len(odds.names)))
+def scored(
+    odds: Odds, held: Predictions, test: Predictions, shares: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], list[float]]:
+    """The log loss of each slice of the test split, float64 [n], and the AUC of each label.
+
+    `shares` float64 [L]: of positives in training.
+    """
+    natural, unshifted = odds.log_odds(held.logits), np.zeros(len(odds.names))
+    fitted = calibration.fit(odds.names, held.labels, natural, unshifted, held.patients, shares)
     shown = fitted.probabilities(odds.log_odds(test.logits))
     if len(odds.drawn):
         shown = joint.coherent(shown, odds.any_index)
@@ -64,15 +70,16 @@ def compare(run: str, data_dir: str) -> float:
     """Print a run's line; the mean difference, joint less alone."""
     folder = model_file.find(run)
     about = model_file.read_about(folder)
-    settings, data = hparams.from_dict(about.settings), open_dataset(data_dir or about.facts["data_dir"])
+    settings, data = hparams.of_run(about.settings), open_dataset(data_dir or about.facts["data_dir"])
     splits = assembly.splits(data, settings)
     train, score = splits[settings.train_split], model_file.scorer(model_file.load_model(folder, about))
     held, test = (
         scoring.predict_split(score, about, splits[name], settings.eval_batch_size, lambda done, total: None)
         for name in (settings.validation_split, settings.test_split)
     )
-    before, areas_before = scored(alone(settings, train), held, test)
-    after, areas_after = scored(assembly.odds_of(settings, train), held, test)
+    shares = prevalence(train.labels)
+    before, areas_before = scored(alone(settings, train), held, test, shares)
+    after, areas_after = scored(assembly.odds_of(settings, train), held, test, shares)
     low, high = interval(after - before, test.patients)
     areas = ", ".join(f"{n} {b:.3f} -> {a:.3f}" for n, b, a in zip(about.spec.labels.names, areas_before, areas_after))
     print(

@@ -113,7 +113,12 @@ def make_small_slices(folder: Path, count: int) -> None:
     stored = np.random.default_rng(0).integers(0, 2000, (64, 64)).astype(np.int16)
     for number in range(count):
         study = f"ID_{number // A_STUDY:010x}"
-        ids = {"sop_uid": f"ID_{number:09x}", "patient_id": study, "study_uid": study, "series_uid": study}
+        ids: dict[str, Any] = {
+            "sop_uid": f"ID_{number:09x}",
+            "patient_id": study,
+            "study_uid": study,
+            "series_uid": study,
+        }
         fields = SliceFields(**ids, position_mm=(0.0, 0.0, float(number % A_STUDY)))
         (folder / f"ID_{number:09x}.dcm").write_bytes(dicom_bytes(stored, fields))
 

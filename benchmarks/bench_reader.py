@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -54,8 +55,10 @@ PARTS = (0.01, 0.07, 0.05, 0.06, 0.08, 0.73)  # of the strata, rarest first, abo
 BATCH = 32
 TIMES = 15
 AUTOTUNE = tf.data.AUTOTUNE
-WAYS = ("keras generator, PNG", "tf.data, PNG", "bare TFRecordDataset", "natural", "balanced")
-WAYS += ("natural, stream", "balanced, stream", "balanced, augmented")
+WAYS = (
+    *("keras generator, PNG", "tf.data, PNG", "bare TFRecordDataset", "natural", "balanced"),
+    *("natural, stream", "balanced, stream", "balanced, augmented"),
+)
 
 
 def images(count: int) -> Iterator[np.ndarray]:
@@ -72,7 +75,7 @@ def write_set(folder: Path, slices: int, shards: int) -> Dataset:
     """A data set of one split in `shards` shards, each of one stratum, opened without its metadata files."""
     table, pictures = records.features(SPEC), images(slices)
     rows: list[dict] = []
-    entries = []
+    entries: list[dict[str, Any]] = []
     for number, (stratum, count) in enumerate(shard_plan(slices, shards)):
         name = f"bench-train.tfrecord-{number:05d}-of-{shards:05d}"
         with (folder / name).open("wb") as file:
@@ -164,7 +167,7 @@ def rate(sizes: Iterator[int]) -> float:
 def repeated(slices: Slices, times: int) -> Slices:
     """The same shards as many times, as if they were so many more."""
     names = ("record", "offset", "length", "stratum", "labels")
-    tiled = {name: np.concatenate([getattr(slices, name)] * times) for name in names}
+    tiled: dict[str, Any] = {name: np.concatenate([getattr(slices, name)] * times) for name in names}
     shard = np.concatenate([slices.shard + again * len(slices.paths) for again in range(times)])
     return dataclasses.replace(slices, shard=shard, paths=slices.paths * times, names=slices.names * times, **tiled)
 

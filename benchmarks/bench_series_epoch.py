@@ -55,7 +55,7 @@ def made(folder: Path, series: int) -> SeriesFeed:
     nothing = np.zeros(slices, np.int64)
     split = Slices(
         place="made up", split="train", random_access=True, spec=data_spec, names=("made",), paths=("made",),
-        shard=nothing.astype(np.int32), record=nothing, offset=nothing, length=nothing,
+        shard=nothing.astype(np.int32), record=nothing.astype(np.int32), offset=nothing, length=nothing,
         stratum=stratum_indices(labels, data_spec.labels), part=nothing.astype(np.int8), study_labels=None,
         labels=labels, table=table,
     )  # fmt: skip

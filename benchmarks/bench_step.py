@@ -173,8 +173,9 @@ def allocators(folder: Path, rounds: int, count: int) -> dict[str, list[float]]:
     found: dict[str, list[list[float]]] = {name: [] for name in ALLOCATORS}
     for _ in range(rounds):
         for name, environ in ALLOCATORS.items():
-            own = {"cwd": Path(__file__).parent.parent, "env": {**os.environ, **environ}}
-            done = subprocess.run([sys.executable, "-c", code], **own, capture_output=True, text=True, check=True)
+            root, own = Path(__file__).parent.parent, {**os.environ, **environ}
+            command = [sys.executable, "-c", code]
+            done = subprocess.run(command, cwd=root, env=own, capture_output=True, text=True, check=True)
             found[name].append([float(word) for word in done.stdout.split()[-4:]])
     return {name: [min(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
 

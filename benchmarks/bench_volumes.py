@@ -75,9 +75,9 @@ def convert(path: str, work_dir: str, sender: Connection) -> None:
     job.write_listing(work, listing, [0])
     key = patient_key(data_spec.split.salt, None)
     with sources.SliceReader() as reader:
-        steps.index_part(work, 0, key, reader, tally)
+        steps.index_part(work, 0, (key, data_spec.accept), reader, tally)
         indexed = time.perf_counter()
-        planned = plan.build_plan(job.joined(job.read_index(work, [0])), None, data_spec)
+        planned = plan.build_plan(job.joined(job.read_index(work, [0])), [], data_spec)
         for name in job.write_plan(work, planned, data_spec):
             steps.write_shard(work, name, data_spec, reader, tally)
     end = time.perf_counter()

@@ -332,7 +332,7 @@ def _prevalence(about: About, data: Dataset) -> Mapping[str, float]:
     if "prevalence" in about.facts:
         found: Mapping[str, float] = about.facts["prevalence"]
         return found
-    settings = hparams.from_dict(about.settings)
+    settings = hparams.of_run(about.settings)
     own = _own(about, data)
     names = [name for name, entry in data.manifest.splits.items() if entry["slices"]]
     every = [assembly.split(data, settings, settings.train_split)] if own else [data.split(name) for name in names]

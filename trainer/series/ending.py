@@ -63,6 +63,7 @@ def _finish(loop: Loop, data: Dataset, state: State, run: Ended, note: Callable[
     about = ending.about_of(loop, data, state, fitted)
     dim = next(iter(run.feeds.values())).views[0].dim
     facts = {**about.facts, "slice_model": slice_about.network, "vector_dim": dim}
+    facts |= {name: slice_about.facts[name] for name in ("windows",) if name in slice_about.facts}
     facts["parameters"] = run.context.count_params() + slice_about.facts["parameters"]
     about = dataclasses.replace(about, facts=facts, odds=_natural(mix), blend=mix)
     model_file.write(loop.doors.run_dir.export, run.context, about, run.slice_folder)

@@ -116,6 +116,10 @@ def test_windows_that_a_series_run_trains_on_are_told_anew(learned, of_hu, tmp_p
     trained = model_file.load_model(tmp_path / "both" / "export" / "slice", after)
     assert after.facts["windows"] == window_layer.facts(trained, inside)
     assert after.facts["windows"]["now"] != before.facts["windows"]["now"]
+    whole = model_file.read_about(tmp_path / "both" / "export")
+    assert (
+        whole.facts["windows"] == after.facts["windows"]
+    )  # pictures of the series model show what its slices are seen in
 
 
 def test_a_run_of_learned_windows_resumes_to_the_bit(learned, of_hu, tmp_path):
