@@ -111,6 +111,18 @@ def packed(stored, syntax: str, tmp_path: Path) -> bytes:
     return files.encapsulated(elements, syntax, bytes(range(256)))
 
 
+@pytest.mark.real
+def test_real_slices_are_kept_as_they_are(port, spool, real_dicom_dir):
+    paths = sorted((real_dicom_dir / "ge_head").rglob("*.dcm"))[:5]
+    assert paths
+    whole = {split(path.read_bytes()) for path in paths}
+    association = associate(port, {syntax for syntax, _ in whole})
+    for path in paths:
+        assert status(store(association, path.read_bytes())) == 0
+    association.release()
+    assert {split(path.read_bytes()) for path in kept(spool)} == whole
+
+
 def test_an_enhanced_object_is_kept(port, spool):
     data = enhanced(head(3, seed=1))
     file = written(data)
