@@ -36,13 +36,14 @@ TRAIN = [
 NIFTI = ["nibabel>=5.2"]
 DICOM = ["highdicom>=0.28,<1"]  # results of prediction as DICOM
 SERVE = ["python-multipart>=0.0.18", "starlette>=0.46", "uvicorn>=0.34"]
+LISTEN = [*DICOM, "dicomweb-client>=0.60", "pynetdicom>=3,<4"]  # studies by DICOM's network, results back
 FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless, and what augmentation does to slices
 TEST = [
     *TRAIN,
     *NIFTI,
     *FAST,
-    *DICOM,
     *SERVE,
+    *LISTEN,
     "apache-beam[gcp]>=2.77,<3",  # stages Dataflow templates
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
@@ -95,6 +96,7 @@ setup(
         "fast": FAST,
         "dicom": DICOM,
         "serve": [*TRAIN, *SERVE],
+        "listen": [*TRAIN, *LISTEN],
         "kaggle": ["kaggle>=1.6", "six"],  # 2.2 imports six without asking for it
     },
     entry_points={
@@ -112,6 +114,7 @@ setup(
             "ich-serve=trainer.serve:main",
             "ich-submit=trainer.submit:main",
             "ich-score=trainer.score:main",
+            "ich-listen=trainer.listen:main",
             "ich-synthetic=ich_tfrecords.synthetic.command:main",
         ]
     },

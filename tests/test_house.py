@@ -57,6 +57,7 @@ TRAINER = {
         "shell models prediction worklist",
         "numpy pyarrow starlette uvicorn python_multipart anyio h11",
     ),
+    "listening": ("shell prediction worklist", "pydicom pynetdicom dicomweb_client requests"),
     "task": ("shell data training series", ""),
     "evaluate": ("shell data results models training series pages", "numpy"),
     "compare": ("shell results training pages", ""),
@@ -67,6 +68,7 @@ TRAINER = {
     "export": ("shell results models serving", "numpy keras tensorflow"),
     "submit": ("shell data results models training series", "numpy"),
     "score": ("shell results", "numpy pyarrow"),
+    "listen": ("shell models listening", ""),
 }
 PIPELINES = {
     "progress": ("", ""),

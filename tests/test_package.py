@@ -18,7 +18,7 @@ MODULES = (
     "beam_pipelines.convert",
     *(
         f"trainer.{name}"
-        for name in ("task", "evaluate", "compare", "embed", "predict", "serve", "export", "submit", "score")
+        for name in ("task", "evaluate", "compare", "embed", "predict", "serve", "listen", "export", "submit", "score")
     ),
 )
 SCRIPTS = {
@@ -27,7 +27,9 @@ SCRIPTS = {
     "ich-train": "trainer.task",
     **{
         f"ich-{name}": f"trainer.{name}"
-        for name in ("evaluate", "compare", "embed", "classify", "predict", "serve", "export", "submit", "score")
+        for name in (
+            *("evaluate", "compare", "embed", "classify", "predict", "serve", "listen", "export", "submit", "score"),
+        )
     },
 }
 

@@ -122,6 +122,12 @@ class Worker:
         self._process.join()
 
     def _work(self) -> None:
+        try:
+            self._take_all()
+        except OSError as error:
+            self.fault = f"the spool cannot be written: {error.strerror}"
+
+    def _take_all(self) -> None:
         while not self._stopping.is_set():
             self._woken.clear()
             for entry in self._spool.waiting():

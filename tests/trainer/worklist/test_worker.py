@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -88,6 +89,8 @@ def test_a_process_that_dies_takes_only_its_entry(where, working, synthetic_set)
     worker, ended = working
     files = sorted((synthetic_set.output / "stage_2_test").glob("*.dcm"))
     entry = put(where, ONE, *files)
+    for number in (signal.SIGINT, signal.SIGTERM):  # as Ctrl-C and systemd send them to the whole group
+        os.kill(worker._process.pid, number)
     os.kill(worker._process.pid, signal.SIGSTOP)  # so that it cannot end before it is killed
     worker.wake()
     until(lambda: entry.state().state == spool.WORKING)
@@ -99,6 +102,16 @@ def test_a_process_that_dies_takes_only_its_entry(where, working, synthetic_set)
     worker.wake()
     until(lambda: ended == [ONE, TWO])
     assert again.state().state == spool.DONE
+
+
+def test_a_spool_that_cannot_be_written_is_a_fault(where, tmp_path, monkeypatch):
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    worker = Worker(where, tmp_path, How(), dicom=False)
+    monkeypatch.setattr(where, "waiting", fail)
+    worker._work()
+    assert worker.fault == "the spool cannot be written: No space left on device"
 
 
 def test_stopping_leaves_what_was_not_read_to_wait(where, export, synthetic_set):
