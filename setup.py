@@ -36,11 +36,17 @@ TRAIN = [
 NIFTI = ["nibabel>=5.2"]
 DICOM = ["highdicom>=0.28,<1"]  # results of prediction as DICOM
 FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless, and what augmentation does to slices
+ONNX = [  # export --format onnx, with a check of what it wrote
+    "onnx>=1.17",
+    "onnxruntime>=1.20",
+    "tf2onnx>=1.17,<2",  # the first for NumPy 2 and TensorFlow 2.21's protobuf
+]
 TEST = [
     *TRAIN,
     *NIFTI,
     *FAST,
     *DICOM,
+    *ONNX,
     "apache-beam[gcp]>=2.77,<3",  # stages Dataflow templates
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
@@ -87,7 +93,8 @@ setup(
         "tfio": ["tensorflow==2.16.2", "tensorflow-io==0.37.1"],  # in an environment of its own
         "nifti": NIFTI,
         "fast": FAST,
-        "dicom": DICOM,
+        "dicom": [*TRAIN, *DICOM],
+        "onnx": [*TRAIN, *ONNX],
         "kaggle": ["kaggle>=1.6", "six"],  # 2.2 imports six without asking for it
     },
     entry_points={

@@ -46,7 +46,10 @@ TRAINER = {
     "training": ("shell data results models", "numpy pyarrow PIL yaml sklearn keras tensorflow"),
     "classical": ("shell data results models training", "numpy sklearn keras"),
     "series": ("shell data results models training", "numpy keras tensorflow"),
-    "serving": ("shell data results models training series", "numpy yaml keras tensorflow"),
+    "serving": (
+        "shell data results models training series",
+        "numpy yaml keras tensorflow tf2onnx onnx onnxruntime",
+    ),
     "prediction": (
         "shell data models series",
         "numpy pyarrow PIL matplotlib isal google_crc32c keras tensorflow pydicom highdicom",

@@ -1,10 +1,12 @@
-"""What the extra `train` brings and the base install leaves out: told in one line where a command needs it."""
+"""What extras bring and the base install leaves out: told in one line where a command needs it."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 from collections.abc import Sequence
+
+from trainer.shell.problems import WrongUse
 
 NEEDED = ("tensorflow", "keras", "matplotlib", "sklearn", "h5py")
 WITHOUT = ("score",)  # commands that numpy is enough for
@@ -22,3 +24,11 @@ def lacking(command_line: Sequence[str]) -> str:
     if command in WITHOUT or not absent:
         return ""
     return f"{command}: {' and '.join(absent)} not installed; pip install 'ich-tfrecords[train]' brings what it needs"
+
+
+def require(what: str, extra: str, packages: Sequence[str]) -> None:
+    """Refuse `what` where one of the `packages` of an extra is not installed. Raises `WrongUse`."""
+    if absent := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise WrongUse(
+            f"{what} needs {' and '.join(absent)}, not installed; pip install 'ich-tfrecords[{extra}]' brings it"
+        )
