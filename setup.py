@@ -51,6 +51,7 @@ TEST = [
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
     "hypothesis>=6.100",
+    "jsonschema>=4.20",
     "mypy>=1.14",
     "opencv-python-headless>=4.9",
     "pandas-stubs",
