@@ -51,8 +51,11 @@ TEST = [
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
     "hypothesis>=6.100",
+    "ipykernel>=6.29",  # runs the notebook
     "jsonschema>=4.20",
     "mypy>=1.14",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
     "opencv-python-headless>=4.9",
     "pandas-stubs",
     "pytest>=8.3",

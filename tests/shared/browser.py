@@ -96,7 +96,7 @@ _OUTLINE = re.compile(
 
 
 def printed(page: Path, profile: Path, measure: str) -> tuple[list[Heading], str]:
-    """Headings of a file that Chromium prints, in the order of the page, and what `measure` gave of its print layout."""
+    """Headings of a file that Chromium prints, in its order, and what `measure` gave of the layout of its print."""
     with _browser(_program(), profile) as talk:
         _open(talk, page.resolve().as_uri(), int(PAGE_PX[0] - 2 * MARGIN_PX))
         pdf = base64.b64decode(talk("Page.printToPDF", generateTaggedPDF=True, generateDocumentOutline=True)["data"])
