@@ -38,19 +38,28 @@ DICOM = ["highdicom>=0.28,<1"]  # results of prediction as DICOM
 SERVE = ["python-multipart>=0.0.18", "starlette>=0.46", "uvicorn>=0.34"]
 LISTEN = [*DICOM, "dicomweb-client>=0.60", "pynetdicom>=3,<4"]  # studies by DICOM's network, results back
 FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless, and what augmentation does to slices
+ONNX = [  # export --format onnx, with a check of what it wrote
+    "onnx>=1.17",
+    "onnxruntime>=1.20",
+    "tf2onnx>=1.17,<2",  # the first for NumPy 2 and TensorFlow 2.21's protobuf
+]
 TEST = [
     *TRAIN,
     *NIFTI,
     *FAST,
     *SERVE,
     *LISTEN,
+    *ONNX,
     "apache-beam[gcp]>=2.77,<3",  # stages Dataflow templates
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
     "httpx>=0.27",  # asks the server of uploads
     "hypothesis>=6.100",
-    "jsonschema>=4.18",
+    "ipykernel>=6.29",  # runs the notebook
+    "jsonschema>=4.20",
     "mypy>=1.14",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
     "opencv-python-headless>=4.9",
     "pandas-stubs",
     "playwright>=1.50",  # real keys, wheel and drops in the Chromium of the system
@@ -94,9 +103,10 @@ setup(
         "tfio": ["tensorflow==2.16.2", "tensorflow-io==0.37.1"],  # in an environment of its own
         "nifti": NIFTI,
         "fast": FAST,
-        "dicom": DICOM,
+        "dicom": [*TRAIN, *DICOM],
         "serve": [*TRAIN, *SERVE],
         "listen": [*TRAIN, *LISTEN],
+        "onnx": [*TRAIN, *ONNX],
         "kaggle": ["kaggle>=1.6", "six"],  # 2.2 imports six without asking for it
     },
     entry_points={

@@ -29,6 +29,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
+from apache_beam.utils import interactive_utils
 from google.api_core.exceptions import GoogleAPICallError
 
 from beam_pipelines import dataflow, transforms
@@ -159,8 +160,9 @@ def run_step(
     """
     if _is_dask(options.view_as(StandardOptions).runner):
         _part_for_dask(options, elements)
-    pipeline = beam.Pipeline(runner=_runner(options, slices, log), options=options)
-    build(pipeline)
+    with _as_in_a_terminal():
+        pipeline = beam.Pipeline(runner=_runner(options, slices, log), options=options)
+        build(pipeline)
     with _logging_to(log), _WorkerWatch() as watch:
         try:
             far = is_far(options)
@@ -179,6 +181,17 @@ def run_step(
     failures = _add_counters(result, tally)
     if failures:
         raise WrongUse(f"{failures[0]}; mend that; {GOES_ON}")
+
+
+@contextlib.contextmanager
+def _as_in_a_terminal() -> Iterator[None]:
+    """Keep Beam from naming steps after the cells of a notebook: for that it imports what fails beside pandas 3."""
+    real = interactive_utils.is_in_ipython
+    interactive_utils.is_in_ipython = lambda: False
+    try:
+        yield
+    finally:
+        interactive_utils.is_in_ipython = real
 
 
 def _run_near(pipeline: beam.Pipeline, progress: Progress) -> Any:

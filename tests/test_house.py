@@ -43,10 +43,13 @@ TRAINER = {
     "data": ("shell", "numpy numba pyarrow google_crc32c tensorflow"),
     "results": ("shell data", "numpy pyarrow scipy sklearn"),
     "models": ("shell data results", "numpy h5py keras tensorflow"),
-    "training": ("shell data results models", "numpy pyarrow PIL yaml sklearn keras tensorflow"),
+    "training": ("shell data results models", "numpy pyarrow PIL yaml sklearn keras tensorflow tensorboard"),
     "classical": ("shell data results models training", "numpy sklearn keras"),
     "series": ("shell data results models training", "numpy keras tensorflow"),
-    "serving": ("shell data results models training series", "numpy yaml keras tensorflow"),
+    "serving": (
+        "shell data results models training series",
+        "numpy yaml keras tensorflow tf2onnx onnx onnxruntime",
+    ),
     "prediction": (
         "shell data results models series",
         "numpy pyarrow PIL matplotlib isal google_crc32c keras tensorflow pydicom highdicom",

@@ -8,7 +8,6 @@ What it receives and what it sends names patients, as the scanner does. Lines on
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -20,12 +19,10 @@ from ich_tfrecords.views.montage import shortened
 from trainer.listening import peers, screen
 from trainer.models import model_file
 from trainer.shell import command
-from trainer.shell.problems import WrongUse
 
 if TYPE_CHECKING:
     from trainer.listening.service import Settings
 
-NEEDED = ("pynetdicom", "dicomweb_client", "highdicom")  # of the extra `listen`
 EPILOG = f"""\
 It answers C-ECHO, and takes CT objects by C-STORE (CT, enhanced CT, legacy converted
 enhanced CT) in the transfer syntaxes that can be read; another kind of object is refused
@@ -134,11 +131,6 @@ def _number(least: float, most: float) -> Callable[[str], Any]:
 
 
 def _listen(args: argparse.Namespace) -> None:
-    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if absent:
-        raise WrongUse(
-            f"{' and '.join(absent)} not installed; pip install 'ich-tfrecords[listen]' brings what it needs"
-        )
     from trainer.listening import service
 
     settings = _settings(args)

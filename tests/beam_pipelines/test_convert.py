@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.utils import interactive_utils
 
 from ich_tfrecords import inspect, pixels
 from ich_tfrecords.conversion import job, plan
@@ -428,3 +429,11 @@ def test_an_include_that_drops_a_whole_input_is_refused(small_set, tmp_path, con
     both = ("--input", small_set, "--input", other, "--include", "*/wanted/*")
     assert convert(*both, "--labels", "none", "--output", tmp_path / "out") == 2
     assert f"matches none of the slices in {small_set}" in capsys.readouterr().err
+
+
+def test_in_a_notebook_it_converts_as_in_a_terminal(synthetic_set, tmp_path, convert, monkeypatch):
+    """There Beam would name its steps after cells, and import for it what fails beside pandas 3."""
+    monkeypatch.setattr(interactive_utils, "is_in_ipython", in_a_notebook := lambda: True)
+    flags = ("--labels", "none", "--spec", "unlabelled", "--output", tmp_path / "out")
+    assert convert("--input", synthetic_set.output / "stage_2_test", *flags) == 0
+    assert interactive_utils.is_in_ipython is in_a_notebook

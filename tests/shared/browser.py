@@ -11,12 +11,13 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -81,14 +82,33 @@ def program() -> str:
     return found
 
 
+class Heading(NamedTuple):
+    """A heading of a printed page, and the room from its upper edge to the foot of that page, in CSS px."""
+
+    text: str
+    room_px: float
+
+
+PAGE_PX, MARGIN_PX = (816, 1056), 38.4  # Letter with the margins of Chromium
+A_POINT_PX = 96 / 72
+_OUTLINE = re.compile(
+    rb"/Title \(((?:[^()\\]|\\.)*)\)(?:(?!endobj).)*?/Dest \[\d+ 0 R /XYZ [\d.]+ ([\d.]+) 0\]", re.DOTALL
+)
+
+
+def printed(page: Path, profile: Path, measure: str) -> tuple[list[Heading], str]:
+    """Headings of a file that Chromium prints, in its order, and what `measure` gave of the layout of its print."""
+    with _browser(program(), profile) as talk:
+        _open(talk, page.resolve().as_uri(), int(PAGE_PX[0] - 2 * MARGIN_PX))
+        pdf = base64.b64decode(talk("Page.printToPDF", generateTaggedPDF=True, generateDocumentOutline=True)["data"])
+        talk("Emulation.setEmulatedMedia", media="print")
+        measured = talk("Runtime.evaluate", expression=measure)["result"]["value"]
+    found = [(title.decode("latin-1"), float(y)) for title, y in _OUTLINE.findall(pdf)]
+    return [Heading(title, y * A_POINT_PX - MARGIN_PX) for title, y in found], measured
+
+
 def _report(talk: Talk, address: str, picture: Path, width_px: int, measure: str) -> Report:
-    target = talk("Target.createTarget", url="about:blank")["targetId"]
-    talk.session = talk("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-    for domain in ("Page", "Runtime", "Log", "Network"):
-        talk(f"{domain}.enable")
-    talk("Emulation.setDeviceMetricsOverride", width=width_px, height=HEIGHT_PX, deviceScaleFactor=1, mobile=False)
-    talk("Page.navigate", url=address)
-    talk.until("Page.loadEventFired")
+    _open(talk, address, width_px)
     facts = json.loads(talk("Runtime.evaluate", expression=FACTS)["result"]["value"])
     measured = talk("Runtime.evaluate", expression=measure)["result"]["value"]
     shot = talk("Page.captureScreenshot", captureBeyondViewport=True, clip=_whole(talk, width_px))
@@ -104,6 +124,16 @@ def _report(talk: Talk, address: str, picture: Path, width_px: int, measure: str
         text=facts["text"],
         measured=measured,
     )
+
+
+def _open(talk: Talk, address: str, width_px: int) -> None:
+    target = talk("Target.createTarget", url="about:blank")["targetId"]
+    talk.session = talk("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+    for domain in ("Page", "Runtime", "Log", "Network"):
+        talk(f"{domain}.enable")
+    talk("Emulation.setDeviceMetricsOverride", width=width_px, height=HEIGHT_PX, deviceScaleFactor=1, mobile=False)
+    talk("Page.navigate", url=address)
+    talk.until("Page.loadEventFired")
 
 
 def _whole(talk: Talk, width_px: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -13,11 +14,13 @@ import pytest
 import tensorflow as tf
 from small_runs import train
 
+from ich_tfrecords import pixels
 from trainer import evaluate, export
 from trainer.models import model_file
 from trainer.serving import saved_model
 
 PARTS = {"saved_model.pb", "variables", "assets", "fingerprint.pb", "model.keras", "about.json", "MODEL_CARD.md"}
+ONNX_PARTS = {"hu.onnx", "image.onnx", "model.keras", "about.json", "MODEL_CARD.md"}
 HU = np.random.default_rng(1).integers(-1100, 2000, (2, 60, 47), np.int16)
 
 
@@ -204,3 +207,76 @@ def test_wrong_flags(capsys):
     assert "--job_dir" in one_line(capsys)
     assert main() == 2
     assert "--job_dir" in one_line(capsys)
+
+
+# --- onnx -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def as_onnx(trained, tmp_path_factory) -> Path:
+    """A run with an export to ONNX in it; not to be changed."""
+    folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("onnx") / "run"))
+    assert main("--job_dir", folder, "--format", "onnx") == 0
+    return folder
+
+
+def test_a_run_becomes_onnx_files_and_the_screen_says_how_to_ask_them(run, capfd):
+    assert main("--job_dir", run, "--format", "onnx") == 0
+    folder = run / "onnx"
+    assert {path.name for path in folder.iterdir()} == ONNX_PARTS
+    assert leftovers(run) == []
+    out, err = capfd.readouterr()
+    assert err == ""
+    told, _, lines = out.partition("use it with\n")
+    assert "(no records: ONNX has no operator that reads serialized examples; a SavedModel has)" in told
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "It needs an ONNX runtime alone" in card
+    assert "`records`" not in card
+    *before, last = lines.splitlines()
+    names = {"hu": HU}
+    exec(textwrap.dedent("\n".join(before)), names)
+    found = eval(last.strip(), names)["probabilities"]
+    about = model_file.read_about(run / "export")
+    images = np.stack([pixels.image_of(one, about.spec.image) for one in HU])
+    wanted = about.probabilities(model_file.scorer(model_file.load_model(run / "export", about))(images))
+    np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_an_older_onnx_is_replaced_and_another_format_is_not(as_onnx, capsys):
+    assert main("--job_dir", as_onnx, "--output", as_onnx / "onnx") == 2
+    assert "is not empty and no export of this command (it has no saved_model.pb)" in one_line(capsys)
+    (as_onnx / "onnx" / "of_the_old_one").write_text("x")
+    assert main("--job_dir", as_onnx, "--format", "onnx") == 0
+    assert {path.name for path in (as_onnx / "onnx").iterdir()} == ONNX_PARTS
+    assert main("--job_dir", as_onnx / "onnx") == 2
+    assert "is an export already" in one_line(capsys)
+
+
+def test_no_path_of_this_machine_goes_out_with_onnx(as_onnx):
+    for path in (path for path in (as_onnx / "onnx").rglob("*") if path.is_file()):
+        assert str(as_onnx).encode() not in path.read_bytes(), path
+        assert str(Path(export.__file__).parents[1]).encode() not in path.read_bytes(), path
+
+
+def test_what_onnx_lacks_is_told_in_one_line_and_nothing_is_kept(run, monkeypatch, capfd):
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32, name="hu")])
+    def of_bessel(hu):
+        return {"y": tf.math.bessel_i0e(hu)}
+
+    monkeypatch.setattr(saved_model, "signatures_of", lambda *_: {"hu": of_bessel})
+    assert main("--job_dir", run, "--format", "onnx") == 2
+    assert "ONNX has no operator for what cnn needs: BesselI0e (1); leave out --format" in one_line(capfd)
+    assert not (run / "onnx").exists()
+    assert leftovers(run) == []
+
+
+def test_without_the_extra_it_says_what_to_install(run, monkeypatch, capsys):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else there(name))
+    assert main("--job_dir", run, "--format", "onnx") == 2
+    assert "--format onnx needs tf2onnx, not installed; pip install 'ich-tfrecords[onnx]'" in one_line(capsys)
+
+
+def test_an_unknown_format_is_refused(run, capsys):
+    assert main("--job_dir", run, "--format", "onx") == 2
+    assert "'onx'" in one_line(capsys)

@@ -1,14 +1,12 @@
-"""What an exported SavedModel answers, held against Keras and numpy before the export counts."""
+"""What an exported model answers, held against Keras and numpy before the export counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from ich_tfrecords import pixels
 from ich_tfrecords.pixels import Tensor
@@ -23,34 +21,45 @@ from trainer.shell.problems import WorkFailed
 if TYPE_CHECKING:
     import keras
 
-TOLERANCE = 1e-6  # of probabilities, between Keras and what was written
 CHECKED = (3, 200, 181)  # random slices, rows, columns
 MORE = PIECE + 3  # slices of the series that is checked: more than the graph encodes at once
 APART_MM = (0.6, 7.0)
 
 Int16 = npt.NDArray[np.int16]
 Float32 = npt.NDArray[np.float32]
+Ask = Callable[..., Mapping[str, npt.NDArray[Any]]]
 
 
-def check(folder: Path, model: keras.Model, about: About) -> None:
-    """Compare what the SavedModel in `folder` makes of random slices with `model` in Keras. Raises `WorkFailed`."""
+class Served(NamedTuple):
+    """A model that was written and opened: its kind, signature -> what it gives of arrays by names.
+
+    `tolerance`: of probabilities, between Keras and what was written.
+    """
+
+    kind: str
+    signatures: Mapping[str, Ask]
+    tolerance: float
+
+
+def check(served: Served, model: keras.Model, about: About) -> None:
+    """Compare what was written makes of random slices with `model` in Keras. Raises `WorkFailed`."""
     hu, images = _slices(CHECKED, about)
     wanted = about.probabilities(model_file.scorer(model)(images))
-    loaded = _loaded(folder, hu, images)
-    _require_close(loaded["hu"](hu=tf.constant(hu))["probabilities"], wanted)
+    _require_pixels(served, hu, images)
+    _require_close(served, served.signatures["hu"](hu=hu)["probabilities"], wanted)
 
 
-def check_neighbours(folder: Path, model: keras.Model, about: About) -> None:
+def check_neighbours(served: Served, model: keras.Model, about: About) -> None:
     """`check` of a slice model that sees neighbours: random slices as one series, in no order and then in another."""
 
     def said(images: Tensor, position_mm: Float32) -> dict[str, Any]:
         seen = _seen(images, position_mm, about.context_slices)
         return {"probabilities": about.probabilities(model_file.scorer(model)(seen))}
 
-    _check_in_series(folder, about, said)
+    _check_in_series(served, about, said)
 
 
-def check_series(folder: Path, slice_model: keras.Model, context: keras.Model, about: About, beside: int = 0) -> None:
+def check_series(served: Served, slice_model: keras.Model, context: keras.Model, about: About, beside: int = 0) -> None:
     """`check` of a series model; `beside`: neighbours on either side that the slice model sees a slice with."""
 
     def said(images: Tensor, position_mm: Float32) -> dict[str, Any]:
@@ -58,23 +67,23 @@ def check_series(folder: Path, slice_model: keras.Model, context: keras.Model, a
         slices, study = _said(slice_model, context, about, seen, position_mm)
         return {"probabilities": slices, "study_probabilities": study}
 
-    _check_in_series(folder, about, said)
+    _check_in_series(served, about, said)
 
 
-def _check_in_series(folder: Path, about: About, said: Callable[..., dict[str, Any]]) -> None:
+def _check_in_series(served: Served, about: About, said: Callable[..., dict[str, Any]]) -> None:
     """Compare what the signature `series` gives with what is `said` of the images and positions, by names.
 
     Of a study there is one row; of slices as many as there are, in the order of the images.
     """
     hu, images = _slices((MORE, *CHECKED[1:]), about)
-    loaded = _loaded(folder, hu, images)
+    _require_pixels(served, hu, images)
     rng = np.random.default_rng(1)
     position_mm = rng.permutation(rng.uniform(*APART_MM, MORE).cumsum()).astype(np.float32)
     wanted = said(images, position_mm)
     for order in (np.arange(MORE), rng.permutation(MORE)):
-        found = loaded["series"](hu=tf.constant(hu[order]), position_mm=tf.constant(position_mm[order]))
+        found = served.signatures["series"](hu=hu[order], position_mm=position_mm[order])
         for name, values in wanted.items():
-            _require_close(found[name], values[order] if values.ndim == 2 else values)
+            _require_close(served, found[name], values[order] if values.ndim == 2 else values)
 
 
 def _seen(images: Tensor, position_mm: Float32, context: int) -> Tensor:
@@ -90,14 +99,11 @@ def _slices(shape: tuple[int, ...], about: About) -> tuple[Int16, Tensor]:
     return hu, np.stack([pixels.image_of(one, about.spec.image) for one in hu])
 
 
-def _loaded(folder: Path, hu: Int16, images: Tensor) -> Any:
-    """The signatures of a SavedModel whose `image` is right."""
-    loaded = tf.saved_model.load(str(folder)).signatures
-    if not np.array_equal(loaded["image"](hu=tf.constant(hu))["image"].numpy(), images):
+def _require_pixels(served: Served, hu: Int16, images: Tensor) -> None:
+    if not np.array_equal(served.signatures["image"](hu=hu)["image"], images):
         raise WorkFailed(
-            "the pixels of the SavedModel differ from those of the data set; nothing was kept, report this"
+            f"the pixels of the {served.kind} differ from those of the data set; nothing was kept, report this"
         )
-    return loaded
 
 
 def _said(
@@ -120,7 +126,9 @@ def _said(
     return about.probabilities(mixed), blend.study_probabilities(study)[0]
 
 
-def _require_close(found: Any, wanted: npt.NDArray[np.float64]) -> None:
-    off = float(np.abs(found.numpy() - wanted).max())
-    if not off <= TOLERANCE:  # nan too
-        raise WorkFailed(f"the SavedModel is off by {off:.2g}, more than {TOLERANCE:g}; nothing was kept, report this")
+def _require_close(served: Served, found: npt.NDArray[Any], wanted: npt.NDArray[np.float64]) -> None:
+    off = float(np.abs(found - wanted).max())
+    if not off <= served.tolerance:  # nan too
+        raise WorkFailed(
+            f"the {served.kind} is off by {off:.2g}, more than {served.tolerance:g}; nothing was kept, report this"
+        )

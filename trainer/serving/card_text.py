@@ -12,7 +12,7 @@ CARD = """\
 
 ## Use
 
-It needs TensorFlow alone:
+{needs}
 
 ```python
 {usage}
@@ -124,6 +124,18 @@ MIRRORED = """
 Each probability there is the mean of a slice and its mirror image; the export does not do that."""
 
 
+# what the formats of an export say otherwise
+
+SAVED_MODEL, ONNX = "saved_model", "onnx"
+NEEDS = {SAVED_MODEL: "It needs TensorFlow alone:", ONNX: "It needs an ONNX runtime alone, such as onnxruntime:"}
+SIGNATURE = {SAVED_MODEL: "signature", ONNX: "file"}
+ABOUT_TOO = {
+    SAVED_MODEL: "also among the assets (`model.about.asset_path`)",
+    ONNX: 'also in the metadata of each file (`model.get_modelmeta().custom_metadata_map["about"]`)',
+}
+NO_ORDER = {SAVED_MODEL: "they are refused", ONNX: "all probabilities are nan, as for positions that are not finite"}
+
+
 # what a model of slices says
 
 TELLS = """\
@@ -131,7 +143,7 @@ Tells for a CT slice of the head the probability of each of: {labels}."""
 
 USE = """\
 Slices of one call share their numbers of rows and columns; any will do. Probabilities are calibrated; `labels` names
-their columns, for each slice anew. `about.json`, also among the assets (`model.about.asset_path`), holds spec,
+their columns, for each slice anew. `about.json`, {about_too}, holds spec,
 settings, calibration and thresholds. `model.keras` is the same model for Keras: image in, logits out, not calibrated.\
 """
 
@@ -156,12 +168,12 @@ USE_OF_NEIGHBOURS = """\
 `hu` and `position_mm` are of one series, all its slices in any order and any number. `position_mm` is where a slice
 lies along the normal of the slices, towards the head (PS3.3 C.7.6.2.1.1). A slice is seen with {context} below and
 {context} above it, by their order and not by their distance; beyond an end of the series the last slice there repeats.
-Slices at one position keep the order they came in; where several are all at one there is no order, and they are
-refused. Slices share their numbers of rows and columns; any will do. Probabilities are calibrated, in the order of
-`hu`; `labels` names their columns, for each slice anew.
+Slices at one position keep the order they came in; where several are all at one there is no order, and {no_order}.
+Slices share their numbers of rows and columns; any will do. Probabilities are calibrated, in the order of `hu`;
+`labels` names their columns, for each slice anew.
 
 There is no signature for single slices: a slice without its series is another input than the model was evaluated on.
-`about.json`, also among the assets (`model.about.asset_path`), holds spec, settings, calibration and thresholds.
+`about.json`, {about_too}, holds spec, settings, calibration and thresholds.
 `model.keras` is the same model for Keras: the images of a slice and its neighbours in, from below to above as
 {channels} channels, logits out, not calibrated."""
 
@@ -180,15 +192,15 @@ probability of each of: {labels}."""
 USE_OF_SERIES = """\
 `hu` and `position_mm` are of one series, all its slices in any order and any number. `position_mm` is where a slice
 lies along the normal of the slices, towards the head (PS3.3 C.7.6.2.1.1). Slices at one position keep the order they
-came in; where several are all at one there is no order, and they are refused. Slices share their numbers of rows and
-columns; any will do. Probabilities are calibrated, those of the slices in the order of `hu`; `labels` names the
-columns, for each slice anew.
+came in; where several are all at one there is no order, and {no_order}. Slices
+share their numbers of rows and columns; any will do. Probabilities are calibrated, those of the slices in the order of
+`hu`; `labels` names the columns, for each slice anew.
 
 `study_probabilities` takes the series for the whole study. Of several series the greatest counts, label by label;
 `trainer.predict` takes the greatest slice and the greatest series head before it blends them, which is never less.
 
 There is no signature for single slices: the slice model alone is another model than the one evaluated here.
-`about.json`, also among the assets (`model.about.asset_path`), holds spec, settings, blend, calibration and
+`about.json`, {about_too}, holds spec, settings, blend, calibration and
 thresholds. For Keras there are `slice/model.keras`, an image in, logits out, and a slice's vector before its last
 layer; and `model.keras`, the context: vectors, places and mask of a series in, logits out. Neither is calibrated."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.results.calibration import Calibration
     from trainer.results.joint import Odds
 
+_SERIES = 1e-5  # below it log(1 + x) loses more digits than three terms of its series
 PARALLEL_SLICES = 8  # windowed at once; each takes about 15 MB at 512 x 512
 
 
@@ -98,10 +99,22 @@ def _unfocused(logits: Any, gamma: float) -> Any:
     logits = tf.clip_by_value(logits, -joint.GREATEST_FOCAL, joint.GREATEST_FOCAL)
 
     def odds(side: Any) -> Any:
-        one, other = side, np.log(gamma) + tf.math.log(tf.math.softplus(side))
-        return tf.maximum(one, other) + tf.math.softplus(-tf.abs(one - other))
+        one, other = side, np.log(gamma) + tf.math.log(_softplus(side))
+        return tf.maximum(one, other) + _softplus(-tf.abs(one - other))
 
     return (gamma - 1) * logits + odds(logits) - odds(-logits)
+
+
+def _softplus(values: Any) -> Any:
+    """log(1 + exp(values)) to 1e-11 of it, float64, in operators that other runtimes have in float64 too."""
+    small = tf.exp(-tf.abs(values))
+    rest = tf.where(small < _SERIES, small * (1 - small * (1 / 2 - small / 3)), tf.math.log(1 + small))
+    return tf.maximum(values, 0) + rest
+
+
+def _sigmoid(values: Any) -> Any:
+    """float64 to 1e-15 of it; others that take this graph lose the digits of small ones. Not below -700."""
+    return 1 / (1 + tf.exp(-values))
 
 
 def _unsmoothed(logits: Any, smoothing: float) -> Any:
@@ -110,14 +123,14 @@ def _unsmoothed(logits: Any, smoothing: float) -> Any:
         return logits
     end = joint.smooth_end(smoothing)
     held = tf.clip_by_value(logits, -end, end)
-    up, down = (tf.sigmoid(side) - smoothing / 2 for side in (held, -held))
+    up, down = (_sigmoid(side) - smoothing / 2 for side in (held, -held))
     return tf.math.log(up) - tf.math.log(down) + (logits - held)
 
 
 def _undrawn(logits: Any, odds: Odds) -> Any:
     """The correction of the joint, as `joint.Odds.log_odds` does it."""
     how = joint.plan(odds)
-    shown, hidden = (tf.sigmoid(side * tf.clip_by_value(logits, -joint.GREATEST, joint.GREATEST)) for side in (1, -1))
+    shown, hidden = (_sigmoid(side * tf.clip_by_value(logits, -joint.GREATEST, joint.GREATEST)) for side in (1, -1))
     found = tf.tile(tf.constant(odds.drawn[None]), (tf.shape(logits)[0], 1))
     for sweep in how.sweeps:
         for at in sweep:
@@ -145,7 +158,9 @@ def _mean_steps(square: Any, size_px: int) -> Any:
     """int16 [size_px, size_px, 1], as `pixels.mean_steps`."""
     weight = tf.shape(square, tf.int64)[0] ** 2
     sums = tf.cast(_box_sums(square[None], size_px), tf.int64)
-    steps = (2 * STEPS_A_HU * sums + weight) // (2 * weight)
+    # divided above zero: other runtimes that take this graph round towards it
+    least = STEPS_A_HU * pixels.INT16_MIN
+    steps = (2 * STEPS_A_HU * sums + weight - 2 * weight * least) // (2 * weight) + least
     held = tf.clip_by_value(steps, pixels.INT16_MIN, pixels.INT16_MAX)
     return tf.cast(tf.transpose(held, (1, 2, 0)), tf.int16)
 

@@ -32,20 +32,26 @@ IN_SHORT = (  # of the slice model's settings
 )  # fmt: skip
 
 
-def card(about: About, result: Mapping[str, Any] | None, slice_about: About | None = None) -> str:
+def card(
+    about: About,
+    result: Mapping[str, Any] | None,
+    slice_about: About | None = None,
+    form: str = words.SAVED_MODEL,
+) -> str:
     """Model card in Markdown. `result`: `metrics.json` of the test split, or None where it was not evaluated.
 
-    `slice_about`: of a series model, what is known of its slice model. Raises KeyError or TypeError where `result` is
-    no such thing.
+    `slice_about`: of a series model, what is known of its slice model. `form`: of the export. Raises KeyError or
+    TypeError where `result` is no such thing.
     """
     spec, facts = about.spec, about.facts
     return words.CARD.format(
-        **(_of_slices(about) if slice_about is None else _of_series(about, slice_about)),
+        **(_of_slices(about, form) if slice_about is None else _of_series(about, slice_about, form)),
+        needs=words.NEEDS[form],
         not_a_device=NOT_A_DEVICE,
         name=spec.name,
         version=spec.version,
         any=spec.labels.any,
-        usage="\n".join(usage("saved_model", about.in_series)),
+        usage="\n".join(usage(form, about.in_series, form)),
         pad_hu=spec.image.pad_hu,
         windows=_windows(about, slice_about or about),
         fingerprint=about.fingerprint,
@@ -61,7 +67,7 @@ def card(about: About, result: Mapping[str, Any] | None, slice_about: About | No
     )
 
 
-def _of_slices(about: About) -> dict[str, str]:
+def _of_slices(about: About, form: str) -> dict[str, str]:
     tells, use, sees = words.TELLS, words.USE, words.SEES
     if about.context_slices:
         tells, use, sees = words.TELLS_OF_NEIGHBOURS, words.USE_OF_NEIGHBOURS, words.SEES_OF_NEIGHBOURS
@@ -70,11 +76,12 @@ def _of_slices(about: About) -> dict[str, str]:
         "context": counted(about.context_slices, "slice", "slices"),
         "size": about.spec.image.size_px,
         "channels": about.input_shape[2],
+        **_of_form(form),
     }
     return {
         "title": about.network,
         "tells": tells.format(**told),
-        "signatures": _series_signatures(about) if about.context_slices else _signatures(about),
+        "signatures": (_series_signatures if about.context_slices else _signatures)(about, form),
         "use": use.format(**told),
         "calibrated": words.CALIBRATED,
         "sees": sees.format(**told),
@@ -82,15 +89,19 @@ def _of_slices(about: About) -> dict[str, str]:
     }
 
 
-def _of_series(about: About, slice_about: About) -> dict[str, str]:
+def _of_form(form: str) -> dict[str, str]:
+    return {"about_too": words.ABOUT_TOO[form], "no_order": words.NO_ORDER[form]}
+
+
+def _of_series(about: About, slice_about: About, form: str) -> dict[str, str]:
     blend = about.blend
     assert blend is not None  # `about` is of a series model
     study_thresholds = _thresholds(blend.study_thresholds)
     return {
         "title": f"{about.network} over {slice_about.network}",
         "tells": words.TELLS_OF_SERIES.format(labels=", ".join(about.spec.labels.names)),
-        "signatures": _series_signatures(about),
-        "use": words.USE_OF_SERIES,
+        "signatures": _series_signatures(about, form),
+        "use": words.USE_OF_SERIES.format(**_of_form(form)),
         "slice_model": _on_slices(about, slice_about),
         "blend": words.BLEND.format(parts=_parts(blend)),
         "calibrated": words.CALIBRATED_OF_SERIES,
@@ -100,8 +111,10 @@ def _of_series(about: About, slice_about: About) -> dict[str, str]:
     }
 
 
-def usage(place: str, of_series: bool = False) -> list[str]:
-    """Lines of Python that ask the SavedModel at `place`; `hu` in them, and `position_mm`, are the caller's arrays."""
+def usage(place: str, of_series: bool = False, form: str = words.SAVED_MODEL) -> list[str]:
+    """Lines of Python that ask the export at `place`; `hu` in them, and `position_mm`, are the caller's arrays."""
+    if form == words.ONNX:
+        return _usage_of_onnx(place, of_series)
     opened = ["import tensorflow as tf", f"model = tf.saved_model.load({place!r})"]
     if not of_series:
         return [
@@ -112,6 +125,19 @@ def usage(place: str, of_series: bool = False) -> list[str]:
         *opened,
         "# of one series, in any order; hu: CT numbers in HU, [n, rows, columns]; position_mm: of each slice, [n]",
         'model.signatures["series"](hu=tf.constant(hu, tf.int16), position_mm=tf.constant(position_mm, tf.float32))',
+    ]
+
+
+def _usage_of_onnx(place: str, of_series: bool) -> list[str]:
+    names = ["hu", "position_mm"] if of_series else ["hu"]
+    given = ", ".join(f'"{name}": {name}' for name in names)
+    told = "hu: CT numbers in HU, int16 [n, rows, columns]"
+    return [
+        "import onnxruntime",
+        f"model = onnxruntime.InferenceSession({f'{place}/series.onnx' if of_series else f'{place}/hu.onnx'!r})",
+        f"# of one series, in any order; {told}; position_mm: float32 [n]" if of_series else f"# {told}",
+        "names = [output.name for output in model.get_outputs()]",
+        f"dict(zip(names, model.run(names, {{{given}}})))",
     ]
 
 
@@ -136,26 +162,35 @@ def _parts(blend: Blend) -> str:
     return _table(["label", "part of the context in a slice", "in a study"], rows)
 
 
-def _series_signatures(about: About) -> str:
+def _series_signatures(about: About, form: str) -> str:
     labels, shape = len(about.spec.labels.names), ", ".join(map(str, about.spec.image.shape))
     hu, slices = "`hu` int16 [n, rows, columns]", f"`probabilities` float32 and `labels` string [n, {labels}]"
     study = "" if about.blend is None else f", `study_probabilities` float32 [{labels}]"
     rows = [
-        ["`series`, `serving_default`", f"{hu}, `position_mm` float32 [n]", f"{slices}{study}"],
-        ["`image`", hu, f"`image` {about.spec.image.dtype} [n, {shape}], as the model sees it"],
+        [_named("series", form), f"{hu}, `position_mm` float32 [n]", f"{slices}{study}"],
+        [_named("image", form), hu, f"`image` {about.spec.image.dtype} [n, {shape}], as the model sees it"],
     ]
-    return _table(["signature", "takes", "gives"], rows, text=3)
+    return _table([words.SIGNATURE[form], "takes", "gives"], rows, text=3)
 
 
-def _signatures(about: About) -> str:
+def _signatures(about: About, form: str) -> str:
     labels, shape = len(about.spec.labels.names), ", ".join(map(str, about.spec.image.shape))
     hu, answers = "`hu` int16 [n, rows, columns]", f"`probabilities` float32 and `labels` string [n, {labels}]"
     rows = [
-        ["`hu`, `serving_default`", hu, answers],
+        [_named("hu", form), hu, answers],
         ["`records`", "`records` string [n], serialized `tf.train.Example`", "the same"],
-        ["`image`", hu, f"`image` {about.spec.image.dtype} [n, {shape}], as the model sees it"],
+        [_named("image", form), hu, f"`image` {about.spec.image.dtype} [n, {shape}], as the model sees it"],
     ]
-    return _table(["signature", "takes", "gives"], rows, text=3)
+    if form == words.ONNX:  # which reads no serialized examples
+        del rows[1]
+    return _table([words.SIGNATURE[form], "takes", "gives"], rows, text=3)
+
+
+def _named(signature: str, form: str) -> str:
+    """What a caller of the export calls a signature; the main one has two names in a SavedModel."""
+    if form == words.ONNX:
+        return f"`{signature}.onnx`"
+    return f"`{signature}`" if signature == "image" else f"`{signature}`, `serving_default`"
 
 
 def _windows(about: About, of_slices: About) -> str:

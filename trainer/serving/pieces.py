@@ -40,6 +40,13 @@ def order_of(hu: Any, position_mm: Any) -> Any:
         return tf.argsort(position_mm, stable=True)
 
 
+def in_order(hu: Any, position_mm: Any) -> Any:
+    """Whether `order_of` would take them, as a tensor: for runtimes that cannot refuse."""
+    count, ends = tf.shape(hu)[0], (tf.reduce_min(position_mm), tf.reduce_max(position_mm))
+    right = (count > 0) & tf.equal(tf.shape(position_mm)[0], count) & tf.reduce_all(tf.math.is_finite(position_mm))
+    return right & ((count == 1) | (ends[0] < ends[1]))
+
+
 def asker(network: keras.Model, dtypes: Sequence[Any], image: ImageSpec, context: int) -> Ask:
     """A function: `hu` int16 [n, rows, columns], `order_of` it -> the outputs of `network` [n, ...], in that order.
 
@@ -51,11 +58,9 @@ def asker(network: keras.Model, dtypes: Sequence[Any], image: ImageSpec, context
         # windowed once: neighbours stand in several pieces
         images = tf.gather(graph.image_of_hu(hu, image), order) if context else None
         count = tf.shape(hu)[0]
-        pieces = -(-count // PIECE)
-        made = [
-            tf.TensorArray(dtype, pieces, element_shape=shape, infer_shape=False)
-            for dtype, shape in zip(dtypes, shapes, strict=True)
-        ]
+        pieces = (count + PIECE - 1) // PIECE
+        # grown by concatenation, which other runtimes can do; of arrays of tensors they know only equal parts
+        made = [tf.zeros((0, *shape[1:]), dtype) for dtype, shape in zip(dtypes, shapes, strict=True)]
 
         def body(at: Any, *made: Any) -> tuple[Any, ...]:
             rows = tf.range(at * PIECE, tf.minimum((at + 1) * PIECE, count))
@@ -64,10 +69,16 @@ def asker(network: keras.Model, dtypes: Sequence[Any], image: ImageSpec, context
             else:
                 seen = beside(images, rows, context)
             found = tf.nest.flatten(network(seen, training=False))
-            return at + 1, *(one.write(at, tf.cast(new, one.dtype)) for one, new in zip(made, found, strict=True))
+            return at + 1, *(tf.concat([one, tf.cast(new, one.dtype)], 0) for one, new in zip(made, found, strict=True))
 
-        _, *made = tf.while_loop(lambda at, *_: at < pieces, body, (0, *made), parallel_iterations=1)
-        return [tf.ensure_shape(one.concat(), shape) for one, shape in zip(made, shapes)]
+        _, *made = tf.while_loop(
+            lambda at, *_: at < pieces,
+            body,
+            (0, *made),
+            shape_invariants=(tf.TensorShape([]), *map(tf.TensorShape, shapes)),
+            parallel_iterations=1,
+        )
+        return made
 
     return ask
 

@@ -15,11 +15,14 @@ import tensorflow as tf
 
 from trainer.models import model_file
 from trainer.serving import graph, neighbour_graph, series_graph
+from trainer.serving.answers import Ask, Served
 
 if TYPE_CHECKING:
     import keras
 
     from trainer.models.model_file import About
+
+TOLERANCE = 1e-6  # of probabilities, between Keras and what was written
 
 
 def write(
@@ -43,23 +46,42 @@ def write(
         asset = Path(temporary) / model_file.ABOUT
         asset.write_text(model_file.to_json(about), encoding="utf-8")
         weights = [variable.value for one in networks for variable in one.variables]
-        served = _Served(weights, tf.saved_model.Asset(str(asset)))
+        served = _Bundle(weights, tf.saved_model.Asset(str(asset)))
         # what Keras needs for gradients is of no use here, and would be Python code to other programs
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        if slice_model is not None:
-            made = series_signatures(model, about, slice_model, beside)
-        else:
-            made = (neighbour_signatures if about.context_slices else signatures)(model, about)
+        made = signatures_of(model, about, slice_model, beside)
         tf.saved_model.save(served, str(folder), signatures=made, options=options)
 
 
-class _Served(tf.Module):
+def opened(folder: Path) -> Served:
+    """The signatures of the SavedModel in `folder`, to be asked."""
+    loaded = tf.saved_model.load(str(folder)).signatures
+    return Served("SavedModel", {name: _asked(one) for name, one in loaded.items()}, TOLERANCE)
+
+
+def _asked(signature: Any) -> Ask:
+    def ask(**inputs: Any) -> dict[str, Any]:
+        return {name: found.numpy() for name, found in signature(**inputs).items()}
+
+    return ask
+
+
+class _Bundle(tf.Module):
     """All that a loaded SavedModel holds besides its signatures."""
 
     def __init__(self, weights: Sequence[tf.Variable], about: Any) -> None:
         super().__init__()
         self.weights = weights
         self.about = about
+
+
+def signatures_of(
+    model: keras.Model, about: About, slice_model: keras.Model | None = None, beside: int = 0
+) -> dict[str, Any]:
+    """Name -> `tf.function` of each signature of `write`, which says what it takes."""
+    if slice_model is not None:
+        return series_signatures(model, about, slice_model, beside)
+    return (neighbour_signatures if about.context_slices else signatures)(model, about)
 
 
 def signatures(model: keras.Model, about: About) -> dict[str, Any]:

@@ -6,10 +6,15 @@ import importlib.util
 import re
 from collections.abc import Sequence
 
+from trainer.shell.problems import WrongUse
+
 NEEDED = ("tensorflow", "keras", "matplotlib", "sklearn", "h5py")
 WITHOUT = ("score",)  # commands that numpy is enough for
 # commands that have an extra of their own name, which brings all that `train` does, and these
-ALSO = {"serve": ("starlette", "uvicorn", "python_multipart")}
+ALSO = {
+    "serve": ("starlette", "uvicorn", "python_multipart"),
+    "listen": ("pynetdicom", "dicomweb_client", "highdicom"),
+}
 _OURS = re.compile(r"(?:trainer\.|(?:.*[/\\])?ich-)(\w+)(?:\.exe)?")
 
 
@@ -26,3 +31,11 @@ def lacking(command_line: Sequence[str]) -> str:
         return ""
     extra = command if command in ALSO else "train"
     return f"{command}: {' and '.join(absent)} not installed; pip install 'ich-tfrecords[{extra}]' brings what it needs"
+
+
+def require(what: str, extra: str, packages: Sequence[str]) -> None:
+    """Refuse `what` where one of the `packages` of an extra is not installed. Raises `WrongUse`."""
+    if absent := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise WrongUse(
+            f"{what} needs {' and '.join(absent)}, not installed; pip install 'ich-tfrecords[{extra}]' brings it"
+        )

@@ -53,18 +53,27 @@ def _without_keras_json() -> Iterator[None]:
 
 
 def _import() -> None:
+    with kept_back():  # the lines come from C++, below sys.stderr
+        import keras  # noqa: F401
+        import tensorflow  # noqa: F401
+
+
+@contextlib.contextmanager
+def kept_back() -> Iterator[None]:
+    """What the block and the libraries below it write to stderr is shown only if it fails."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)  # the lines come from C++, below sys.stderr
+        os.dup2(said.fileno(), 2)
         try:
-            import keras  # noqa: F401
-            import tensorflow  # noqa: F401
+            yield
         except Exception:
+            sys.stderr.flush()
             os.dup2(kept, 2)
             said.seek(0)
             sys.stderr.write(said.read().decode(errors="replace"))
             raise
         finally:
+            sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tensorboard.plugins.hparams import api as hparams_api
 
 from trainer.shell.problems import TrainingFailed
 
@@ -42,6 +43,11 @@ class Scalars:
         """Log all of `images`, uint8 [n, height, width, 3], under one name at `step`, and send them."""
         with self._open() as summary:
             summary.image(name, images, step=step, max_outputs=len(images))
+
+    def settings(self, values: Mapping[str, Any]) -> None:
+        """Log what decides the run, for the tab HParams; settings within settings get dotted names, and send it."""
+        with self._open():
+            hparams_api.hparams(flat(values))
 
     def close(self) -> None:
         """Send what waits and finish the file; a later write begins another."""
@@ -83,3 +89,14 @@ class Scalars:
             raise TrainingFailed(
                 f"cannot write TensorBoard logs to {self._place}: {reason}; make it writable and run it again"
             ) from error
+
+
+def flat(values: Mapping[str, Any], above: str = "") -> dict[str, bool | int | float | str]:
+    """Each value under its dotted name, as what TensorBoard compares: flags, numbers, and text for all others."""
+    found: dict[str, bool | int | float | str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return found

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
+from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from trainer.shell.problems import TrainingFailed
 from trainer.training.scalars import Scalars
@@ -54,6 +59,37 @@ def test_scalars_are_sent_at_once_first_and_then_gathered(tmp_path):
         seen.append(len(events(tmp_path)["rate"]))
     assert seen == [1] * 30 + [31]
     assert [(step, float(value)) for step, value in events(tmp_path)["rate"]] == [(step, step) for step in range(31)]
+
+
+def test_runs_can_be_compared_in_the_tab_of_settings(tmp_path):
+    """By TensorBoard's own reader of that tab: a row a run, with its settings and what it reached."""
+    for name, rate in (("slow", 0.001), ("fast", 0.01)):
+        log = Scalars(tmp_path / name)
+        log.settings({"model": "cnn", "flip": True, "architecture": {"filters": [4, 4], "dropout": 0.5}, "rate": rate})
+        log.write(1, {"val_auc": 0.9 + rate})
+        log.close()
+    rows = {one.sessions[0].name: one for one in session_groups(tmp_path)}
+    assert set(rows) == {"slow", "fast"}
+    for name, rate in (("slow", 0.001), ("fast", 0.01)):
+        found = {key: json_format.MessageToDict(value) for key, value in rows[name].hparams.items()}
+        wanted = {"model": "cnn", "flip": True, "architecture.filters": "[4, 4]", "architecture.dropout": 0.5}
+        assert found == wanted | {"rate": rate}
+        assert [(one.name.tag, round(one.value, 6)) for one in rows[name].metric_values] == [("val_auc", 0.9 + rate)]
+
+
+def session_groups(folder: Path) -> list:
+    multiplexer = plugin_event_multiplexer.EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(folder))
+    multiplexer.Reload()
+    provider = data_provider.MultiplexerDataProvider(multiplexer, str(folder))
+    context = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    asked = api_pb2.ListSessionGroupsRequest(start_index=0, slice_size=100)
+    asked.allowed_statuses.extend([0, 1, 2, 3])
+    request, experiment = RequestContext(), ""
+    runs = context.hparams_metadata(request, experiment)
+    found = context.experiment_from_metadata(request, experiment, True, runs, None)
+    asked.col_params.extend(api_pb2.ColParams(metric=one.name) for one in found.metric_infos)
+    return list_session_groups.Handler(request, context, experiment, asked).run().session_groups
 
 
 def test_logs_that_cannot_be_written_are_told(tmp_path):
