@@ -38,10 +38,11 @@ def test_who_needs_the_extra(line, command, monkeypatch):
     assert extras.lacking(line) == (f"{command}: {told}" if command else "")
 
 
-def test_a_command_with_an_extra_of_its_own_names_that(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", without("uvicorn"))
-    told = "serve: uvicorn not installed; pip install 'ich-tfrecords[serve]' brings what it needs"
-    assert extras.lacking(["python", "-m", "trainer.serve"]) == told
+@pytest.mark.parametrize(("command", "package"), [("serve", "uvicorn"), ("listen", "pynetdicom")])
+def test_a_command_with_an_extra_of_its_own_names_that(monkeypatch, command, package):
+    monkeypatch.setattr(importlib.util, "find_spec", without(package))
+    told = f"{command}: {package} not installed; pip install 'ich-tfrecords[{command}]' brings what it needs"
+    assert extras.lacking(["python", "-m", f"trainer.{command}"]) == told
     assert extras.lacking(TRAIN) == ""
 
 
