@@ -35,7 +35,7 @@ TRAIN = [
 ]
 NIFTI = ["nibabel>=5.2"]
 DICOM = ["highdicom>=0.28,<1"]  # results of prediction as DICOM
-SERVE = ["python-multipart>=0.0.18", "starlette>=0.46", "uvicorn>=0.34"]
+SERVE = ["python-multipart>=0.0.34", "starlette>=1.0,<2", "uvicorn>=0.54,<1"]
 LISTEN = [*DICOM, "dicomweb-client>=0.60", "pynetdicom>=3,<4"]  # studies by DICOM's network, results back
 FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless, and what augmentation does to slices
 ONNX = [  # export --format onnx, with a check of what it wrote

@@ -15,7 +15,7 @@ from beam_pipelines import launch
 
 pytestmark = pytest.mark.slow  # imports every command
 
-FOREIGN = {"--xla_gpu_cuda_data_dir"}  # stands in XLA_FLAGS
+FOREIGN = {"--xla_gpu_cuda_data_dir", "--model_base_path=/models/ich"}  # of XLA_FLAGS, of TF Serving
 
 
 @pytest.fixture(autouse=True)

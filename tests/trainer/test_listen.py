@@ -287,3 +287,29 @@ def test_a_port_that_is_taken_is_known_before_the_model_is_loaded(export, tmp_pa
     err = capsys.readouterr().err
     assert err.startswith(f"listen: cannot listen at 127.0.0.1:{port} (Address already in use); ")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "lines"),
+    [
+        ([], []),
+        (["--host", "0.0.0.0"], ["network of your own, and say who may call with --allow"]),
+        (["--host", "0.0.0.0", "--allow", "CT1"], ["inside a network of your own"]),
+        (["--send_to", "PACS@192.0.2.1:104"], ["PACS@192.0.2.1:104 is elsewhere, and nothing encrypts"]),
+        (["--send_to", "http://192.0.2.1/studies"], ["http://192.0.2.1/studies is elsewhere, and nothing encrypts"]),
+        (["--send_to", "https://192.0.2.1/studies"], []),
+        (["--send_to", "PACS@localhost:104"], []),
+    ],
+)
+def test_what_others_could_read_is_told(export, tmp_path, monkeypatch, capsys, flags, lines):
+    from trainer.listening import service
+
+    seen: list[service.Settings] = []
+    monkeypatch.setattr(service, "run", lambda settings, listening: seen.append(settings))
+    spool = tmp_path / "spool"
+    assert listen.main(["--model", str(export), "--spool", str(spool), *flags]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == len(lines)
+    assert all(words in line for words, line in zip(lines, told))
+    assert spool.stat().st_mode & 0o777 == 0o700
+    assert seen[0].title == "ICH"
