@@ -95,7 +95,8 @@ class Guard:
 def _require_own(scope: Scope, headers: Headers) -> None:
     """Refuse a change that a page of another site may have sent."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-    own = origin is None or origin.lower() == f"{scope['scheme']}://{headers.get('host', '')}".lower()
+    schemes = (scope["scheme"], "https")  # a proxy with TLS in front hands Host on, and the browser's page is its own
+    own = origin is None or origin.lower() in {f"{scheme}://{headers.get('host', '')}".lower() for scheme in schemes}
     if not own or site not in ("none", "same-origin"):
         raise Refusal(403, "changes from pages of another site are refused")
     if scope["path"] != LOGIN and headers.get(OWN_HEADER) != "1":

@@ -105,7 +105,7 @@ class Routes:
         if not self._token or not guard.same(given.strip(), self._token):
             return _login_page("That is not the token of this server.", 401)
         answer = RedirectResponse("/", 303)
-        secure = request.url.scheme == "https"
+        secure = request.headers.get("origin", "").lower().startswith("https:")  # by a proxy with TLS in front
         value = guard.cookie_value(self._token)
         answer.set_cookie(guard.COOKIE, value, httponly=True, samesite="strict", secure=secure)
         return answer
