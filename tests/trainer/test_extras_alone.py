@@ -61,10 +61,10 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-def test_onnx(wheel, export, tmp_path):
+def test_onnx(wheel, blob_run, tmp_path):
     code = "import onnxruntime as o; print([one.name for one in o.InferenceSession('onnx/hu.onnx').get_outputs()])"
     with Bare(tmp_path, wheel, "onnx") as bare:
-        bare.run("-m", "trainer.export", "--job_dir", export.parent, "--format", "onnx", "--output", "onnx")
+        bare.run("-m", "trainer.export", "--job_dir", blob_run, "--format", "onnx", "--output", "onnx")
         assert "probabilities" in bare.run("-I", "-c", code)
 
 
