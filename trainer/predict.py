@@ -152,7 +152,7 @@ def _predict(args: argparse.Namespace) -> int:
     read = reader.read(listing, output, results, _shown, include_given=bool(args.include))
     print(*outcome_lines.outcome(about, args.model[0], read.found, listing.ignored, read.seconds), sep="\n")
     _tell_files(output, read.pictured, args.dicom, read.filed)
-    read.require_something(output)
+    read.require_something(output, "; --series all takes every one")
     return 0
 
 

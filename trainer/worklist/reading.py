@@ -87,16 +87,17 @@ class Read(NamedTuple):
     pictured: list[Pictured]
     filed: Written | None
 
-    def require_something(self, output: PredictFolder) -> None:
-        """Raises `WorkFailed` where the model or every file failed, `WrongUse` where no series could be taken."""
+    def require_something(self, output: PredictFolder, otherwise: str = "") -> None:
+        """Raises `WorkFailed` where the model or every file failed, `WrongUse` where no series could be taken.
+
+        `otherwise`: what a user can do about series.
+        """
         found, names = self.found, f"{output.rejects} names each"
         if found.rejects[NOT_FINITE]:
             slices = counted(found.rejects[NOT_FINITE], "slice")
             raise WorkFailed(f"the model gives no finite number for {slices}; {names}; train or export the model again")
         if not found.slices and found.rejects[series_choice.UNFIT]:
-            raise WrongUse(
-                f"no series qualifies ({outcome_lines.reasons(found.rejects)}); {names}; --series all takes every one"
-            )
+            raise WrongUse(f"no series qualifies ({outcome_lines.reasons(found.rejects)}); {names}{otherwise}")
         if not found.slices and found.rejects[NO_ORDER]:
             why = f"no slice has a place among others ({outcome_lines.reasons(found.rejects)})"
             raise WrongUse(f"{why}; {names}; a model of single slices reads them")
