@@ -75,7 +75,7 @@ def enhanced(
     one, frames, cells = Dataset(), [Dataset() for _ in order], []
     for at, number in enumerate(order):
         slope, intercept = rescale[at % len(rescale)]
-        groups = {
+        groups: dict[str, tuple[str, dict[str, Any]]] = {
             "measures": ("PixelMeasuresSequence", {"PixelSpacing": list(SPACING_MM), "SliceThickness": STEP_MM}),
             "position": ("PlanePositionSequence", {"ImagePositionPatient": list(place_mm(number))}),
             "orientation": ("PlaneOrientationSequence", {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}),
