@@ -8,13 +8,14 @@ RUN := $(BIN)/python -m
 TRAIN = $(RUN) trainer.task --model cnn --data_dir $(DEMO)/rsna_ich --epochs 8 \
   --set flip=true --set rotate_deg=10 --set shift=0.04 --set schedule=cosine
 
-.PHONY: help demo check test test-faults test-tfio lint bench clean
+.PHONY: help demo check test test-extras test-faults test-tfio lint bench clean
 
 help:
 	@echo "make demo    synthetic CT slices -> TFRecords -> slice and series models, compared; triage of unseen studies (into $(DEMO)/)"
 	@echo "make check   format, lint, types and the quick tests, in under two minutes: the loop for daily work"
 	@echo "make test    lint, types and tests"
 	@echo "make test-faults  the faults of a conversion alone: kills, full disks, damage (also part of make test)"
+	@echo "make test-extras  each extra alone in a clean environment (minutes of pip)"
 	@echo "make test-tfio  our decoder against tensorflow-io's, in an environment of its own (Python 3.10 to 3.12)"
 	@echo "make bench   the benchmarks (half an hour; prints tables, writes docs/benchmarks.md; Python 3.11 or newer)"
 	@echo "make clean   remove what the others made"
@@ -72,7 +73,7 @@ demo: $(VENV)/.train
 
 # what starts no process, trains and converts nothing: the loop for daily work
 check: lint
-	$(RUN) pytest -n 2 -m "not slow" --hypothesis-profile=quick \
+	$(RUN) pytest -n 2 -m "not slow and not fetches" --hypothesis-profile=quick \
 	  --ignore tests/beam_pipelines --ignore tests/faults --ignore tests/benchmarks --ignore tests/tfio
 
 lint: $(VENV)/.test
@@ -82,6 +83,10 @@ lint: $(VENV)/.test
 
 test: lint
 	$(RUN) pytest -n 2
+
+# each extra by itself in a clean environment; 3 GB and some minutes of pip each
+test-extras: $(VENV)/.test
+	$(RUN) pytest -m fetches tests/trainer/test_extras_alone.py
 
 test-faults: $(VENV)/.test
 	$(RUN) pytest tests/faults

@@ -1,6 +1,7 @@
 """Each extra alone: pip brings what it names into an environment that has nothing else, and its feature works there.
 
-Slow, and it needs an index that pip can reach; without one it skips and says so.
+`make test-extras` runs it: minutes of pip each, and it needs an index that pip can reach; without one it skips and says
+so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 from clean_environment import ROOT, checkout
 
-pytestmark = pytest.mark.slow
+from ich_tfrecords import NOT_A_DEVICE
+
+pytestmark = pytest.mark.fetches
 
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
 INSTALL_S = 1200
@@ -73,3 +76,20 @@ def test_dicom(wheel, export, synthetic_set, tmp_path):
     with Bare(tmp_path, wheel, "dicom") as bare:
         bare.run("-m", "trainer.predict", *asked, "--dicom", "filed")
     assert list((tmp_path / "filed").rglob("report.dcm"))
+
+
+@pytest.mark.parametrize("extra", ["serve", "listen"])
+def test_what_waits_for_others(wheel, export, tmp_path, extra):
+    """It says where it is to be found, and ends well when it is told to."""
+    place = "--data" if extra == "serve" else "--spool"
+    with Bare(tmp_path, wheel, extra) as bare:
+        words = ("-m", f"trainer.{extra}", "--model", export.parent, "--port", "0", place, tmp_path / "kept")
+        asked = [str(word) for word in (bare.folder / "venv" / "bin" / "python", *words)]
+        with subprocess.Popen(asked, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            process.terminate()
+            rest, _ = process.communicate(timeout=60)
+    assert "127.0.0.1:" in said
+    assert NOT_A_DEVICE in rest
+    assert process.returncode == 0
