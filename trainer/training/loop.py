@@ -109,6 +109,7 @@ class Loop:
         self._refuse_different_steps(state.step if state else 0)
         if self.devices.chief:  # not before: what another run left must not be overwritten
             self.doors.run_dir.write_config(to_yaml(self.settings))
+            self.doors.scalars.settings(dataclasses.asdict(self.settings))
             self.doors.run_dir.cut_log(state.step if state else 0)
         self._refuse_other_folder()
         if state is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.hparams import summary_v2 as hparams_summary  # its api would import tf.keras
 
 from trainer.shell.problems import TrainingFailed
 
@@ -47,7 +47,7 @@ class Scalars:
     def settings(self, values: Mapping[str, Any]) -> None:
         """Log what decides the run, for the tab HParams; settings within settings get dotted names, and send it."""
         with self._open():
-            hparams_api.hparams(flat(values))
+            hparams_summary.hparams(flat(values))
 
     def close(self) -> None:
         """Send what waits and finish the file; a later write begins another."""

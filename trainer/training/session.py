@@ -160,7 +160,6 @@ def _train(
         doors = Doors(folder, scalars, display, stopping)
         loop = Loop(settings, fed, network, devices, saver, doors)
         if devices.chief:
-            scalars.settings(dataclasses.asdict(settings))
             _show_inputs(loop)
         state = loop.fit()
         kind.finish(loop, data, slices.get(settings.test_split), state, note)
