@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import itertools
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,6 @@ from ich_tfrecords import pixels
 from ich_tfrecords.spec import ImageSpec
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.views import progress_line
-from ich_tfrecords.views.montage import shortened
 from trainer.data import subgroup_columns
 from trainer.data.dataset import EVERY, Dataset, Slices
 from trainer.data.joined import join, open_datasets
@@ -79,7 +77,7 @@ def _parser() -> command.Parser:
         help="folder for the files (default: RUN/evaluation/SPLIT, with -flip and -<data set> where those differ)",
     )  # fmt: skip
     parser.add_argument(
-        "--recalibrate", nargs="?", type=_share, const=OWN, metavar="SHARE",
+        "--recalibrate", nargs="?", type=command.part(1), const=OWN, metavar="SHARE",
         help="first fit odds, calibration and thresholds anew on the run's validation split, and keep them in the run; "
         "with a SHARE such as 0.3: fit a calibration on that share of these patients, and test it beside the run's own "
         "on the rest; nothing is kept",
@@ -89,11 +87,11 @@ def _parser() -> command.Parser:
         help=f"also measure each group: {', '.join(cohort.FACTS)}, or FILE.csv:COLUMN; repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--prevalence", type=_share, metavar="P",
+        "--prevalence", type=command.part(1), metavar="P",
         help="also say what a flag would mean where this share of the studies has a hemorrhage",
     )  # fmt: skip
     parser.add_argument(
-        "--alpha", type=_share, default=conformal.ALPHA, metavar="A",
+        "--alpha", type=command.part(1), default=conformal.ALPHA, metavar="A",
         help="part of patients that may be called wrongly: tests the promise of predict --alpha (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="average over each slice and its left-right mirror image")
@@ -102,16 +100,6 @@ def _parser() -> command.Parser:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the resampling (default: 0)")
     return parser
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no number above 0 and below 1")
-    return value
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ found again, and they may be names of people.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +18,6 @@ from ich_tfrecords import NOT_A_DEVICE
 from ich_tfrecords.dataset import series_choice
 from ich_tfrecords.storage import sources
 from ich_tfrecords.views import progress_line
-from ich_tfrecords.views.montage import shortened
 from trainer.models import model_file
 from trainer.prediction import outcome_lines, panel, picture_files
 from trainer.prediction.dicom_folder import DicomFolder, Written
@@ -112,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--series", choices=(series_choice.ALL, series_choice.BEST), help=series_choice.HELP)
     how.add_argument("--flip", action="store_true", help="mean over each slice and its left-right mirror image")
     how.add_argument(
-        "--alpha", type=_rate, metavar="A",
+        "--alpha", type=command.part(0.5), metavar="A",
         help="also call each study negative, uncertain or positive for each label, with at most this part of patients "
         "called wrongly, such as 0.05",
     )  # fmt: skip
@@ -129,13 +127,6 @@ def _parser() -> argparse.ArgumentParser:
         help="slices that the model takes at once (default: %(default)s)",
     )  # fmt: skip
     return parser
-
-
-def _rate(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) < 0.5:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no number above 0 and below 0.5")
 
 
 def _predict(args: argparse.Namespace) -> int:

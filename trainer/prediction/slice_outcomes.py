@@ -50,5 +50,5 @@ def scored(batch: Batch, about: About, say: Say) -> Outcome:
     rejects = [*batch.rejects, *(slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in bad)]
     slices = [batch.slices[row] for row in np.flatnonzero(good)]
     small = of_images(batch.images if good.all() else batch.images[good], about.shown.image)
-    mean = opinions[good].mean(axis=1)
-    return Outcome(slices, mean, rejects, batch.files, thumbnails=small, opinions=opinions[good])
+    kept = opinions[good]
+    return Outcome(slices, kept.mean(axis=1), rejects, batch.files, thumbnails=small, opinions=kept)

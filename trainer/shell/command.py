@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -68,6 +69,23 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
 
             raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no whole number from {least:,} to {most:,}")
         return int(text)
+
+    return read
+
+
+def part(below: float) -> Callable[[str], float]:
+    """Reads the value of a flag that is a number above 0 and below `below`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < below:
+            from ich_tfrecords.views.montage import shortened  # takes Pillow to import
+
+            raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no number above 0 and below {below:g}")
+        return value
 
     return read
 
