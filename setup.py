@@ -35,7 +35,12 @@ TRAIN = [
 ]
 NIFTI = ["nibabel>=5.2"]
 DICOM = ["highdicom>=0.28,<1"]  # results of prediction as DICOM
-SERVE = ["python-multipart>=0.0.34", "starlette>=1.0,<2", "uvicorn>=0.54,<1"]
+SERVE = [
+    'python-multipart>=0.0.34; python_version >= "3.11"',
+    'python-multipart>=0.0.32; python_version < "3.11"',  # the last for 3.10
+    "starlette>=1.0,<2",
+    "uvicorn>=0.54,<1",
+]
 LISTEN = [*DICOM, "dicomweb-client>=0.60", "pynetdicom>=3,<4"]  # studies by DICOM's network, results back
 FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless, and what augmentation does to slices
 ONNX = [  # export --format onnx, with a check of what it wrote
@@ -43,6 +48,7 @@ ONNX = [  # export --format onnx, with a check of what it wrote
     "onnxruntime>=1.20",
     "tf2onnx>=1.17,<2",  # the first for NumPy 2 and TensorFlow 2.21's protobuf
 ]
+MLFLOW = ["mlflow-skinny>=3,<4"]  # --set logger=mlflow; the client, and none of the server
 TEST = [
     *TRAIN,
     *NIFTI,
@@ -50,6 +56,7 @@ TEST = [
     *SERVE,
     *LISTEN,
     *ONNX,
+    *MLFLOW,
     "apache-beam[gcp]>=2.77,<3",  # stages Dataflow templates
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
@@ -107,6 +114,7 @@ setup(
         "serve": [*TRAIN, *SERVE],
         "listen": [*TRAIN, *LISTEN],
         "onnx": [*TRAIN, *ONNX],
+        "mlflow": [*TRAIN, *MLFLOW],
         "kaggle": ["kaggle>=1.6", "six"],  # 2.2 imports six without asking for it
     },
     entry_points={

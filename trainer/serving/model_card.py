@@ -15,6 +15,7 @@ from trainer.results.blend import Blend
 from trainer.results.calibration import Calibration
 from trainer.results.measures import GREATEST, unskilled
 from trainer.results.thresholds import RULES, headline
+from trainer.serving import card_front
 from trainer.serving import card_text as words
 
 RANKING = {
@@ -38,14 +39,15 @@ def card(
     slice_about: About | None = None,
     form: str = words.SAVED_MODEL,
 ) -> str:
-    """Model card in Markdown. `result`: `metrics.json` of the test split, or None where it was not evaluated.
+    """Model card in Markdown under a head in YAML. `result`: `metrics.json` of the test split, or None without one.
 
     `slice_about`: of a series model, what is known of its slice model. `form`: of the export. Raises KeyError or
     TypeError where `result` is no such thing.
     """
     spec, facts = about.spec, about.facts
-    return words.CARD.format(
-        **(_of_slices(about, form) if slice_about is None else _of_series(about, slice_about, form)),
+    of_kind = _of_slices(about, form) if slice_about is None else _of_series(about, slice_about, form)
+    return card_front.front(about, result, of_kind["title"], form) + words.CARD.format(
+        **of_kind,
         needs=words.NEEDS[form],
         not_a_device=NOT_A_DEVICE,
         name=spec.name,

@@ -10,48 +10,15 @@ import re
 import made_series
 import numpy as np
 import pytest
-from made_predictions import predictions_of
+from made_cards import FACTS, FINGERPRINT, LABELS, RSNA, SETTINGS, about, result_of
 
-from ich_tfrecords import spec
-from trainer.models.model_file import About
-from trainer.results import calibration, measures, thresholds
+from trainer.results import thresholds
 from trainer.serving import model_card
-
-RSNA = spec.load("rsna_ich")
-LABELS = RSNA.labels.names
-FINGERPRINT = "0123456789abcdef" * 4
-SETTINGS = {
-    "model": "densenet121",
-    "architecture": {"dropout": 0.1},
-    "train_split": "train",
-    "validation_split": "validation",
-    "fold": 0,
-    "folds": 0,
-}
-FACTS = {"parameters": 7_654_321, "epoch": 9, "versions": {"tensorflow": "2.21.0", "keras": "3.15.1"}}
-
-
-def about(**changes: object) -> About:
-    refused = {LABELS[1]: "no positive slice among the 12 with a known label"}
-    slope, intercept = np.array([0.5, 1, 1.25, 1, 1, 1]), np.array([0.75, 0, 0, 0, 0, 0])
-    fitted = calibration.Calibration(LABELS, np.arange(6) / 8, slope, intercept, refused)
-    chosen = {name: {"youden": 0.123456, "f1": 0.25, "even": 0.5} for name in LABELS} | {LABELS[1]: {"even": 0.5}}
-    return dataclasses.replace(About(RSNA, FINGERPRINT, SETTINGS, fitted, chosen, chosen, FACTS), **changes)
 
 
 @pytest.fixture(scope="module")
 def result() -> dict:
-    """What an evaluation of 24 patients tells; the label at 1 has no positive slice."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, (240, 6))
-    labels[:, 1] = 0
-    shown = np.clip(0.3 * labels + 0.6 * rng.random((240, 6)), 0.01, 0.99)
-    found = predictions_of(labels, shown, np.arange(240) // 10)
-    measured = measures.measure(
-        found, shown, about().thresholds, about().thresholds, dict.fromkeys(LABELS, 0.4), 100, 0
-    )
-    dataset = {"name": "rsna_ich", "version": "1.0.0", "fingerprint": FINGERPRINT}
-    return {"what": {"split": "test", "dataset": dataset, "flip": False}, "measures": measured}
+    return result_of()
 
 
 def rows(card: str, head: str) -> list[list[str]]:
@@ -67,7 +34,7 @@ def test_every_card_says_what_the_model_is_and_is_not_for(evaluated, result):
     card = model_card.card(about(), result if evaluated else None)
     for words in ("Not a medical device", "synthetic slices", "Other scanners", "single slices of 128 x 128 px"):
         assert words in card
-    assert card.startswith("# densenet121, trained on rsna_ich 1.0.0\n")
+    assert "\n---\n# densenet121, trained on rsna_ich 1.0.0\n" in card
     assert f"fingerprint `{FINGERPRINT}`, split train." in card
     assert "7,654,321 parameters, weights of epoch 9" in card
     assert "tensorflow 2.21.0, keras 3.15.1" in card
@@ -180,13 +147,14 @@ def series_card(result: dict | None = None) -> str:
 
 def test_the_card_of_a_model_of_slices_keeps_its_bytes():
     """Who exports a run again gets the card that is there."""
-    found = hashlib.sha256(model_card.card(about(), None).encode()).hexdigest()
+    _, _, below_its_head = model_card.card(about(), None).split("---\n", 2)
+    found = hashlib.sha256(below_its_head.encode()).hexdigest()
     assert found == "b0a31a6aaf71edc5a800f890c7ea57a11617fcba419d874d3442c9dcd8d0d1d9"
 
 
 def test_the_card_of_a_series_model_says_what_it_sees():
     card = series_card()
-    assert card.startswith("# series over densenet121, trained on rsna_ich 1.0.0\n")
+    assert "\n---\n# series over densenet121, trained on rsna_ich 1.0.0\n" in card
     for words in ("among its neighbours", "sees the slices of one series together, each of 128 x 128 px", "at one"):
         assert words in card
     assert "single slices of 128" not in card
