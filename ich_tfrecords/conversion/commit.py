@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from ich_tfrecords.conversion.plan import FACTS_SCHEMA, Plan, PlannedShard, planned_shards
 from ich_tfrecords.conversion.sidecar_file import Sidecar
-from ich_tfrecords.dataset import card, manifest, rejects, studies, tfds
+from ich_tfrecords.dataset import card, croissant, manifest, rejects, studies, tfds
+from ich_tfrecords.dataset.croissant import CROISSANT
 from ich_tfrecords.dataset.manifest import CARD, MANIFEST, REJECTS, SLICES, Manifest
 from ich_tfrecords.dataset.records import IDS
 from ich_tfrecords.spec import DatasetSpec
@@ -59,11 +60,11 @@ def commit(
         tfds.FEATURES: _json(tfds.features(spec)),
         CARD: card.card(done).encode(),
     }
+    tables = {SLICES: slices} | ({} if of_studies is None else {studies.STUDIES: of_studies})
+    contents |= {name: atomic.table_bytes(table) for name, table in tables.items()}
+    contents[CROISSANT] = _json(croissant.croissant(spec, slices, of_studies, contents))
     for name, content in contents.items():
         atomic.write_bytes(directory / name, content)
-    contents[SLICES] = atomic.write_table(directory / SLICES, slices)
-    if of_studies is not None:
-        contents[studies.STUDIES] = atomic.write_table(directory / studies.STUDIES, of_studies)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
     done = dataclasses.replace(done, files=digests)
     last_check()

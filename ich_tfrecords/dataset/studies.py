@@ -15,6 +15,7 @@ from ich_tfrecords.spec import LabelSpec
 STUDIES = "studies.parquet"
 KEY = "study_uid"
 READERS = "readers"
+VOTES = "_votes"  # behind a label, in the name of a column
 COUNTS = "study_labels"  # of a split, in the manifest
 
 
@@ -26,7 +27,7 @@ def table(found: Studies, labels: LabelSpec) -> pa.Table:
     if found.readers is not None and found.votes is not None:
         lacking = found.readers < 0
         columns[READERS] = pa.array(found.readers, mask=lacking)
-        columns |= {f"{name}_votes": pa.array(found.votes[:, i], mask=lacking) for i, name in enumerate(labels.names)}
+        columns |= {f"{name}{VOTES}": pa.array(found.votes[:, i], mask=lacking) for i, name in enumerate(labels.names)}
     return pa.table(columns)
 
 

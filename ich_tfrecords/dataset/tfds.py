@@ -30,11 +30,12 @@ def info(
         if values["shards"]
     ]
     head = {"name": spec.name, "version": spec.version, "fileFormat": "tfrecord", "moduleName": "ich_tfrecords"}
-    told = {"description": _description(spec), "supervisedKeys": _SUPERVISED}
+    told = {"description": description(spec), "supervisedKeys": _SUPERVISED}
     return {**head, **told, "splits": entries}
 
 
-def _description(spec: DatasetSpec) -> str:
+def description(spec: DatasetSpec) -> str:
+    """What the records hold, in a sentence."""
     image = spec.image
     windows = ", ".join(map(str, image.windows))
     return (

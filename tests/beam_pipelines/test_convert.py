@@ -328,7 +328,8 @@ def test_real_slices(real_dicom_dir, tmp_path, convert):
 def test_the_manifest_is_plain_and_complete(dataset):
     values = json.loads((dataset / manifest.MANIFEST).read_text())
     assert values["format"] == 1
-    assert set(values["files"]) == {"README.md", "dataset_info.json", "features.json", "rejects.csv", "slices.parquet"}
+    of_others = {"README.md", "croissant.json", "dataset_info.json", "features.json"}
+    assert set(values["files"]) == {*of_others, "rejects.csv", "slices.parquet"}
     assert {shard["name"] for shard in values["shards"]} == {path.name for path in dataset.glob("*.tfrecord*")}
     assert sum(split["slices"] for split in values["splits"].values()) == sum(s["slices"] for s in values["shards"])
 

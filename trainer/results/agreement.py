@@ -9,9 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ich_tfrecords.dataset.studies import KEY, READERS
-
-VOTES = "_votes"  # behind a label: how many of the readers said yes
+from ich_tfrecords.dataset.studies import KEY, READERS, VOTES
 
 
 def kappa(votes: npt.NDArray[np.int64], readers: npt.NDArray[np.int64]) -> float:

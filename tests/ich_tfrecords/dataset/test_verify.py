@@ -109,7 +109,9 @@ def test_pixels_that_do_not_fit_their_digest(dataset_copy):
     assert "the pixels do not fit their digest" in problems(dataset_copy)
 
 
-@pytest.mark.parametrize("name", ["slices.parquet", "rejects.csv", "dataset_info.json", "features.json", "README.md"])
+@pytest.mark.parametrize(
+    "name", ["slices.parquet", "rejects.csv", "dataset_info.json", "features.json", "README.md", "croissant.json"]
+)
 def test_changed_and_missing_metadata(dataset_copy, name):
     path = dataset_copy / name
     path.write_bytes(path.read_bytes() + b" ")
