@@ -44,6 +44,7 @@ from trainer.models import backbones, explain, model_file, networks
 from trainer.models.applications import APPLICATIONS, CAFFE
 from trainer.serving import saved_model
 from trainer.shell.display import Display
+from trainer.tracking.log import NoLog
 from trainer.training import assembly, checkpoints, ending, fitting, hparams, strategy
 from trainer.training.loop import Doors, Loop
 from trainer.training.run_dir import RunDir
@@ -85,7 +86,9 @@ def trained(folder: Path, settings: hparams.HParams, data: Dataset, devices: Dev
     identity = {"settings": dataclasses.asdict(settings), "fingerprint": data.manifest.fingerprint}
     saver = Saver(run_dir.checkpoints, network.model.variables, network.update.state, identity, 3, True)
     display = Display(io.StringIO(), settings.epochs, fed.plan.steps, settings.batch_size)
-    loop = Loop(settings, fed, network, devices, saver, Doors(run_dir, Scalars(str(folder / "tb")), display, _never))
+    loop = Loop(
+        settings, fed, network, devices, saver, Doors(run_dir, Scalars(str(folder / "tb")), NoLog(), display, _never)
+    )
     loop.fit()
     return loop
 

@@ -42,6 +42,7 @@ from benchmarks.made_dataset import make_dataset
 from benchmarks.peak import peak_bytes
 from trainer.data.dataset import open_dataset
 from trainer.shell.display import Display
+from trainer.tracking.log import NoLog
 from trainer.training import assembly, hparams, losses, optimizers, steps, strategy
 from trainer.training.loop import Doors, Loop
 from trainer.training.run_dir import RunDir
@@ -100,7 +101,7 @@ def make_loop(folder: Path, settings: hparams.HParams) -> TimedLoop:
     run_dir.create()
     saver = Saver(run_dir.checkpoints, network.model.variables, network.update.state, {}, 3, True)
     display = Display(io.StringIO(), settings.epochs, fed.plan.steps, settings.batch_size)
-    doors = Doors(run_dir, Scalars(run_dir.tensorboard), display, lambda: False)
+    doors = Doors(run_dir, Scalars(run_dir.tensorboard), NoLog(), display, lambda: False)
     return TimedLoop(settings, fed, network, devices, saver, doors)
 
 

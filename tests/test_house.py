@@ -40,10 +40,11 @@ LIBRARY = {
 }
 TRAINER = {
     "shell": ("", "keras tensorflow yaml"),
+    "tracking": ("shell", "mlflow"),
     "data": ("shell", "numpy numba pyarrow google_crc32c tensorflow"),
     "results": ("shell data", "numpy pyarrow scipy sklearn"),
     "models": ("shell data results", "numpy h5py keras tensorflow"),
-    "training": ("shell data results models", "numpy pyarrow PIL yaml sklearn keras tensorflow tensorboard"),
+    "training": ("shell tracking data results models", "numpy pyarrow PIL yaml sklearn keras tensorflow tensorboard"),
     "classical": ("shell data results models training", "numpy sklearn keras"),
     "series": ("shell data results models training", "numpy keras tensorflow"),
     "serving": (

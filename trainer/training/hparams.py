@@ -19,6 +19,7 @@ from trainer.models import windows
 from trainer.models.applications import APPLICATIONS, STEMS
 from trainer.shell.problems import WrongUse, hint
 from trainer.shell.setting_values import nested, require, typed
+from trainer.tracking.log import LOGGERS
 
 SERIES = "series"  # the model that sees a slice among its neighbours
 OWN_CONFIG = ("cnn", "densenet121", "xception", SERIES)
@@ -92,6 +93,7 @@ class HParams:
     wait_minutes: float
     checkpoint_minutes: float
     keep: int
+    logger: str
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -112,6 +114,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "precision": PRECISIONS,
     "strategy": STRATEGIES,
     "augment_on": PLACES,
+    "logger": LOGGERS,
 }
 _INF = float("inf")
 _RANGES: dict[str, tuple[float, float]] = {
@@ -255,6 +258,7 @@ FREE_ON_RESUME = frozenset(
         "wait_minutes",
         "checkpoint_minutes",
         "keep",
+        "logger",
     ]
 )
 

@@ -16,13 +16,14 @@ from trainer.data.input_pipeline import EpochPlan
 from trainer.results.joint import Odds
 from trainer.shell.display import Display
 from trainer.shell.problems import Stopped, TrainingFailed, WrongUse
+from trainer.tracking.log import Log
 from trainer.training import evaluation, optimizers, steps
 from trainer.training.hparams import HParams, to_yaml
 from trainer.training.metrics import Scores
 from trainer.training.pace import Pace
 from trainer.training.run_dir import RunDir
 from trainer.training.saver import Saver
-from trainer.training.scalars import Scalars
+from trainer.training.scalars import Scalars, flat
 from trainer.training.state import State, has_value, means
 from trainer.training.steps import Objective, Update
 from trainer.training.strategy import Devices
@@ -69,6 +70,7 @@ class Doors:
 
     run_dir: RunDir
     scalars: Scalars
+    tracker: Log
     display: Display
     stopping: Callable[[], bool]
 
@@ -110,6 +112,7 @@ class Loop:
         if self.devices.chief:  # not before: what another run left must not be overwritten
             self.doors.run_dir.write_config(to_yaml(self.settings))
             self.doors.scalars.settings(dataclasses.asdict(self.settings))
+            self.doors.tracker.settings(flat(dataclasses.asdict(self.settings)))
             self.doors.run_dir.cut_log(state.step if state else 0)
         self._refuse_other_folder()
         if state is not None:
@@ -277,14 +280,19 @@ class Loop:
         entry |= {"loss_scale": optimizers.loss_scale(self.network.update.optimizer)}
         entry |= {"images_per_s": self.data.slices_a_step / seconds} if seconds else {}
         self._log(entry)
-        self.doors.scalars.write(self.state.step, {f"step/{key}": entry[key] for key in entry if key not in _PLACE})
+        self._show({f"step/{key}": entry[key] for key in entry if key not in _PLACE})
 
     def _report_epoch(self, row: Mapping[str, float]) -> None:
         self.doors.display.epoch_done(row)
         if self.devices.chief:
             self.doors.run_dir.write_history(self.state.rows)
             self._log(row)
-            self.doors.scalars.write(self.state.step, {key: row[key] for key in row if key not in _PLACE})
+            self._show({key: row[key] for key in row if key not in _PLACE})
+
+    def _show(self, values: Mapping[str, float]) -> None:
+        """To TensorBoard and the tracker, at the step where the run is."""
+        self.doors.scalars.write(self.state.step, values)
+        self.doors.tracker.write(self.state.step, values)
 
     def _log(self, entry: Mapping[str, float]) -> None:
         """A line of metrics.jsonl, with the seconds since the line before: their sum is the time of the run."""

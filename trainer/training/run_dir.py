@@ -1,7 +1,7 @@
 """The folder of a training run: what is written there, under which names, and so that a resumed run fits on.
 
 `config.yaml` `history.csv` `metrics.jsonl` `result.json` `inputs.png` `lock`, and the folders `checkpoints`,
-`tensorboard` and `export`; later commands add `evaluation` and `vectors`.
+`tensorboard` and `export`; `tracking` adds `mlflow.json`, later commands `evaluation` and `vectors`.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from trainer.data.dataset import Dataset, Slices
 from trainer.shell import vertex, waiting
 from trainer.shell.display import Display
 from trainer.shell.problems import TrainingFailed, closed_after
+from trainer.tracking import log
 from trainer.training import assembly, ending, input_page, strategy
 from trainer.training.hparams import HParams, to_yaml
 from trainer.training.loop import Data, Doors, Loop, Network
@@ -44,6 +45,8 @@ def run(
     """
     place = vertex.cluster(environ)
     chief, workers = place.is_chief, place.workers
+    if chief:
+        log.check(settings.logger, environ)
     slices = assembly.splits(data, settings)
     folder = _run_dir(settings, job_dir, environ)
     if chief:
@@ -60,7 +63,9 @@ def run(
             devices = strategy.prepare(settings, environ)
             signals.listen()  # again: TensorFlow took them when it started several workers
             note(f"devices: {devices.text}")
-            _train(settings, data, slices, devices, folder, signals, note, kind)
+            tracker = log.of_run(settings.logger if chief else log.NONE, environ, folder.path, note)
+            with log.ended(tracker):
+                _train(settings, data, slices, devices, folder, tracker, signals, note, kind)
 
 
 class Kind(Protocol):
@@ -134,6 +139,7 @@ def _train(
     slices: Mapping[str, Slices],
     devices: Devices,
     folder: RunDir,
+    tracker: log.Log,
     stopping: Callable[[], bool],
     note: Callable[[str], None],
     kind: Kind,
@@ -157,7 +163,7 @@ def _train(
     display = Display(stream, settings.epochs, fed.plan.steps, fed.slices_a_step)
     scalars = Scalars(folder.tensorboard)
     with closed_after(scalars), contextlib.closing(display):
-        doors = Doors(folder, scalars, display, stopping)
+        doors = Doors(folder, scalars, tracker, display, stopping)
         loop = Loop(settings, fed, network, devices, saver, doors)
         if devices.chief:
             _show_inputs(loop)
