@@ -116,8 +116,7 @@ def _serve(args: argparse.Namespace) -> int:
         made = app.application(spooled, known, limits, token, server.hosts(args.host))
         worker.start()
         ending.callback(worker.stop)
-        _tell(args, listener.getsockname()[1])
-        server.run(made, listener)
+        server.run(made, listener, lambda: _tell(args, listener.getsockname()[1]))
     return 0
 
 

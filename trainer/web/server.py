@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import h11
 import uvicorn
@@ -70,7 +70,18 @@ class PatientProtocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Ends well at SIGTERM; at SIGINT the command is told, once all is closed."""
+    """Ends well at SIGTERM; at SIGINT the command is told, once all is closed.
+
+    `begun` is called once it answers, and hears both signals.
+    """
+
+    def __init__(self, config: uvicorn.Config, begun: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._begun = begun
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._begun()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -125,6 +136,6 @@ def config(app: ASGIApp) -> uvicorn.Config:
     )  # fmt: skip
 
 
-def run(app: ASGIApp, listener: socket.socket) -> None:
-    """Serve until SIGTERM; raises `KeyboardInterrupt` after SIGINT."""
-    _Server(config(app)).run([listener])
+def run(app: ASGIApp, listener: socket.socket, begun: Callable[[], None]) -> None:
+    """Serve until SIGTERM; raises `KeyboardInterrupt` after SIGINT. `begun` is called once it answers."""
+    _Server(config(app), begun).run([listener])

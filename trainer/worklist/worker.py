@@ -65,7 +65,7 @@ class Worker:
         self._spool, self._dicom, self._ended = spool, dicom, ended
         self._given = (str(model), how)
         self._woken, self._stopping = threading.Event(), threading.Event()
-        self._asking = threading.Lock()
+        self._asking, self._beginning = threading.Lock(), threading.Lock()
         self._thread = threading.Thread(target=self._work, name="worklist", daemon=True)
         self.fault = ""
 
@@ -102,13 +102,17 @@ class Worker:
         return MapOnSlice(*found)
 
     def _begin_process(self) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._jobs, jobs = spawn.Pipe()
-        self._asks, asks = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(*self._given, jobs, asks), name="model", daemon=True)
-        self._process.start()
-        jobs.close()
-        asks.close()
+        """Begin a process and wait until it has the model; nothing once the worker was told to end."""
+        with self._beginning:  # or it would begin after `stop` has ended the one before
+            if self._stopping.is_set():
+                return
+            spawn = multiprocessing.get_context("spawn")
+            self._jobs, jobs = spawn.Pipe()
+            self._asks, asks = spawn.Pipe()
+            self._process = spawn.Process(target=_serve, args=(*self._given, jobs, asks), name="model", daemon=True)
+            self._process.start()
+            jobs.close()
+            asks.close()
         try:
             word, text = self._jobs.recv()
         except EOFError:
@@ -118,7 +122,8 @@ class Worker:
             raise WorkFailed(text)
 
     def _end_process(self) -> None:
-        self._process.kill()  # what it was writing is made anew
+        with self._beginning:
+            self._process.kill()  # what it was writing is made anew
         self._process.join()
 
     def _work(self) -> None:
@@ -160,7 +165,8 @@ class Worker:
         try:
             self._begin_process()
         except TrainerError as error:
-            self.fault = str(error)
+            if not self._stopping.is_set():
+                self.fault = str(error)
 
     def _how_it_ended(self) -> str:
         code = self._process.exitcode or 0

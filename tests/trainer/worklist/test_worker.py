@@ -14,6 +14,7 @@ import pytest
 from trainer import predict
 from trainer.shell.problems import WorkFailed, WrongUse
 from trainer.worklist import spool
+from trainer.worklist import worker as worker_module
 from trainer.worklist.reading import How
 from trainer.worklist.spool import Entry, Spool
 from trainer.worklist.worker import Worker
@@ -55,6 +56,15 @@ def working(where, export):
     worker.start()
     yield worker, ended
     worker.stop()
+
+
+def test_no_process_begins_once_it_was_told_to_end(where, tmp_path, monkeypatch):
+    """Its thread may be on the way to another process at that moment, and nobody would end that one."""
+    worker = Worker(where, tmp_path, How(), dicom=False)
+    worker._stopping.set()
+    monkeypatch.setattr(worker_module.multiprocessing, "get_context", lambda way: pytest.fail("it begins"))
+    worker._begin_again()
+    assert worker.fault == ""
 
 
 def test_entries_are_read_as_predict_reads_them_and_a_bad_one_ends_nothing(
