@@ -83,7 +83,7 @@ lint: $(VENV)/.test
 
 # halves of the tests in their order, so that what the tests of a file share is mostly made once
 test: lint
-	$(RUN) pytest -n 2 --dist worksteal
+	$(RUN) pytest -n 2 --dist worksteal --durations 60
 
 test-environment: $(VENV)/.test
 
