@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import venv
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ich_tfrecords import NOT_A_DEVICE
 pytestmark = [pytest.mark.slow, pytest.mark.fetches]
 
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
-INSTALL_S = 1200
+INSTALL_S, BEGINS_S, ENDS_S = 1200, 300, 60
 
 
 class Bare:
@@ -71,6 +72,11 @@ def test_onnx(wheel, blob_run, tmp_path):
         assert "probabilities" in bare.run("-I", "-c", code)
 
 
+def test_mlflow(wheel, tmp_path):
+    with Bare(tmp_path, wheel, "mlflow") as bare:
+        bare.run("-c", "from trainer.tracking import mlflow_log; mlflow_log._client('http://127.0.0.1:9')")
+
+
 def test_dicom(wheel, export, synthetic_set, tmp_path):
     asked = ("--model", export.parent, "--input", synthetic_set.output / "stage_2_test", "--output", "predicted")
     with Bare(tmp_path, wheel, "dicom") as bare:
@@ -87,11 +93,17 @@ def test_what_waits_for_others(wheel, export, tmp_path, extra):
         asked = [str(word) for word in (bare.folder / "venv" / "bin" / "python", *words)]
         with subprocess.Popen(asked, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
+            late = threading.Timer(BEGINS_S, process.kill)  # or a silent one would be waited for without an end
+            late.start()
             said = []
-            while not said or NOT_A_DEVICE not in said[-1]:
-                said.append(process.stdout.readline())
-                assert said[-1], said  # it ended
-            process.terminate()
-            process.wait(60)
+            try:
+                while not said or NOT_A_DEVICE not in said[-1]:  # the last line that it says, and flushed with it all
+                    said.append(process.stdout.readline())
+                    assert said[-1], said  # it ended
+                process.terminate()
+                process.wait(ENDS_S)
+            finally:
+                late.cancel()
+                process.kill()
     assert "127.0.0.1:" in "".join(said)
     assert process.returncode == 0
