@@ -42,6 +42,7 @@ TRAINER = {
     "shell": ("", "keras tensorflow yaml"),
     "data": ("shell", "numpy numba pyarrow google_crc32c tensorflow"),
     "results": ("shell data", "numpy pyarrow scipy sklearn"),
+    "trust": ("shell data results", "numpy pyarrow"),
     "models": ("shell data results", "numpy h5py keras tensorflow"),
     "training": ("shell data results models", "numpy pyarrow PIL yaml sklearn keras tensorflow tensorboard"),
     "classical": ("shell data results models training", "numpy sklearn keras"),
