@@ -1,0 +1,73 @@
+"""`scope.npz`, beside a model: its `Scope`. One function writes it, one reads it."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ich_tfrecords.storage import atomic
+from trainer.shell.problems import WrongUse
+from trainer.trust import measure
+from trainer.trust.portraits import SCHEMA
+from trainer.trust.scope import Scope
+
+NAME = "scope.npz"
+FORMAT = 1
+
+
+def write(folder: Path, scope: Scope) -> Path:
+    """Path of the file, put into a folder whole or not at all. Raises `OSError`."""
+    head = json.dumps({"format": FORMAT, "weights": scope.weights}).encode()
+    tables = {name: _bytes(table) for name, table in (("training", scope.training), ("validation", scope.validation))}
+    parts: dict[str, Any] = {"head": np.frombuffer(head, np.uint8), "patients": scope.patients, **tables}
+    parts |= {**scope.vectors.to_arrays("vectors"), **scope.grey.to_arrays("grey")}
+    file = io.BytesIO()
+    np.savez(file, **parts)
+    atomic.write_bytes(folder / NAME, file.getvalue())
+    return folder / NAME
+
+
+def read(folder: Path, weights: str) -> Scope | None:
+    """The scope of the model in a folder, whose file has the sha256 `weights`; None where there is none of it.
+
+    Raises `WrongUse` where it is damaged.
+    """
+    path = folder / NAME
+    try:
+        with np.load(path) as arrays:
+            head = json.loads(bytes(arrays["head"]))
+            if head["format"] != FORMAT:
+                raise ValueError(f"this version reads format {FORMAT}")
+            if head["weights"] != weights:
+                return None
+            measures = (measure.of_arrays(arrays, "vectors"), measure.of_arrays(arrays, "grey"))
+            tables = (_table(arrays["training"]), _table(arrays["validation"]))
+            patients = np.asarray(arrays["patients"], np.int64)
+            if len(patients) != len(tables[1]):
+                raise ValueError("its parts have different sizes")
+            return Scope(weights, *measures, *tables, patients)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowException, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise WrongUse(f"cannot use {path} ({reason}); remove it, and nothing is said of scope") from error
+
+
+def _bytes(table: pa.Table) -> np.ndarray:
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def _table(data: np.ndarray) -> pa.Table:
+    table = pq.read_table(pa.BufferReader(data.tobytes()))
+    if not table.schema.equals(SCHEMA):
+        raise ValueError("it holds portraits of another kind")
+    return table
