@@ -44,7 +44,7 @@ the patients that it held out. The test split is not judged.
 Written to DIR:
   {SUSPECTS}        all suspects, worst first, with the reasons
   {FIXES}  those that the model is sure of and no neighbour in the series
-                   speaks for, as convert --label_fixes takes them
+                   bears ('any' follows from the kinds), as convert --label_fixes takes them
   {PAGE}       the worst hundred with their neighbours, to look at
 
 {LOOK}
@@ -250,7 +250,7 @@ def _write(
 
     names, ranked = data.manifest.spec.labels.names, found.ranked()
     clear = [(row, label) for row, label in ranked.tolist() if found.clear[row, label]][:most]
-    fixed = suspects.corrections(pool.labels, clear, any_label)
+    fixed = suspects.corrections(pool.labels, clear, found.suspect, any_label)
     uids, studies = pool.table["sop_uid"].to_pylist(), pool.table["study_uid"].to_pylist()
     told = {(row, label) for row, label, _ in fixed}
 

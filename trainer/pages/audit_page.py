@@ -19,7 +19,7 @@ from ich_tfrecords.views.montage import ACCENT, BACKGROUND, shortened
 
 TEMPLATES = "trainer.pages"
 SHOWN = 100  # suspects
-PANEL_PX, GAP_PX, RING_PX = 120, 4, 3
+PANEL_PX, GAP_PX, RING_PX = 100, 4, 3
 QUALITY = 85  # of JPEG
 UID_LETTERS = 64
 HEAD = ("label", "judged", "surely 1, given 0", "surely 0, given 1", "suspects", "clear ones")

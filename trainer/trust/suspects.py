@@ -206,24 +206,35 @@ def _contradicts(labels: Int8, any_label: int) -> Bools:
     return found
 
 
-def corrections(labels: Int8, chosen: Sequence[tuple[int, int]], any_label: int) -> list[tuple[int, int, int]]:
-    """Slice, label and new value of what turns the `chosen` labels (slice, label) round and leaves `any` in order.
+def corrections(
+    labels: Int8, chosen: Sequence[tuple[int, int]], doubted: Bools, any_label: int
+) -> list[tuple[int, int, int]]:
+    """Slice, label and new value of what turns `chosen` labels (slice, label) round and leaves `any` in order.
 
-    In the order of `chosen`. An `any` that turns 0 takes its kinds along; one that would turn 1 without a kind, and one
-    that turns 0 while a kind turns 1, is left out: which kind it is a person has to say.
+    Slices in the order of `chosen`. Kinds decide, and `any` follows with a row of its own. A slice whose last kind
+    would fall is left out unless its `any` is `doubted` (bool [n, L]) too: perhaps it is another kind, which a person
+    has to say.
     """
-    turned = dict.fromkeys(chosen)
-    found: dict[tuple[int, int], int] = {}
-    kinds = [label for label in range(labels.shape[1]) if label != any_label]
-    for row, label in turned:
-        value = 1 - int(labels[row, label])
-        risen = [kind for kind in kinds if (row, kind) in turned and labels[row, kind] == 0]
-        if kinds and label == any_label:
-            if (value == 1) != bool(risen):
-                continue
-            if value == 0:
-                found |= {(row, kind): 0 for kind in kinds if labels[row, kind] == 1}
-        elif value == 1 and (row, any_label) in turned and labels[row, any_label] == 1:
-            continue
-        found.setdefault((row, label), value)
-    return [(row, label, value) for (row, label), value in found.items()]
+    turned: dict[int, list[int]] = {}
+    for row, label in chosen:
+        turned.setdefault(row, []).append(label)
+    return [fix for row, own in turned.items() for fix in _of_slice(row, own, labels[row], doubted[row], any_label)]
+
+
+def _of_slice(row: int, own: list[int], given: Int8, doubted: Bools, any_label: int) -> list[tuple[int, int, int]]:
+    if len(given) == 1:
+        return [(row, any_label, 1 - int(given[any_label]))]
+    after = given.copy()
+    falls = [label for label in own if label != any_label]
+    after[falls] = 1 - given[falls]
+    kinds = np.delete(after, any_label)
+    if (kinds == 1).any():
+        after[any_label] = 1
+    elif (kinds == 0).all():
+        after[any_label] = 0
+    elif any_label in own:  # what its kinds are nobody knows
+        after[any_label] = 1 - given[any_label]
+    if after[any_label] == 0 and given[any_label] == 1 and not doubted[any_label]:
+        return []
+    order = [any_label, *(label for label in range(len(given)) if label != any_label)]
+    return [(row, label, int(after[label])) for label in order if after[label] != given[label]]

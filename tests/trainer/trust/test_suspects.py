@@ -149,15 +149,21 @@ def test_any_without_a_kind_contradicts():
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [
-        ([(0, 1)], [(0, 1, 1)]),
-        ([(1, 0)], [(1, 1, 0), (1, 0, 0)]),  # any that turns 0 takes its kinds along
-        ([(0, 0)], []),  # any without a kind: which one it is nobody knows
+        ([(0, 1)], [(0, 0, 1), (0, 1, 1)]),  # any follows
+        ([(1, 1)], [(1, 0, 0), (1, 1, 0)]),  # of the last kind, where any is in doubt too
+        ([(2, 1)], []),  # where it is not: perhaps another kind
+        ([(2, 1), (2, 2)], [(2, 1, 0), (2, 2, 1)]),
+        ([(0, 0), (1, 0)], []),  # any without its kinds: which ones nobody knows
         ([(0, 0), (0, 2)], [(0, 0, 1), (0, 2, 1)]),
-        ([(1, 0), (1, 2)], []),  # any 0 and another kind 1
-        ([(1, 1), (1, 2)], [(1, 1, 0), (1, 2, 1)]),
-        ([(1, 0), (1, 1)], [(1, 1, 0), (1, 0, 0)]),
+        ([(3, 0)], [(3, 0, 0)]),  # kinds that are not known say nothing
+        ([(2, 2), (1, 1)], [(2, 2, 1), (1, 0, 0), (1, 1, 0)]),
     ],
 )
 def test_corrections_leave_any_in_order(chosen, expected):
-    labels = np.array([[0, 0, 0], [1, 1, 0]], np.int8)
-    assert suspects.corrections(labels, chosen, 0) == expected
+    labels = np.array([[0, 0, 0], [1, 1, 0], [1, 1, 0], [1, -1, 0]], np.int8)
+    doubted = np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0], [1, 0, 0]], bool)
+    assert suspects.corrections(labels, chosen, doubted, 0) == expected
+
+
+def test_corrections_of_one_label_alone():
+    assert suspects.corrections(np.array([[0], [1]], np.int8), [(1, 0)], np.ones((2, 1), bool), 0) == [(1, 0, 0)]
