@@ -43,8 +43,8 @@ the patients that it held out. The test split is not judged.
 
 Written to DIR:
   {SUSPECTS}        all suspects, worst first, with the reasons
-  {FIXES}  those that the model is sure of and no neighbour in the series
-                   bears ('any' follows from the kinds), as convert --label_fixes takes them
+  {FIXES}  those that the model is sure of and that all neighbours in the
+                   series contradict, as convert --label_fixes takes them
   {PAGE}       the worst hundred with their neighbours, to look at
 
 {LOOK}

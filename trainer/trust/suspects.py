@@ -59,8 +59,11 @@ class Judged:
 
     @property
     def clear(self) -> Bools:
-        """Suspects that pass the rule of corrections: confident, and no neighbour bears the given value."""
-        return self.suspect & self.confident & ~self.with_it
+        """Suspects that pass the rule of corrections: confident, and neighbours or copies bear the other value alone.
+
+        A model by itself, which may be a weak one, corrects nothing.
+        """
+        return self.suspect & self.confident & (self.against | (self.copied & ~self.with_it))
 
 
 def beside(series: Int64, place: Int64) -> Int64:

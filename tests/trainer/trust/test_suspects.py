@@ -48,6 +48,7 @@ def test_turned_labels_stand_in_front_and_neighbours_bring_them_there(seed):
     with_series, alone = judged(labels, chances, neighbours, any_label=1), judged(labels, chances, any_label=1)
     assert found_first(with_series, turned) > 0.9
     assert found_first(with_series, turned) > found_first(alone, turned) + 0.05
+    assert not alone.clear.any()  # a model by itself proposes nothing
     clear = with_series.clear
     assert turned[clear].mean() > 0.95  # what is proposed is right, though nobody looked
     assert clear[turned].mean() > 0.6
