@@ -58,6 +58,7 @@ TEST = [
     *ONNX,
     *MLFLOW,
     "apache-beam[gcp]>=2.77,<3",  # stages Dataflow templates
+    "cleanlab>=2.9",  # what trainer.trust.suspects is held against
     "dask[distributed]>=2024.8",
     "gcp-storage-emulator>=2022.6",
     "httpx>=0.27",  # asks the server of uploads
@@ -125,6 +126,7 @@ setup(
             "ich-train=trainer.task:main",
             "ich-evaluate=trainer.evaluate:main",
             "ich-compare=trainer.compare:main",
+            "ich-audit=trainer.audit:main",
             "ich-embed=trainer.embed:main",
             "ich-classify=trainer.classify:main",
             "ich-predict=trainer.predict:main",

@@ -32,6 +32,7 @@ from ich_tfrecords.dataset import card, manifest, records, series_choice, splits
 from ich_tfrecords.dataset.manifest import Manifest
 from ich_tfrecords.labels import csv_file
 from ich_tfrecords.labels.csv_file import LabelError
+from ich_tfrecords.labels.fixes import Fixes
 from ich_tfrecords.labels.table import LabelTable
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import buckets, file_lock, packed, sources
@@ -104,6 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         "none: labels are unknown (-1)",
     )  # fmt: skip
     what.add_argument(
+        "--label_fixes", type=any_path, metavar="CSV",
+        help="corrections of single slices: sop_uid,label,value, as trainer.audit proposes; 'any' follows",
+    )  # fmt: skip
+    what.add_argument(
         csv_file.MAY_MISS, action="store_true",
         help="labels that the files leave open are unknown (-1): blank or -1 in a cell, a missing row or column",
     )  # fmt: skip
@@ -128,12 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     where = parser.add_argument_group("where")
     where.add_argument(
-        "--output",
-        type=any_path,
-        required=True,
-        metavar="DIR",
+        "--output", type=any_path, required=True, metavar="DIR",
         help="new, empty or unfinished folder, here or on gs://",
-    )
+    )  # fmt: skip
     where.add_argument("--runner", metavar="NAME", help="Beam runner (default: this machine, chosen by input size)")
     return parser
 
@@ -165,6 +167,7 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     _tell(packed.unread(listing.ignored))
     with clock.stage("labels"):
         tables, label_facts = inputs.labels_given(args.labels, args.labels_may_miss, listing, data_spec.labels, key)
+        fixes = inputs.label_fixes(args, data_spec.labels)
         if not args.labels_may_miss:
             inputs.check_stems(listing, tables, args.max_reject_fraction, data_spec.accept)
     label_notes = [note for table in tables for note in table.notes()]
@@ -177,6 +180,8 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
     }
     if args.series:  # what is not asked for does not name the data set, as in those from before there was a choice
         made_from["series"] = args.series
+    if fixes:
+        made_from["label_fixes"] = fixes.facts()
     identity = Identity(data_spec, made_from)
     if (args.output / manifest.MANIFEST).exists():
         return _already_done(args.output, identity)
@@ -188,7 +193,7 @@ def run(args: argparse.Namespace, options: PipelineOptions) -> Manifest:
         with clock.stage("index"):
             parts = job.begin_index(work, listing.table)
         del listing  # workers read its parts; the launcher stays small
-        return _convert(args, options, work, identity, key, tables, parts, clock, lock)
+        return _convert(args, options, work, identity, key, tables, fixes, parts, clock, lock)
 
 
 def _already_done(output: AnyPath, identity: Identity) -> Manifest:
@@ -219,6 +224,7 @@ def _convert(
     identity: Identity,
     key: PatientKey,
     tables: list[LabelTable],
+    fixes: Fixes | None,
     parts: dict[int, pa.Table],
     clock: _Clock,
     lock: job.Lock,
@@ -231,7 +237,7 @@ def _convert(
             _tell(steps.prepare_decoding(tally))
     with clock.stage("plan"):
         mode = args.series or series_choice.TOLD
-        planned = plan.build_plan(job.joined(parts), tables, identity.spec, args.labels_may_miss, mode)
+        planned = plan.build_plan(job.joined(parts), tables, identity.spec, args.labels_may_miss, mode, fixes)
         for note in [*planned.notes, reject_limit.by_nature(planned.rejects)]:
             _tell(note)
         reject_limit.check(plan.foreseen(planned), planned.indexed, args.max_reject_fraction)

@@ -27,6 +27,7 @@ from ich_tfrecords.conversion.patient_key import PatientKey
 from ich_tfrecords.dataset import splits
 from ich_tfrecords.labels import join
 from ich_tfrecords.labels.csv_file import MAY_MISS
+from ich_tfrecords.labels.fixes import Fixes, read_fixes
 from ich_tfrecords.labels.table import LabelTable, read_labels
 from ich_tfrecords.storage import folder_walk, sources
 from ich_tfrecords.storage.bucket_path import AnyPath, any_path, is_bucket
@@ -128,6 +129,20 @@ def labels_given(
     return list(tables), facts | ({"may_miss": True} if may_miss else {})
 
 
+def label_fixes(args: argparse.Namespace, label_spec: spec.LabelSpec) -> Fixes | None:
+    """The corrections of `--label_fixes`. Raises `LabelError`, `WrongUse`, `OSError`."""
+    if args.label_fixes is None:
+        return None
+    if NO_LABELS in args.labels:
+        raise WrongUse(f"--label_fixes corrects labels, and --labels {NO_LABELS} gives none; name the label files too")
+    path = args.label_fixes
+    try:
+        data = path.read_bytes() if isinstance(path, Path) else _object_bytes(str(path), "--label_fixes")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise WrongUse(f"--label_fixes {path}: {(error.strerror or 'no such file').lower()}; check the path") from error
+    return read_fixes(data, str(path), label_spec)
+
+
 def _labels_of(
     name: str,
     listing: sources.Listing,
@@ -141,16 +156,16 @@ def _labels_of(
         table = read_labels(path, label_spec, None, patient_key, may_miss)
         with path.open("rb") as file:
             return table, _sha256(file)
-    data, shown = (_object_bytes(name), name) if is_bucket(name) else _zipped_labels(name, listing)
+    data, shown = (_object_bytes(name, "--labels"), name) if is_bucket(name) else _zipped_labels(name, listing)
     table = read_labels(io.BytesIO(data), label_spec, shown, patient_key, may_miss)
     return table, _sha256(io.BytesIO(data))
 
 
-def _object_bytes(name: str) -> bytes:
+def _object_bytes(name: str, flag: str) -> bytes:
     try:
         return any_path(name).read_bytes()
     except (ValueError, FileNotFoundError) as error:
-        raise WrongUse(f"--labels {name}: no such object; check the name") from error
+        raise WrongUse(f"{flag} {name}: no such object; check the name") from error
 
 
 def _zipped_labels(name: str, listing: sources.Listing) -> tuple[bytes, str]:

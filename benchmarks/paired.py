@@ -45,12 +45,17 @@ def trained(job_dir: Path, settings: str) -> Path:
     return job_dir
 
 
-def compared(seeds: int, arms: Callable[[int], Mapping[str, Path]], output: Path | None) -> int:
-    """Print a line a seed, of the two runs that `arms` gives; 0 where the second has the lower loss in each, else 1."""
+def compared(
+    seeds: int, arms: Callable[[int], Mapping[str, Path]], output: Path | None, evaluation: str = "test"
+) -> int:
+    """Print a line a seed, of the two runs that `arms` gives; 0 where the second has the lower loss in each, else 1.
+
+    `evaluation`: name of its folder in the run.
+    """
     found = {}
     for seed in range(seeds):
         runs = arms(seed)
-        said = [predictions.read(evaluated.folder(one, "test") / evaluated.PREDICTIONS) for one in runs.values()]
+        said = [predictions.read(evaluated.folder(one, evaluation) / evaluated.PREDICTIONS) for one in runs.values()]
         first, second = (losses(one).sum(1)[np.argsort(one.ids["sop_uid"].to_pylist())] for one in said)
         patients = said[0].patients[np.argsort(said[0].ids["sop_uid"].to_pylist())]
         difference = second - first

@@ -59,7 +59,7 @@ TRAINER = {
         "shell data results trust models series",
         "numpy pyarrow PIL matplotlib isal google_crc32c keras tensorflow pydicom highdicom",
     ),
-    "pages": ("results trust models training prediction", "numpy matplotlib"),
+    "pages": ("results trust models training prediction", "numpy matplotlib PIL"),
     "worklist": ("shell results models prediction pages", "numpy pyarrow keras tensorflow"),
     "web": (
         "shell trust models prediction worklist",
@@ -69,6 +69,7 @@ TRAINER = {
     "task": ("shell data training series", ""),
     "evaluate": ("shell data results models training series pages", "numpy"),
     "compare": ("shell results training pages", ""),
+    "audit": ("shell data results trust models training series pages", "numpy pyarrow"),
     "embed": ("shell data models training", ""),
     "classify": ("shell data models classical", ""),
     "predict": ("shell models prediction worklist", ""),

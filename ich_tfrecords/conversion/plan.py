@@ -19,6 +19,7 @@ from ich_tfrecords.conversion import group_notes, series_table
 from ich_tfrecords.dataset import records, rejects, repeats, series_choice, shards, splits, studies
 from ich_tfrecords.dataset.records import IDS
 from ich_tfrecords.labels import follow, join
+from ich_tfrecords.labels.fixes import Fixes
 from ich_tfrecords.labels.join import Joined
 from ich_tfrecords.labels.table import LabelTable, stratum_indices
 from ich_tfrecords.spec import DatasetSpec
@@ -101,11 +102,13 @@ def build_plan(
     spec: DatasetSpec,
     may_miss: bool = False,
     series: str = series_choice.TOLD,
+    fixes: Fixes | None = None,
 ) -> Plan:
     """Plan of an index (`INDEX_SCHEMA`). The order of its rows does not matter.
 
     Without `labels` the slices carry unknown ones (-1), and where labels `may_miss`, so do slices that no table speaks
-    of. `series`: which ones are read, a mode of `series_choice`. Raises `PlanError`, `SubsetError`, `LabelError`.
+    of. `series`: which ones are read, a mode of `series_choice`. `fixes`: of what `labels` say. Raises `PlanError`,
+    `SubsetError`, `LabelError`.
     """
     (readable, unreadable), indexed = _readable(index), index.num_rows
     del index  # the largest table; whoever gave it away keeps no name for it either
@@ -115,7 +118,7 @@ def build_plan(
     usable, copies, conflicts = _parted(readable.append_column("group", pa.array(groups.of_row)))
     del readable
     usable = _with_order(usable)
-    joined, of_studies = _joined(usable, labels, spec, may_miss)
+    joined, of_studies = _joined(usable, labels, spec, may_miss, fixes)
     chosen = series_table.choose(usable, joined.known, series)
     notes += chosen.notes
     usable, values, unlabelled = _labelled(usable, joined, chosen.left)
@@ -264,13 +267,13 @@ def _with_order(usable: pa.Table) -> pa.Table:
 
 
 def _joined(
-    usable: pa.Table, labels: Sequence[LabelTable], spec: DatasetSpec, may_miss: bool
+    usable: pa.Table, labels: Sequence[LabelTable], spec: DatasetSpec, may_miss: bool, fixes: Fixes | None
 ) -> tuple[Joined, pa.Table | None]:
     """The labels of slices, all unknown where there is no table, and `Plan.studies`."""
     if not labels:
         values = np.full((usable.num_rows, len(spec.labels.names)), -1, np.int8)
         return Joined(np.ones(len(values), bool), values, [], [], 0, ()), None
-    joined, of_studies = follow.follow(usable, labels, spec.labels, may_miss)
+    joined, of_studies = follow.follow(usable, labels, spec.labels, may_miss, fixes)
     return joined, studies.table(of_studies, spec.labels) if of_studies else None
 
 

@@ -46,6 +46,7 @@ def card(manifest: Manifest) -> str:
             *(f"No slices fell into: {', '.join(names)}." for names in [_empty(manifest)] if names),
             f"{sum(manifest.rejects.values()):,} files gave no record; `rejects.csv` names each with its reason.",
             *_card_studies(manifest),
+            *_card_fixes(manifest),
             "",
             f"Fingerprint `{manifest.fingerprint}`. `manifest.json` holds the spec and the sha256 of every shard;",
             "`python -m ich_tfrecords.inspect verify .` checks them all.",
@@ -77,6 +78,15 @@ def _card_row(name: str, values: Mapping[str, Any]) -> str:
     return f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |"
 
 
+def _card_fixes(manifest: Manifest) -> list[str]:
+    """That labels were corrected, where they were."""
+    fixes = manifest.made_from.get("label_fixes")
+    if not fixes:
+        return []
+    rows = counted(fixes["rows"], "row")
+    return ["", f"**Not the original labels**: corrected by {rows} of a file with sha256 `{fixes['sha256']}`."]
+
+
 def _card_studies(manifest: Manifest) -> list[str]:
     """A table of the labels of studies, where the set has any."""
     names = manifest.spec.labels.names
@@ -105,6 +115,8 @@ def describe(directory: AnyPath, done: Manifest) -> str:
             slices = counted(values["slices"], "slice")
             lines.append(f"  {name}: {slices} of {counted(values['patients'], 'patient')}; {_labels(values)}")
     lines += _studies(done)
+    if fixes := done.made_from.get("label_fixes"):
+        lines.append(f"  labels corrected by a file of {counted(fixes['rows'], 'row')}, sha256 {fixes['sha256'][:16]}")
     if empty := _empty(done):
         lines.append(f"  no slices fell into: {', '.join(empty)}")
     if done.rejects:

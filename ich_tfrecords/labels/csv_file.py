@@ -20,7 +20,7 @@ import pyarrow.csv as pa_csv
 from ich_tfrecords.labels import names
 
 # spreadsheets and pandas turn whole columns into floats
-_TRUE_CELLS, _FALSE_CELLS = ("1", "1.0"), ("0", "0.0")
+TRUE_CELLS, FALSE_CELLS = ("1", "1.0"), ("0", "0.0")
 _UNKNOWN_CELLS = ("", "-1", "-1.0")
 _DELIMITERS = ",;\t"  # the first wins where a header holds as many of several
 _PUBLIC = "ID"  # RSNA's column: rows of other files may hold names of patients and are not shown
@@ -58,8 +58,8 @@ class CsvFile:
             column_types={text: pa.large_string(), **dict.fromkeys(flags, pa.bool_())},
             include_columns=wanted,
             null_values=_UNKNOWN_CELLS if may_miss else [],
-            true_values=_TRUE_CELLS,
-            false_values=_FALSE_CELLS,
+            true_values=TRUE_CELLS,
+            false_values=FALSE_CELLS,
         )
         parted = pa_csv.ParseOptions(delimiter=self.delimiter)
         try:
@@ -117,7 +117,7 @@ class CsvFile:
             why = f"it is parted by {other!r}, the header by {self.delimiter!r}" if other else _CUT_OFF
             return f"{shown} has {len(fields)} columns, the header has {len(self.header)}; {why}"
         row = dict(zip(self.header, fields))
-        known = (*_TRUE_CELLS, *_FALSE_CELLS, *(_UNKNOWN_CELLS if may_miss else ()))
+        known = (*TRUE_CELLS, *FALSE_CELLS, *(_UNKNOWN_CELLS if may_miss else ()))
         for flag in flags:
             if row[flag] not in known:
                 return f"{flag} is {shorten(row[flag])}; {_what_next(row[flag])}"

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ich_tfrecords.labels import join, levels
 from ich_tfrecords.labels.csv_file import LabelError
+from ich_tfrecords.labels.fixes import Fixes, corrected
 from ich_tfrecords.labels.join import AMBIGUOUS, NO_LABEL, Joined
 from ich_tfrecords.labels.levels import Cover
 from ich_tfrecords.labels.studies import Studies, of_studies
@@ -38,15 +39,25 @@ class Labelled(NamedTuple):
     studies: Studies | None
 
 
-def follow(slices: pa.Table, tables: Sequence[LabelTable], labels: LabelSpec, may_miss: bool) -> Labelled:
+def follow(
+    slices: pa.Table, tables: Sequence[LabelTable], labels: LabelSpec, may_miss: bool, fixes: Fixes | None = None
+) -> Labelled:
     """Labels of slices with different SOP UIDs (the columns of `levels.cover`, and `sop_uid`) by all tables together.
 
-    A slice of which no table speaks is `no_label`; where labels `may_miss`, its labels are unknown. Raises
-    `LabelError` for a table that speaks of no slice.
+    A slice of which no table speaks is `no_label`; where labels `may_miss`, its labels are unknown. `fixes` stand above
+    what tables say of slices. Raises `LabelError` for a table that speaks of no slice, and for a fix that cannot be.
     """
     if len(tables) == 1 and tables[0].of_slices and not (may_miss or levels.in_files_of_many(slices).any()):
-        return Labelled(join.join(slices, tables[0]), None)
-    return _Together(slices, tables, labels).result(may_miss)
+        joined = join.join(slices, tables[0])
+        return Labelled(_fixed(slices, joined, labels, fixes) if fixes else joined, None)
+    return _Together(slices, tables, labels).result(may_miss, fixes)
+
+
+def _fixed(slices: pa.Table, joined: Joined, labels: LabelSpec, fixes: Fixes) -> Joined:
+    values = np.full((slices.num_rows, len(labels.names)), -1, np.int8)
+    values[joined.known] = joined.values
+    values, note = corrected(fixes, slices["sop_uid"], joined.known, values, labels)
+    return joined._replace(values=values[joined.known], notes=(*joined.notes, note))
 
 
 class _Together:
@@ -65,10 +76,12 @@ class _Together:
         self.inside = levels.in_files_of_many(slices)
         self.unused, self.notes = 0, list[str]()
 
-    def result(self, may_miss: bool) -> Labelled:
+    def result(self, may_miss: bool, fixes: Fixes | None) -> Labelled:
         for number, table in enumerate(self.tables):
             (self._of_slices if table.of_slices else self._above)(number, table)
         close(self.own.T, self.labels)
+        if fixes:
+            self._fix(fixes, self.spoken | may_miss)
         self._doubt_any(self.own)
         self._zeros_beside_ones()
         values = np.where((self.own < 0) & (self.zero_from >= 0), np.int8(0), self.own)
@@ -81,6 +94,11 @@ class _Together:
         reasons, details = self._refusals(~known)
         joined = Joined(known, values[known], reasons, details, self.unused, tuple(self.notes))
         return Labelled(joined, studies if self.covers else None)
+
+    def _fix(self, fixes: Fixes, known: Bools) -> None:
+        """Put the corrections in the place of what tables say of slices."""
+        self.own, note = corrected(fixes, self.slices["sop_uid"], known, self.own, self.labels)
+        self.notes.append(note)
 
     def _of_slices(self, number: int, table: LabelTable) -> None:
         """Take what a table says of slices, each by its own row; that of a file of many slices speaks of them all."""
