@@ -20,10 +20,11 @@ def portraits(
     shift: float = 0.0,
     vector: float = 0.0,
     prevalence: float = 0.15,
+    labels: int = len(LABELS),
 ) -> pa.Table:
     """`count` series. `shift`: of the grey in bins; `vector`: of its first axis, in spreads."""
     rng = np.random.default_rng(seed)
-    positive = rng.random((count, len(LABELS))) < prevalence
+    positive = rng.random((count, labels)) < prevalence
     odds = rng.normal(np.where(positive, 2.0, -3.0), 1.0)
     return pa.table(
         {

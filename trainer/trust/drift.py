@@ -57,7 +57,10 @@ class Moved(NamedTuple):
     @property
     def _rank(self) -> tuple[Any, ...]:
         """Tenths are as fine as few series tell: of things about equally far, the cause comes first."""
-        return not self.is_moved, -round(self.apart.effect, 1), CAUSES.index(self.kind), -self.apart.effect, self.key
+        effect = self.apart.effect
+        if not self.is_moved:
+            return True, -effect, self.apart.p, self.key
+        return False, -round(effect, 1), CAUSES.index(self.kind), -effect, self.key
 
 
 class Drift(NamedTuple):
@@ -259,14 +262,15 @@ def _probabilities(sides: Sides, labels: Sequence[str]) -> list[Moved]:
 
 
 def _of_numbers(before: Floats, now: Floats) -> dict[str, Any]:
-    """A tenth, half and nine tenths; the difference of medians in spreads of before, None where all are one value."""
+    """Means, and their difference in spreads of before, None where all there are one value; tenths; untold shares."""
     known = [part[~np.isnan(part)] for part in (before, now)]
     tenths = [[float(value) for value in np.quantile(part, (0.1, 0.5, 0.9))] if len(part) else None for part in known]
+    means = [float(part.mean()) if len(part) else None for part in known]
     spread = float(known[0].std())
-    gap = tenths[1][1] - tenths[0][1] if tenths[0] and tenths[1] else None
+    gap = None if means[0] is None or means[1] is None else means[1] - means[0]
     untold = [float(np.isnan(part).mean()) for part in (before, now)]
     spreads = None if gap is None or spread <= abs(known[0]).max() * 1e-6 else gap / spread
-    return {"tenths": tenths, "spreads": spreads, "untold": untold, **_bins(known[0], known[1])}
+    return {"mean": means, "tenths": tenths, "spreads": spreads, "untold": untold, **_bins(known[0], known[1])}
 
 
 def _bins(before: Floats, now: Floats, ends: tuple[float, float] | None = None) -> dict[str, Any]:
