@@ -155,19 +155,16 @@ def _read(place: Path, weights: str) -> Read:
     if not whole:
         raise WrongUse(f"--predicted {place} is not finished; the same predict command makes it anew")
     if sha256 != weights:
-        raise WrongUse(
-            f"--predicted {place} is of another model than --job_dir; predict again with --model of that run"
-        )
-    without = {PROBABILITY: why for why in _why_other_probabilities(facts)}
-    return Read(_table(place / SERIES), without)
+        raise WrongUse(f"--predicted {place} is of another model than --job_dir; predict again with --model of it")
+    why = _why_other_probabilities(facts)
+    return Read(_table(place / SERIES), {PROBABILITY: why} if why else {})
 
 
-def _why_other_probabilities(facts: dict[str, Any]) -> Iterator[str]:
-    """Why probabilities are others than those of the validation split, whatever was predicted."""
-    if facts["flags"].get("flip"):
-        yield "predicted with --flip, and those of validation were not"
+def _why_other_probabilities(facts: dict[str, Any]) -> str:
+    """Why probabilities are others than those of the validation split, whatever was predicted; empty where not."""
     if facts["model"].get("others"):
-        yield "the mean of several models, and those of validation are of one"
+        return "the mean of several models, and those of validation are of one"
+    return "predicted with --flip, and those of validation were not" if facts["flags"].get("flip") else ""
 
 
 def _table(path: Path) -> pa.Table:

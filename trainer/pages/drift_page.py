@@ -92,7 +92,7 @@ def _of_grey(facts: Mapping[str, Any], window: Window) -> str:
     before, now = facts["mean"]
     gap, area = ((value * window.width_hu) for value in (now - before, facts["area"]))
     way = "brighter" if gap > 0 else "darker"
-    return f"{abs(gap):.1f} HU {way} on average; {area:.1f} HU lie between the distributions"
+    return f"{abs(gap):.1f} HU {way} over all pixels; {area:.1f} HU lie between the distributions"
 
 
 def _word(word: str) -> str:
