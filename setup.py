@@ -125,6 +125,7 @@ setup(
             "ich-submit=trainer.submit:main",
             "ich-score=trainer.score:main",
             "ich-listen=trainer.listen:main",
+            "ich-monitor=trainer.monitor:main",
             "ich-synthetic=ich_tfrecords.synthetic.command:main",
         ]
     },

@@ -55,7 +55,7 @@ TRAINER = {
         "shell data results models series",
         "numpy pyarrow PIL matplotlib isal google_crc32c keras tensorflow pydicom highdicom",
     ),
-    "pages": ("results models training prediction", "numpy matplotlib"),
+    "pages": ("results trust models training prediction", "numpy matplotlib"),
     "worklist": ("shell results models prediction pages", "numpy pyarrow keras tensorflow"),
     "web": (
         "shell models prediction worklist",
@@ -73,6 +73,7 @@ TRAINER = {
     "submit": ("shell data results models training series", "numpy"),
     "score": ("shell results", "numpy pyarrow"),
     "listen": ("shell models listening", ""),
+    "monitor": ("shell models prediction pages worklist trust", "numpy pyarrow"),
 }
 PIPELINES = {
     "progress": ("", ""),
