@@ -29,6 +29,7 @@ from trainer.serving import model_card
 from trainer.serving.card_text import ONNX, SAVED_MODEL
 from trainer.shell import command, extras, quiet, vertex
 from trainer.shell.problems import WorkFailed, WrongUse
+from trainer.trust import scope_file
 
 CARD = "MODEL_CARD.md"
 MARKS = {SAVED_MODEL: "saved_model.pb", ONNX: "image.onnx"}  # a file of each that no other folder has
@@ -166,7 +167,8 @@ def _writer(form: str) -> ModuleType:
 
 def _put(folder: Path, source: Path, about: About) -> None:
     """The Keras model of `source`, and what is known of it."""
-    shutil.copyfile(source / model_file.MODEL, folder / model_file.MODEL)
+    for name in (model_file.MODEL, *[scope_file.NAME] * (source / scope_file.NAME).is_file()):
+        shutil.copyfile(source / name, folder / name)
     model_file.write_about(folder, about)
 
 

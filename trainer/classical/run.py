@@ -61,7 +61,10 @@ def classify(
         model = classical.with_last(model_file.load_model(model_file.find(job_dir), about), last)
         told = {**dataclasses.asdict(settings), model_file.CLASSIFIER: wanted.identity(job_dir)}
         about = dataclasses.replace(about, settings=told, **_known(about, model, trained, found))
-        note(f"model {model_file.write(output, model, about)}")
+        with progress_line.shown("scope", "batches", sys.stdout) as tell:
+            scope = scoring.scope_of(model, about, trained, held, tell)
+        note(f"model {model_file.write(output, model, about, scope=scope)}")
+        note(ending.scope_line(scope))
     for line in found.calibration.told():
         note(line)
 

@@ -26,6 +26,8 @@ from trainer.results.joint import from_dict as odds_from_dict
 from trainer.results.thresholds import EVEN
 from trainer.shell import vertex
 from trainer.shell.problems import TrainingFailed, WrongUse
+from trainer.trust import scope_file
+from trainer.trust.scope import Scope
 
 if TYPE_CHECKING:
     import keras
@@ -341,8 +343,10 @@ def float32_copy(model: keras.Model, build: Callable[[], keras.Model]) -> keras.
     return copy
 
 
-def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | None = None) -> Path:
-    """Path of `model.keras`, written into `folder` with `about.json`.
+def write(
+    folder: Path, model: keras.Model, about: About, slice_folder: Path | None = None, scope: Scope | None = None
+) -> Path:
+    """Path of `model.keras`, written into `folder` with `about.json`, and with its `scope` where that is known.
 
     `slice_folder`: of a series model, the folder of its slice model, which goes along as `SLICE`.
     Raises `TrainingFailed` when it cannot be written; what lay there before is then still whole.
@@ -352,6 +356,8 @@ def write(folder: Path, model: keras.Model, about: About, slice_folder: Path | N
         temporary.mkdir(parents=True)
         keras_file.save(model, temporary / MODEL)
         write_about(temporary, about)
+        if scope is not None:
+            scope_file.write(temporary, dataclasses.replace(scope, weights=digest(temporary)))
         if slice_folder is not None:
             _put_into(temporary / SLICE, slice_folder)
             shutil.rmtree(folder / SLICE, ignore_errors=True)
@@ -375,13 +381,14 @@ def write_about(folder: Path, about: About) -> None:
 
 def _put_into(target: Path, source: Path) -> None:
     target.mkdir()
-    for name in (ABOUT, MODEL):
+    for name in (ABOUT, *[scope_file.NAME] * (source / scope_file.NAME).is_file(), MODEL):
         atomic.write_bytes(target / name, (source / name).read_bytes())
 
 
 def _put(temporary: Path, folder: Path) -> None:
     """Move the files one by one, the model last: who finds a model finds what it was trained on."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (ABOUT, MODEL):
+    (folder / scope_file.NAME).unlink(missing_ok=True)
+    for name in (ABOUT, *[scope_file.NAME] * (temporary / scope_file.NAME).is_file(), MODEL):
         (temporary / name).replace(folder / name)
     atomic.sync_folder(folder)

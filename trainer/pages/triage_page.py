@@ -23,6 +23,7 @@ from trainer.prediction.picture_files import PANEL_PX, Pictured
 from trainer.prediction.slice_stream import uid_hash
 from trainer.prediction.thumbnails import Records, Thumbnails
 from trainer.prediction.triage import Study, Triage, probability_text
+from trainer.trust.scope import UNKNOWN
 
 TEMPLATES = "trainer.pages"
 PICTURED, LISTED = 50, 1000  # studies
@@ -63,7 +64,8 @@ class Curve(NamedTuple):
 class Card(NamedTuple):
     """A study with pictures. `panels`: of the driving slice, with their words; `partial`: None where whole.
 
-    `disagreed`: labels about which several models do, None where they agree or there is one.
+    `disagreed`: labels about which several models do, None where they agree or there is one. `scope`: what of it is
+    unlike training, None where nothing is or nobody knows.
     """
 
     rank: int
@@ -72,6 +74,7 @@ class Card(NamedTuple):
     slices: str
     partial: str | None
     disagreed: str | None
+    scope: str | None
     labels: Sequence[Label]
     panels: Sequence[tuple[str, Image]]
     strip: Image
@@ -79,7 +82,10 @@ class Card(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A study without pictures; `partial`: None where whole; `group`: of "any", None where nothing is promised."""
+    """A study without pictures; `partial`: None where whole; `group`: of "any", None where nothing is promised.
+
+    `scope`: as of a `Card`.
+    """
 
     rank: int
     study_uid: str
@@ -88,6 +94,7 @@ class Row(NamedTuple):
     slices: str
     partial: str | None
     group: str | None
+    scope: str | None
 
 
 def shown(found: Triage) -> set[str]:
@@ -117,6 +124,8 @@ def page(found: Triage, about: About, digest: str, kept: Thumbnails, pictured: S
         cards=cards,
         explained=sum(bool(card.panels) for card in cards),
         rows=rows,
+        strange=[_row(rank, study, about) for rank, study in enumerate(studies, 1) if study.is_strange][:LISTED],
+        more_strange=max(0, len(found.strange()) - LISTED),
         more=max(0, len(studies) - LISTED),
         unread=[(shortened(uid, UID_LETTERS), files, partial) for uid, files, partial in unread[:LISTED]],
         more_unread=max(0, len(unread) - LISTED),
@@ -130,6 +139,7 @@ def _facts(found: Triage) -> dict[str, str]:
     numbers = {
         "studies": len(found.studies()),
         "judged by a part of their slices": len(found.partial()),
+        **({"unlike training": len(found.strange())} if found.judged else {}),
         "without any prediction": len(found.without_slices()),
         "slices": found.slices,
         "files without a prediction": found.rejects.total(),
@@ -155,6 +165,7 @@ def _card(
         counted(study.slices, "slice"),
         study.partial or None,
         ", ".join(found.panel.disagreed(study.opinions)) or None if found.panel else None,
+        _scope(study),
         _labels(study, about),
         [(head, _image(data, f"{head} of the driving slice")) for head, data in panels.get(driver.sop_uid, ())],
         _strip(series, at),
@@ -229,7 +240,15 @@ def _row(rank: int, study: Study, about: About) -> Row:
         f"{study.slices:,}",
         study.partial or None,
         study.groups[labels.names.index(labels.any)] if study.groups else None,
+        _scope(study),
     )
+
+
+def _scope(study: Study) -> str | None:
+    """What of a study is unlike training, in words."""
+    if study.scope.in_scope == UNKNOWN or not study.scope.reason:
+        return None
+    return f"OUT OF SCOPE: {study.scope.reason}" if study.is_strange else study.scope.reason
 
 
 def _reasons(found: Triage) -> Table:

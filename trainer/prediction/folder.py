@@ -30,6 +30,7 @@ class PredictFolder:
         self.predictions = path / "predictions.csv"
         self.triage = path / "triage.csv"
         self.rejects = path / "rejects.csv"
+        self.series = path / "series.parquet"
         self.page = path / "triage.html"
         self.pictures = path / "pictures"
         if path.parts[:1] == ("gs:",):
@@ -55,7 +56,7 @@ class PredictFolder:
 
     def _temporaries(self) -> list[Path]:
         """Files that `atomic` had not yet put in their place."""
-        tables = (self.predictions.name, self.triage.name, self.rejects.name)
+        tables = (self.predictions.name, self.triage.name, self.rejects.name, self.series.name)
         names = (*tables, self.page.name, RUN, "pictures/[0-9]*_*.png")
         return [path for name in names for path in self.path.glob(f"{name}.*{atomic.TEMPORARY_SUFFIX}")]
 
@@ -64,7 +65,7 @@ class PredictFolder:
         names = _picture_names(_facts(self.run))
         self._mark({"finished": False, "pictures": names})  # a run that ends here leaves them to the next
         pictures = (self.pictures / name for name in names)
-        for old in (self.predictions, self.triage, self.rejects, self.page, *pictures):
+        for old in (self.predictions, self.triage, self.rejects, self.series, self.page, *pictures):
             old.unlink(missing_ok=True)
 
     def plan_pictures(self, names: Sequence[str]) -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
-Score = Callable[[Tensor], Float32]
 Embed = Callable[[Tensor], tuple[Float16, Float32]]
 Inputs = dict[str, npt.NDArray[Any]]
 Given = TypeVar("Given")
@@ -47,22 +46,30 @@ class InSeries:
 class Networks:
     """The models of a folder, `model_file.find`'s. `context`: None of a slice model.
 
-    `beside`: neighbours on either side that the slice model sees a slice with.
+    `beside`: neighbours on either side that the slice model sees a slice with. `slice_about`: of the slice model.
     """
 
     about: About
     slice_model: keras.Model
     context: keras.Model | None
-    beside: int = 0
+    beside: int
+    slice_about: About
 
-    def scorer(self, flip: bool) -> Score:
-        """From images [b, size, size, channels] to logits float32 [b, L] of the slice model, compiled.
+    def seer(self, flip: bool) -> Embed:
+        """From images [b, size, size, channels] to vectors float16 [b, dim] and logits float32 [b, L], compiled.
 
-        It raises `WorkFailed` where the memory does not suffice.
+        Of the slice model; `flip`: the logits are the mean over each slice and its mirror image. It raises
+        `WorkFailed` where the memory does not suffice.
         """
-        score = model_file.scorer(self.slice_model, flip)
-        score(self._no_image())
-        return _guarded(score, _images_told)
+        embed = model_file.embedder(self.slice_model)
+        turned = model_file.embedder(self.slice_model, mirrored=True) if flip else None
+
+        def see(images: Tensor) -> tuple[Float16, Float32]:
+            vectors, logits = embed(images)
+            return vectors, logits if turned is None else np.mean([logits, turned(images)[1]], 0, np.float32)
+
+        see(self._no_image())
+        return _guarded(see, _images_told)
 
     def in_series(self, flip: bool) -> InSeries:
         """How a series model is asked; `flip`: about the mirror images as well."""
@@ -89,9 +96,9 @@ class Networks:
 def load(folder: Path, about: About) -> Networks:
     """The networks of a folder. Raises `WrongUse` where one is damaged, or they are of two models."""
     if about.blend is None:
-        return Networks(about, model_file.load_model(folder, about), None, about.context_slices)
+        return Networks(about, model_file.load_model(folder, about), None, about.context_slices, about)
     slice_model, known = model_file.load_slice_model(folder, about)
-    return Networks(about, slice_model, model_file.load_model(folder, about), known.context_slices)
+    return Networks(about, slice_model, model_file.load_model(folder, about), known.context_slices, known)
 
 
 def _guarded(ask: Callable[[Given], Found], told: Callable[[Given], str]) -> Callable[[Given], Found]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from ich_tfrecords.dataset import series_choice
 from ich_tfrecords.dicom import jpeg_compiled
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import packed
+from ich_tfrecords.views.montage import shortened
 from trainer.models.model_file import About
 from trainer.prediction import triage
 from trainer.prediction.panel import Panel
-from trainer.prediction.triage import Triage
+from trainer.prediction.triage import Study, Triage
 from trainer.results import conformal
 from trainer.results.conformal import Promise
 from trainer.shell.display import count
@@ -57,6 +58,8 @@ def outcome(about: About, place: str, found: Triage, ignored: Counter[str], seco
     yield from filter(None, [*found.notes, jpeg_compiled.note()])
     if lost := found.rejects - found.never - Counter({series_choice.OTHER: found.rejects[series_choice.OTHER]}):
         yield f"{counted(lost.total(), 'file')} without a prediction: {reasons(lost)}"
+    if strange := found.strange():
+        yield from _strange(strange)
     if partial := found.partial():
         studies = counted(len(partial), "study is", "studies are")
         yield f"{studies} ranked by a part of the slices (triage.csv: partial); what is missing may be worse"
@@ -65,6 +68,15 @@ def outcome(about: About, place: str, found: Triage, ignored: Counter[str], seco
         yield f"{files} could not be read; any study may lack them"
     if unread := found.without_slices():
         yield f"{counted(len(unread), 'study', 'studies')} without any prediction, at the end of triage.csv"
+
+
+def _strange(studies: Sequence[Study]) -> Iterator[str]:
+    """Which studies are out of scope, the first of them by name."""
+    are = counted(len(studies), "study is", "studies are")
+    yield f"{are} unlike what the model was trained on and ranked behind the others (triage.csv: in_scope); read them:"
+    yield from (f"  {shortened(study.study_uid)}: {study.scope.reason}" for study in studies[:SHOWN_STUDIES])
+    if len(studies) > SHOWN_STUDIES:
+        yield f"  and {len(studies) - SHOWN_STUDIES:,} more"
 
 
 def _promised(about: About, found: Triage, promise: Promise) -> Iterator[str]:
@@ -87,6 +99,8 @@ def _of_studies(about: About, found: Triage) -> Iterator[str]:
     labels, studies = about.spec.labels, found.studies()
     if found.slices == 1:
         yield from triage.sentences(studies[0].driver, labels)
+        if studies[0].is_strange:
+            yield f"OUT OF SCOPE: {studies[0].scope.reason}"
         if studies[0].partial:
             yield f"PARTIAL: this is {studies[0].partial}"
     elif studies:

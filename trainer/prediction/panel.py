@@ -17,7 +17,9 @@ from trainer.results import thresholds
 from trainer.shell.problems import WrongUse
 
 Opinions = npt.NDArray[np.float64]  # [..., M, L]: probabilities of each of M models
-Say = Callable[[Tensor], Opinions]  # of images [b, size, size, channels] -> [b, M, L], nan where a logit is not finite
+Vectors = npt.NDArray[np.float16]
+# of images [b, size, size, channels] -> [b, M, L], nan where a logit is not finite, and vectors [b, dim] of the first
+Say = Callable[[Tensor], tuple[Opinions, Vectors]]
 
 
 class Panel(NamedTuple):
@@ -69,18 +71,18 @@ def say(members: Sequence[Networks], flip: bool) -> Say:
 
     It raises `WorkFailed` where the memory does not suffice.
     """
-    ways = [_one(member, flip) for member in members]
-    return lambda images: np.stack([way(images) for way in ways], axis=1)
+    ways = [(member.seer(flip), member.about) for member in members]
+
+    def say_all(images: Tensor) -> tuple[Opinions, Vectors]:
+        vectors, logits = zip(*(see(images) for see, _ in ways))
+        said = [_probabilities(about, one) for one, (_, about) in zip(logits, ways, strict=True)]
+        return np.stack(said, axis=1), vectors[0]
+
+    return say_all
 
 
-def _one(member: Networks, flip: bool) -> Say:
-    score, about = member.scorer(flip), member.about
-
-    def one(images: Tensor) -> Opinions:
-        logits = score(images)
-        good = np.isfinite(logits).all(axis=1)
-        found = np.full(logits.shape, np.nan)
-        found[good] = about.probabilities(logits[good])
-        return found
-
-    return one
+def _probabilities(about: About, logits: npt.NDArray[np.float32]) -> Opinions:
+    good = np.isfinite(logits).all(axis=1)
+    found = np.full(logits.shape, np.nan)
+    found[good] = about.probabilities(logits[good])
+    return found

@@ -19,6 +19,7 @@ from trainer.data import series
 from trainer.models.model_file import About
 from trainer.prediction import neighbour_stream, slice_stream, thumbnails, triage
 from trainer.prediction.heads import Heads
+from trainer.prediction.looking import Looked, Looker
 from trainer.prediction.neighbour_stream import series_of
 from trainer.prediction.networks import Float16, Float32, InSeries
 from trainer.prediction.slice_outcomes import NO_NUMBER, NOT_FINITE
@@ -31,18 +32,20 @@ TOGETHER = 256  # padded slices that the context takes at once; a longer series 
 class Embedded(NamedTuple):
     """Slices of one series, and what the slice model makes of v views of each.
 
-    `vectors` float16 [v, n, dim]; `logits` float32 [n, L], the mean over the views; `thumbnails` uint8 [n, px, px].
+    `vectors` float16 [v, n, dim]; `logits` float32 [n, L], the mean over the views; `thumbnails` uint8 [n, px, px];
+    `grey` float32 [n, ...], `Looker.grey`, of no width where nobody asks for it.
     """
 
     slices: list[FoundSlice]
     vectors: Float16
     logits: Float32
     thumbnails: npt.NDArray[np.uint8]
+    grey: Float32
 
     def take(self, rows: npt.NDArray[np.int64]) -> Embedded:
         """The slices of these numbers, in their order."""
         slices = [self.slices[row] for row in rows]
-        return Embedded(slices, self.vectors[:, rows], self.logits[rows], self.thumbnails[rows])
+        return Embedded(slices, self.vectors[:, rows], self.logits[rows], self.thumbnails[rows], self.grey[rows])
 
 
 class Spoken(NamedTuple):
@@ -54,9 +57,11 @@ class Spoken(NamedTuple):
 
 
 def outcomes(
-    heads: Heads, about: About, networks: InSeries, batch_size: int, looks: bool
+    heads: Heads, about: About, networks: InSeries, batch_size: int, looks: bool, looker: Looker | None = None
 ) -> Generator[Outcome, None, None]:
     """What a series model says of the files that `heads` has read; `looks`: with the attention of each slice.
+
+    `looker`: tells what slices look like beside training.
 
     Slices come by study, series and position. Close the iterator (`contextlib.closing`) to end its thread early.
     """
@@ -66,18 +71,25 @@ def outcomes(
     lost: list[Reject] = []  # on the way, until the next outcome
     with contextlib.closing(slice_stream.decoded(heads.refs(), about.spec, batch_size, heads.inputs)) as batches:
         seen = neighbour_stream.batches(batches, networks.beside, batch_size) if networks.beside else batches
-        ordered = _in_order(_whole(_embedded(seen, about, networks, lost)), lost)
+        ordered = _in_order(_whole(_embedded(seen, about, networks, lost, looker)), lost)
         for some in _together(ordered):
             for one, spoken in zip(some, _spoken(some, networks)):
                 if all(np.isfinite(part).all() for part in spoken):
-                    yield _outcome(one, spoken, about, study, lost, looks)
+                    found = _outcome(one, spoken, about, study, lost, looks)
+                    yield found if looker is None else found._replace(looked=_looked(looker, one))
                     lost.clear()
                 else:
                     lost += [slice_stream.refused(found, NOT_FINITE, NO_NUMBER) for found in one.slices]
     yield triage.without_slices(lost, len(lost))._replace(studies=study.end())
 
 
-def _embedded(batches: Iterable[Batch], about: About, networks: InSeries, lost: list[Reject]) -> Iterator[Embedded]:
+def _looked(looker: Looker, one: Embedded) -> Looked:
+    return looker.looked(one.grey, one.vectors[0], looker.about.probabilities(one.logits))
+
+
+def _embedded(
+    batches: Iterable[Batch], about: About, networks: InSeries, lost: list[Reject], looker: Looker | None
+) -> Iterator[Embedded]:
     """The slices of each batch by series, as they come; `lost` grows by what gives no finite number."""
     for batch in batches:
         lost += batch.rejects
@@ -86,7 +98,9 @@ def _embedded(batches: Iterable[Batch], about: About, networks: InSeries, lost: 
         views = [view(batch.images) for view in networks.views]
         vectors = np.stack([vectors for vectors, _ in views])
         logits = _mean([logits for _, logits in views])
-        whole = Embedded(batch.slices, vectors, logits, thumbnails.of_images(batch.images, about.shown.image))
+        small = thumbnails.of_images(batch.images, about.shown.image)
+        grey = looker.grey(batch.images) if looker else np.empty((len(batch.slices), 0), np.float32)
+        whole = Embedded(batch.slices, vectors, logits, small, grey)
         good = np.isfinite(vectors).all(axis=(0, 2)) & np.isfinite(logits).all(axis=1)
         lost += [slice_stream.refused(batch.slices[row], NOT_FINITE, NO_NUMBER) for row in np.flatnonzero(~good)]
         kept = whole.take(np.flatnonzero(good))
@@ -101,7 +115,8 @@ def _whole(parts: Iterable[Embedded]) -> Iterator[Embedded]:
         slices = [found for piece in pieces for found in piece.slices]
         vectors = np.concatenate([piece.vectors for piece in pieces], 1)
         logits = np.concatenate([piece.logits for piece in pieces])
-        yield Embedded(slices, vectors, logits, np.concatenate([piece.thumbnails for piece in pieces]))
+        small, grey = (np.concatenate(parts) for parts in zip(*((piece.thumbnails, piece.grey) for piece in pieces)))
+        yield Embedded(slices, vectors, logits, small, grey)
 
 
 def _mean(views: Sequence[Float32]) -> Float32:

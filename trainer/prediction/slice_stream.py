@@ -24,6 +24,8 @@ from isal import isal_zlib
 from ich_tfrecords import pixels
 from ich_tfrecords.dataset import repeats
 from ich_tfrecords.dicom import ct_slice
+from ich_tfrecords.dicom import facts as header_facts
+from ich_tfrecords.dicom.facts import SliceFacts
 from ich_tfrecords.dicom.header import HoldsFrames
 from ich_tfrecords.pixels import Tensor
 from ich_tfrecords.problems import Problem
@@ -41,7 +43,7 @@ class FoundSlice(NamedTuple):
     """One readable slice: where it lies and who it is. No patient id: nothing here needs it.
 
     `input`: the number of its folder or archive, as `input_numbers` gives it. `beside`: where it and its neighbours
-    lie, from below to above, where the model sees those.
+    lie, from below to above, where the model sees those. `facts`: what its header says of the scan.
     """
 
     ref: sources.SliceRef
@@ -51,6 +53,7 @@ class FoundSlice(NamedTuple):
     series_uid: str
     position_mm: float
     beside: tuple[sources.SliceRef, ...] = ()
+    facts: SliceFacts | None = None
 
 
 class Reject(NamedTuple):
@@ -236,7 +239,8 @@ def _decode(
         images[len(slices)] = pixels.image_of(ct.hu, image)
         contents.append(content(ct, images[len(slices)]))
         ids = (ct.header.sop_uid, ct.header.study_uid, ct.header.series_uid)
-        slices.append(FoundSlice(ref, number, *ids, ct.header.position_mm))
+        told = header_facts.of(ct.header.facts)
+        slices.append(FoundSlice(ref, number, *ids, ct.header.position_mm, facts=told))
     return Batch(slices, images[: len(slices)], rejects, contents, files)
 
 

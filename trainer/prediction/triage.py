@@ -21,14 +21,18 @@ from ich_tfrecords.problems import BY_NATURE, is_by_nature
 from ich_tfrecords.spec import LabelSpec
 from ich_tfrecords.storage.slice_reader import slice_name
 from ich_tfrecords.views.montage import shortened
+from trainer.prediction import looking
+from trainer.prediction.looking import Looked
 from trainer.prediction.panel import Opinions, Panel, spread
 from trainer.prediction.slice_stream import FoundSlice, Reject
 from trainer.results.conformal import Promise
+from trainer.trust.scope import NO, UNKNOWN, Judgement
 
 DIGITS = 6  # significant ones of a probability in a CSV file
 NOT_WANTED = frozenset((repeats.COPY, series_choice.OTHER))  # reasons of slices that another one stands for
 NOT_LOST = BY_NATURE | NOT_WANTED  # reasons of files that take no slice away from their study
 MOST_LOST = 200  # rejects kept for a page
+SCOPE = ("in_scope", "scope_reason")  # columns of triage.csv
 CLEAR = 0.5  # of the probability of "any": a kind with less does not explain why a slice is urgent
 
 Probabilities = npt.NDArray[np.float64]
@@ -72,6 +76,7 @@ class Outcome(NamedTuple):
     notes: Sequence[str] = ()
     thumbnails: npt.NDArray[np.uint8] = np.empty((0, 0, 0), np.uint8)
     opinions: Opinions = np.empty((0, 0, 0))
+    looked: Looked | None = None  # what the slices look like beside training, where that is known
 
 
 def without_slices(rejects: Sequence[Reject], files: int) -> Outcome:
@@ -86,7 +91,7 @@ class Study(NamedTuple):
     `driver`: the slice with the greatest probability of "any", the first of equal ones. `rejected`: how many of its
     files gave no probability. `partial`: which of its slices are among those, in words; "" where none is. `groups`: of
     each label, see `conformal.Promise`; none where nothing was promised. `opinions` float64 [M, L]: of each of several
-    models the greatest over the slices; empty of one.
+    models the greatest over the slices; empty of one. `scope`: whether its series look like training.
     """
 
     study_uid: str
@@ -97,6 +102,12 @@ class Study(NamedTuple):
     partial: str = ""
     groups: tuple[str, ...] = ()
     opinions: Opinions = np.empty((0, 0))
+    scope: Judgement = Judgement(UNKNOWN)
+
+    @property
+    def is_strange(self) -> bool:
+        """Whether it is out of scope, so that it is ranked apart: what the model says of it is worth nothing."""
+        return self.scope.in_scope == NO
 
 
 class Triage:
@@ -105,7 +116,8 @@ class Triage:
     `slices`: how many there are; `rejects`: how many files gave none, by reason; `never`: those of them that never
     were slices; `astray`: how many of the others are of no known study; `lost`: the first `MOST_LOST` files whose
     slices are missing; `notes`: lines for people; `promise`: by which studies are called negative or positive;
-    `panel`: of several models that judge together.
+    `panel`: of several models that judge together; `judged`: of each series (study and series UID) what was decided
+    about its scope, once all of them were taken.
     """
 
     def __init__(
@@ -120,6 +132,7 @@ class Triage:
         self.slices = self.astray = 0
         self.rejects: Counter[str] = Counter()
         self.never: Counter[str] = Counter()
+        self.judged: Mapping[tuple[str, str], Judgement] = {}
         self.lost: list[Reject] = []
         self.notes: list[str] = []
 
@@ -177,9 +190,22 @@ class Triage:
         self._studies[uid] = before._replace(slices=before.slices + 1, probabilities=greatest, driver=driver)
 
     def studies(self) -> list[Study]:
-        """Every study, most urgent first; equal ones in order of their UIDs."""
-        studies = [self._with_rejects(study) for study in self._studies.values()]
-        return sorted(studies, key=lambda study: (-study.probabilities[self._any], study.study_uid))
+        """Every study, most urgent first; equal ones in order of their UIDs. Those out of scope come behind."""
+        series: dict[str, list[Judgement]] = defaultdict(list)
+        for (uid, _), judgement in self.judged.items():
+            series[uid].append(judgement)
+        studies = [
+            self._with_rejects(study)._replace(scope=looking.of_study(series[study.study_uid]))
+            for study in self._studies.values()
+        ]
+        return sorted(studies, key=self._urgency)
+
+    def _urgency(self, study: Study) -> tuple[bool, float, str]:
+        return study.is_strange, -float(study.probabilities[self._any]), study.study_uid
+
+    def strange(self) -> list[Study]:
+        """The studies out of scope, most urgent first."""
+        return [study for study in self.studies() if study.is_strange]
 
     def _with_rejects(self, study: Study) -> Study:
         reasons = self._rejected.get(study.study_uid, Counter())
@@ -234,7 +260,7 @@ def study_head(labels: LabelSpec, found: Triage) -> list[str]:
     known = ["rank", "study_uid", "slices", "rejected", "partial"]
     groups = [f"{name}_group" for name in labels.names] if found.promise else []
     spreads = [*(f"{name}_spread" for name in labels.names), "disagreed"] if found.panel else []
-    return [*known, *labels.names, "driven_by", "input", "file", "position_mm", *groups, *spreads]
+    return [*known, *labels.names, "driven_by", "input", "file", "position_mm", *SCOPE, *groups, *spreads]
 
 
 def study_rows(found: Triage, labels: LabelSpec) -> Iterator[list[object]]:
@@ -243,7 +269,8 @@ def study_rows(found: Triage, labels: LabelSpec) -> Iterator[list[object]]:
         driver = study.driver.found
         place = [driver.sop_uid, driver.input, slice_name(driver.ref), round(driver.position_mm, 3)]
         known: list[object] = [rank, study.study_uid, study.slices, study.rejected, study.partial]
-        yield [*known, *rounded(study.probabilities), *place, *study.groups, *_opinions(study, found.panel)]
+        behind = [*study.scope, *study.groups, *_opinions(study, found.panel)]
+        yield [*known, *rounded(study.probabilities), *place, *behind]
     for uid, files, partial in found.without_slices():
         known = ["", uid, 0, files, partial]
         yield known + [""] * (len(study_head(labels, found)) - len(known))
@@ -319,8 +346,15 @@ def _table_row(rank: int, study: Study, labels: LabelSpec, refused: Collection[s
         shown[labels.names.index(labels.any)],
         f"{shown[kind]} {labels.names[kind]}",
         shortened(study.driver.found.sop_uid),
-        f"PARTIAL: {study.partial}" if study.partial else "",
+        "; ".join(_marks(study)),
     )
+
+
+def _marks(study: Study) -> Iterator[str]:
+    if study.is_strange:
+        yield f"OUT OF SCOPE: {study.scope.reason}"
+    if study.partial:
+        yield f"PARTIAL: {study.partial}"
 
 
 def _padded(cell: str, width: int, is_number: bool) -> str:

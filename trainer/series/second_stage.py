@@ -30,6 +30,7 @@ from trainer.training.hparams import HParams
 from trainer.training.loop import Loop
 from trainer.training.state import State
 from trainer.training.strategy import Devices
+from trainer.trust import scope_file
 
 MOST_SERIES = 32  # at once on a device; of 128 px and 35 slices they are a thousand images and their activations
 
@@ -108,12 +109,21 @@ class OfBoth(OfSeries):
             for name, feed in held.items()
         }
         if settings.validation_split:
-            self._calibrate(folder, about, loop, feeds[settings.validation_split])
+            about = self._calibrate(folder, about, loop, feeds[settings.validation_split])
+        self._fit_scope(folder, encoder, about, loop)
         dim = model_file.vector_dim(encoder)
         copy = model_file.float32_copy(model.context, lambda: context_of(settings, data, dim))
         return ending.Ended(copy, folder, feeds)
 
-    def _calibrate(self, folder: Path, about: About, loop: Loop, held: SeriesFeed) -> None:
+    def _fit_scope(self, folder: Path, encoder: keras.Model, about: About, loop: Loop) -> None:
+        """Keep beside the slice model what it was trained on, as far as a series tells."""
+        held = self.feeds.get(loop.settings.validation_split)
+        parts = (loop.data.train.slices, None if held is None else held.slices)
+        scope = scoring.scope_of(encoder, about, *parts, loop.evaluated)
+        if scope is not None:
+            scope_file.write(folder, dataclasses.replace(scope, weights=model_file.digest(folder)))
+
+    def _calibrate(self, folder: Path, about: About, loop: Loop, held: SeriesFeed) -> About:
         """Say in the slice model's `about.json` what the validation split says; its weights stay, so vectors do too."""
         logits = held.views[0].logits(np.arange(len(held.slices)))
         ids, trained = held.slices.table.select(list(IDS)), loop.data.train.slices.labels
@@ -121,3 +131,4 @@ class OfBoth(OfSeries):
         facts = {**about.facts, **found.facts}
         about = dataclasses.replace(about, facts=facts, **found.decided)
         model_file.write_about(folder, about)
+        return about

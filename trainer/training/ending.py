@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from ich_tfrecords import __version__
 from ich_tfrecords.dataset import splits
+from ich_tfrecords.plural import counted
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.feed import SliceFeed
 from trainer.models import model_file, window_layer, windows
@@ -22,12 +23,13 @@ from trainer.models.model_file import About
 from trainer.results import cohort, study_level
 from trainer.results.predictions import IDS, studies_of
 from trainer.results.probability import competition_weights, logit, prevalence
-from trainer.training import assembly, fitting, metrics, steps
+from trainer.training import assembly, fitting, metrics, scoring, steps
 from trainer.training.fitting import Fitted
 from trainer.training.hparams import HParams
 from trainer.training.loop import Loop
 from trainer.training.state import State
 from trainer.training.strategy import Devices
+from trainer.trust.scope import Scope
 
 
 def finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: Callable[[str], None]) -> None:
@@ -42,8 +44,11 @@ def finish(loop: Loop, data: Dataset, test: Slices | None, state: State, note: C
         copy = model_file.float32_copy(
             loop.network.model, lambda: assembly.build_model(loop.settings, data, weights="none")
         )
-        model_file.write(loop.doors.run_dir.export, copy, about_of(loop, data, state, decided))
+        about = about_of(loop, data, state, decided)
+        scope = _scope(loop, copy, about)
+        model_file.write(loop.doors.run_dir.export, copy, about, scope=scope)
         loop.doors.run_dir.write_result(found)
+        note(scope_line(scope))
     lines = (*result_lines(found, loop, test), *window_lines(loop, data), *calibration_lines(loop, decided))
     for line in lines:
         note(line)
@@ -65,6 +70,23 @@ def _calibrated(loop: Loop) -> Fitted:
     rows, labels, logits = loop.evaluate(held).arrays()
     ids = held.slices.table.select(list(IDS)).take(pa.array(rows))
     return fitting.fit(loop.data.odds, ids, labels, logits, prevalence(loop.data.train.slices.labels))
+
+
+def _scope(loop: Loop, model: keras.Model, about: About) -> Scope | None:
+    """What the model was trained on, as far as a series tells. Raises `Stopped`."""
+    held = loop.data.validation
+    parts = (loop.data.train.slices, None if held is None else held.slices)
+    return scoring.scope_of(model, about, *parts, loop.evaluated)
+
+
+def scope_line(scope: Scope | None) -> str:
+    """Whether predictions will say what is out of scope, in words."""
+    if scope is None:
+        return "scope: not fitted, for slices of a bucket come as streams; with --cache_dir DIR they can be drawn"
+    if why := scope.lacking():
+        return f"scope: predictions will not say what is unlike training: {why}"
+    patients = counted(len(np.unique(scope.patients)), "patient")
+    return f"scope: by {counted(len(scope.training), 'series', 'series')} of training and {patients} of validation"
 
 
 def about_of(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:

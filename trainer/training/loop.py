@@ -253,13 +253,14 @@ class Loop:
         """Scores of a split with the model as it is. Raises `Stopped`."""
         size, share = self.settings.eval_batch_size, self.devices.share
         batches, count = feed.evaluation_batches(size, share), feed.evaluation_steps(size, share)
-        return evaluation.scores(self._evaluate, steps.distribute(self.devices, batches), count, self._evaluated)
+        return evaluation.scores(self._evaluate, steps.distribute(self.devices, batches), count, self.evaluated)
 
     def result(self, scores: Scores) -> dict[str, float]:
         """Metrics of scores, with what loss and sampling do to the odds undone; the log loss is the competition's."""
         return scores.result(self.data.odds)
 
-    def _evaluated(self, done: int, total: int) -> None:
+    def evaluated(self, done: int, total: int) -> None:
+        """Show how far it is. Raises `Stopped` where the process was asked to stop."""
         self.doors.display.evaluating(done, total)
         if self.doors.stopping() and self.devices.workers == 1:
             raise Stopped  # several workers stop together, after the first call of the next epoch

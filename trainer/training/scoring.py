@@ -8,7 +8,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,11 @@ from trainer.results.vectors import Source, Store, Vectors
 from trainer.shell import folder_lock
 from trainer.shell.problems import WorkFailed, WrongUse
 from trainer.training.metrics import Scores
+from trainer.trust import portraits, scope
+from trainer.trust.scope import Scope
+
+if TYPE_CHECKING:
+    import keras
 
 STREAMED = 64  # slices at a time
 EMBEDDED = 64  # in a batch, always: a part must have the same bytes whenever it is made
@@ -90,6 +95,51 @@ def embed(job_dir: str, about: About, data: Dataset, names: Sequence[str], flip:
             forward = model_file.embedder(model, mirrored)
             for slices, store in of_view:
                 _embed_split(forward, slices, store)
+
+
+def scope_of(
+    model: keras.Model,
+    about: About,
+    trained: Slices,
+    held: Slices | None,
+    tell: Callable[[int, int], None],
+) -> Scope | None:
+    """The scope of a slice model by slices of the split it was trained on, and of `held`, its validation split.
+
+    Of each split whole series, drawn by a hash of the run's seed, within `scope.MOST_SLICES`. None where the slices
+    come as streams, which cannot be drawn from. `tell(done, total)` is called after each batch with numbers of batches;
+    what it raises ends the work.
+    """
+    seed, forward = int(about.settings.get("seed", 0)), model_file.embedder(model)
+    drawn = [_drawn(slices, about, seed) for slices in (trained, held) if slices is not None]
+    if not all(slices.random_access for slices in drawn):
+        return None
+    done, total, samples = 0, sum(-(-len(slices) // EMBEDDED) for slices in drawn), list[scope.Sample]()
+    for slices in drawn:
+        samples.append(_sample(forward, about, slices, done, total, tell))
+        done += -(-len(slices) // EMBEDDED)
+    return scope.fit("", samples[0], samples[1] if held is not None else None)
+
+
+def _drawn(slices: Slices, about: About, seed: int) -> Slices:
+    rows = np.zeros(len(slices), bool)
+    rows[scope.drawn(slices.table, seed)] = True
+    return slices.with_neighbours(about.context_slices).take(rows, slices.split)
+
+
+def _sample(
+    forward: Embedder, about: About, slices: Slices, done: int, total: int, tell: Callable[[int, int], None]
+) -> scope.Sample:
+    grey, vectors, logits = list[Any](), list[Any](), list[Any]()
+    for number, batch in enumerate(_batches(slices, EMBEDDED), 1):
+        kept = batch["weight"] > 0
+        seen = forward(batch["image"])
+        grey.append(portraits.grey_of(batch["image"].numpy()[kept], slices.spec.image))
+        vectors.append(seen[0][kept])
+        logits.append(seen[1][kept])
+        tell(done + number, total)
+    said = about.probabilities(np.concatenate(logits))
+    return scope.Sample(slices.table, np.concatenate(grey), np.concatenate(vectors), said)
 
 
 def views(job_dir: str, about: About, data: Dataset, slices: Slices, flip: bool) -> list[Vectors]:

@@ -14,6 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ich_tfrecords import pixels
+from ich_tfrecords.pixels import Tensor
+from ich_tfrecords.spec import HU, ImageSpec
+from trainer.data import neighbours
 from trainer.results import cohort
 
 BINS = 32  # of equal width, of the grey of a window
@@ -63,6 +67,12 @@ class Looks(NamedTuple):
     vector: Float32
     distance: Float32
     grey_distance: Float32
+
+
+def grey_of(images: Tensor, image: ImageSpec) -> Float32:
+    """`shares` of what is shown of slices by `image`; `images` [k, size, size, channels], perhaps with neighbours."""
+    own = neighbours.own(np.asarray(images), image.shape[2])
+    return shares(own if image.kind != HU else np.stack([pixels.shown(one, image) for one in own]))
 
 
 def shares(images: npt.NDArray[np.uint8]) -> Float32:

@@ -28,6 +28,7 @@ from trainer.models.model_file import About
 from trainer.pages import triage_page
 from trainer.prediction import (
     dicom_folder,
+    looking,
     map_on_slice,
     networks,
     outcome_lines,
@@ -130,7 +131,9 @@ class Reader:
         self._others = {model_file.digest(place): networks.load(place, other) for place, other in others.items()}
         if self.networks.context is None:
             self._say = panel.say([self.networks, *self._others.values()], how.flip)
+            self._looker = looking.looker(folder, about)
         else:
+            self._looker = looking.looker(folder / model_file.SLICE, self.networks.slice_about)
             self._in_series = self.networks.in_series(how.flip)
 
     def read(
@@ -194,7 +197,7 @@ class Reader:
             yield Stage("group", table.num_rows, (found._replace(rejects=[]) for found in heads.read()))
             left_out, table = heads.choose(self.how.series or series_choice.TOLD), heads.kept()
         batches = slice_stream.batches(table, self.about.spec, self.how.batch_size, numbers)
-        outcomes = slice_outcomes.alone(batches, self.about, self._say)
+        outcomes = slice_outcomes.alone(batches, self.about, self._say, self._looker)
         yield Stage("predict", table.num_rows, _after(left_out, outcomes))
 
     def _by_series(self, table: pa.Table, looks: bool) -> Iterator[Stage]:
@@ -207,8 +210,8 @@ class Reader:
         """What the model makes of files whose heads were read."""
         about, size = self.about, self.how.batch_size
         if self.networks.context is not None:
-            return series_stream.outcomes(heads, about, self._in_series, size, looks=looks)
-        return slice_outcomes.among_neighbours(heads, about, self._say, self.networks.beside, size)
+            return series_stream.outcomes(heads, about, self._in_series, size, looks, self._looker)
+        return slice_outcomes.among_neighbours(heads, about, self._say, self._looker, self.networks.beside, size)
 
     def _score_files(
         self, stages: Iterator[Stage], output: PredictFolder, kept: Thumbnails, watch: Watch
@@ -216,6 +219,7 @@ class Reader:
         """What was found, and seconds; the CSV files are written on the way, and thumbnails `kept`."""
         labels = self.about.spec.labels
         found, begin = Triage(labels, self.how.pictures, self._promise, self._panel), time.perf_counter()
+        scoping = looking.Scoping(self._looker.scope if self._looker else None)
         with (
             csv_file(output.predictions, triage.slice_head(labels)) as write_slices,
             csv_file(output.rejects, Reject._fields) as write_rejects,
@@ -225,10 +229,15 @@ class Reader:
                     for outcome in outcomes:
                         found.take(outcome)
                         kept.take(outcome)
+                        scoping.take(outcome.slices, outcome.looked)
                         write_slices(map(triage.slice_row, outcome.slices, outcome.probabilities))
                         write_rejects(outcome.rejects)
             output.begin()
         seconds = time.perf_counter() - begin
+        found.judged = scoping.judged()
+        found.notes += scoping.notes()
+        if scoping.scope:
+            atomic.write_table(output.series, scoping.table())
         text = csv_text(triage.study_head(labels, found), triage.study_rows(found, labels))
         atomic.write_bytes(output.triage, text.encode(errors="backslashreplace"))
         return found, seconds
@@ -267,6 +276,7 @@ class Reader:
             "slices": found.slices,
             "studies": len(found.studies()),
             "studies_partial": len(found.partial()),
+            "studies_out_of_scope": len(found.strange()),
             "study_probability": outcome_lines.ranked_by(about),
             "studies_without_slices": len(found.without_slices()),
             "rejects": dict(sorted(found.rejects.items())),

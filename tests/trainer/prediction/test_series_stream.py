@@ -169,7 +169,7 @@ def found(uid: str, position_mm: float, key: str = "s") -> FoundSlice:
 def piece(key: str, count: int) -> Embedded:
     slices = [found(f"{key}{number}", number, key) for number in range(count)]
     vectors, logits = np.zeros((1, count, 2), np.float16), np.zeros((count, LABELS), np.float32)
-    return Embedded(slices, vectors, logits, np.zeros((count, 2, 2), np.uint8))
+    return Embedded(slices, vectors, logits, np.zeros((count, 2, 2), np.uint8), np.zeros((count, 0), np.float32))
 
 
 @given(st.lists(st.integers(1, 300), max_size=40))
