@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +23,16 @@ from ich_tfrecords.storage import atomic, sources
 from ich_tfrecords.views import progress_line
 from trainer.models import model_file
 from trainer.models.model_file import About
+from trainer.prediction import outcome_lines
 from trainer.prediction.folder import RUN, PredictFolder
 from trainer.shell import command
-from trainer.shell.problems import WrongUse, in_short
+from trainer.shell.problems import WorkFailed, WrongUse, in_short
 from trainer.trust import drift, portraits, scope_file
-from trainer.trust.drift import DRAWS, FEWEST, PROBABILITY, TRAINING, VALIDATION, Known
+from trainer.trust.drift import DRAWS, FEWEST, PROBABILITY, TRAINING, VALIDATION, Drift, Known
 from trainer.trust.scope import Scope
 
 PAGE, VALUES = "drift.html", "drift.json"
-SERIES = "series.parquet"
+FLIPPED = "predicted with --flip, and those of validation were not"
 MOVED = 3  # exit code of --fail_on_drift
 EXIT_CODES = f"""\
 exit codes:
@@ -100,21 +101,17 @@ def _parser() -> command.Parser:
 def _monitor(args: argparse.Namespace) -> int:
     folder = model_file.find(args.job_dir)
     about, weights = model_file.read_about(folder), model_file.digest(folder)
-    known = _known(args.job_dir, folder, about, weights)
+    seen, known = _known(args.job_dir, folder, about)
     output = _output(args, folder)
     if args.predicted:
         read = _read(Path(args.predicted), weights)
     else:
         with tempfile.TemporaryDirectory(prefix="monitor-") as place:
             read = _predicted(folder, about, args.input, PredictFolder(Path(place) / "predicted"), weights)
+    found = _compared(known, read, seen, args.seed)
     from trainer.pages import drift_page
 
-    windows, labels = about.spec.image.windows, about.spec.labels.names
-    references = {
-        TRAINING: Known(known.training, np.arange(len(known.training))),
-        VALIDATION: Known(known.validation, known.patients),
-    }
-    found = drift.compare(references, read.portraits, [one.name for one in windows], labels, read.without, args.seed)
+    windows = seen.spec.image.windows
     made_from = {"model": about.network, "weights, sha256": weights, "trained on, fingerprint": about.fingerprint}
     values = drift_page.values(found, windows, made_from, args.seed)
     output.mkdir(parents=True, exist_ok=True)
@@ -124,17 +121,34 @@ def _monitor(args: argparse.Namespace) -> int:
     return MOVED if args.fail_on_drift and found.moved else 0
 
 
-def _known(job_dir: str, folder: Path, about: About, weights: str) -> Scope:
-    """What the run kept of its series. Raises `WrongUse` where it kept nothing."""
-    found = scope_file.read(folder, weights)
+def _known(job_dir: str, folder: Path, about: About) -> tuple[About, Scope]:
+    """What the run kept of its series, and the slice model that saw them; of a series model the one inside.
+
+    Raises `WrongUse` where it kept nothing.
+    """
+    if about.blend is not None:
+        folder = folder / model_file.SLICE
+        about = model_file.read_about(folder)
+    found = scope_file.read(folder, model_file.digest(folder))
     if found is None:
         raise WrongUse(
-            f"{job_dir} kept no series to compare with ({scope_file.NAME}), as runs of an earlier version; train again"
+            f"{job_dir} kept no series to compare with ({scope_file.NAME}), as runs of an earlier version; the same "
+            "train command adds it, then predict again"
         )
     wide = len(about.spec.image.windows) * portraits.BINS
     if len(found.training) and len(found.training["grey"][0]) != wide:
         raise WrongUse(f"{folder / scope_file.NAME} is of other windows than {model_file.ABOUT}; train again")
-    return found
+    return about, found
+
+
+def _compared(known: Scope, read: Read, seen: About, seed: int) -> Drift:
+    """What has moved; of training the run keeps no number of patients, so each series counts by itself."""
+    references = {
+        TRAINING: Known(known.training, np.arange(len(known.training))),
+        VALIDATION: Known(known.validation, known.patients),
+    }
+    windows = [one.name for one in seen.spec.image.windows]
+    return drift.compare(references, read.portraits, windows, seen.spec.labels.names, read.without, seed)
 
 
 def _output(args: argparse.Namespace, folder: Path) -> Path:
@@ -156,15 +170,8 @@ def _read(place: Path, weights: str) -> Read:
         raise WrongUse(f"--predicted {place} is not finished; the same predict command makes it anew")
     if sha256 != weights:
         raise WrongUse(f"--predicted {place} is of another model than --job_dir; predict again with --model of it")
-    why = _why_other_probabilities(facts)
-    return Read(_table(place / SERIES), {PROBABILITY: why} if why else {})
-
-
-def _why_other_probabilities(facts: dict[str, Any]) -> str:
-    """Why probabilities are others than those of the validation split, whatever was predicted; empty where not."""
-    if facts["model"].get("others"):
-        return "the mean of several models, and those of validation are of one"
-    return "predicted with --flip, and those of validation were not" if facts["flags"].get("flip") else ""
+    flipped = facts.get("flags", {}).get("flip")
+    return Read(_table(PredictFolder(place).series), {PROBABILITY: FLIPPED} if flipped else {})
 
 
 def _table(path: Path) -> pa.Table:
@@ -172,7 +179,8 @@ def _table(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except FileNotFoundError as error:
-        raise WrongUse(f"{path} is missing: predict wrote it not, or an earlier version; predict again") from error
+        why = "an earlier version predicted, or the run kept no series then"
+        raise WrongUse(f"{path} is missing: {why}; predict again") from error
     except (OSError, pa.ArrowException) as error:
         raise WrongUse(f"{path} is damaged ({in_short(error)}); predict again") from error
     wanted = {"study_uid", *portraits.SCHEMA.names}
@@ -190,7 +198,9 @@ def _predicted(folder: Path, about: About, inputs: Sequence[str], output: Predic
     except sources.SourceError as error:
         raise WrongUse(str(error)) from error
     read = Reader(folder, about, How(pictures=0)).read(listing, output, None, _shown)
-    read.require_something(output)
+    if not read.found.slices:
+        why = outcome_lines.reasons(read.found.rejects)
+        raise WorkFailed(f"no file gave a prediction ({why}); python -m trainer.predict names each")
     return _read(output.path, weights)
 
 
