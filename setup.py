@@ -135,6 +135,7 @@ setup(
             "ich-submit=trainer.submit:main",
             "ich-score=trainer.score:main",
             "ich-listen=trainer.listen:main",
+            "ich-monitor=trainer.monitor:main",
             "ich-synthetic=ich_tfrecords.synthetic.command:main",
         ]
     },

@@ -78,6 +78,7 @@ TRAINER = {
     "submit": ("shell data results models training series", "numpy"),
     "score": ("shell results", "numpy pyarrow"),
     "listen": ("shell models listening", ""),
+    "monitor": ("shell models prediction pages worklist trust", "numpy pyarrow"),
 }
 PIPELINES = {
     "progress": ("", ""),

@@ -1,0 +1,176 @@
+"""The command line: what it writes and prints, its exit codes, and each refusal with its next step."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from portrait_tables import AXES, named, portraits
+
+from trainer import monitor
+from trainer.models import model_file
+from trainer.trust import drift, measure, scope_file
+from trainer.trust.scope import Scope
+
+LABELS = 6
+
+
+@pytest.fixture(autouse=True)
+def _fewer_draws(monkeypatch):
+    monkeypatch.setattr(drift, "DRAWS", 399)
+
+
+@pytest.fixture
+def run(export, tmp_path) -> Path:
+    """A run that kept portraits of made series."""
+    folder = Path(shutil.copytree(export, tmp_path / "run" / "export"))
+    (folder.parent / "config.yaml").write_text("model: cnn\n")
+    still = measure.Measure(*(np.zeros(shape, np.float32) for shape in (AXES, (AXES, AXES), 2)))
+    tables = (portraits(60, 1, labels=LABELS), portraits(40, 2, labels=LABELS))
+    scope_file.write(folder, Scope(model_file.digest(folder), still, still, *tables, np.arange(40)))
+    return folder.parent
+
+
+@pytest.fixture
+def predicted(run, tmp_path):
+    """predicted(table, **facts) -> a folder as predict writes it."""
+
+    def write(table: pa.Table, **facts: object) -> Path:
+        place = tmp_path / "predicted"
+        place.mkdir()
+        own = {"model": {"sha256": model_file.digest(run / "export")}, "flags": {"flip": False}}
+        (place / "run.json").write_text(
+            json.dumps({"command": "predict", "format": 1, "finished": True, **own, **facts})
+        )
+        pq.write_table(table, place / "series.parquet")
+        return place
+
+    return write
+
+
+@pytest.fixture
+def call(capsys, run):
+    """call(*flags) -> exit code, lines of stdout, lines of stderr."""
+
+    def called(*flags: object) -> tuple[int, list[str], list[str]]:
+        code = monitor.main(["--job_dir", str(run), *map(str, flags)])
+        shown = capsys.readouterr()
+        return code, shown.out.splitlines(), shown.err.splitlines()
+
+    return called
+
+
+def now(count: int = 40, **changes) -> pa.Table:
+    return named(portraits(count, 3, labels=LABELS, **changes))
+
+
+def test_it_writes_a_page_and_values_and_prints_what_moved(call, run, predicted):
+    place = predicted(now(kvp=100))
+    code, out, err = call("--predicted", place)
+    assert (code, err) == (0, [])
+    assert out[0].startswith("tube voltage (kV): mean 120 in training, 100 now")
+    verdict = (
+        "1 of 17 things has moved beyond chance: tube voltage (kV) (at a false-alarm rate of 5% for all together)."
+    )
+    assert out[-4:-1] == [verdict, str(run / "drift" / "drift.html"), str(run / "drift" / "drift.json")]
+    values = json.loads((run / "drift" / "drift.json").read_text())
+    assert (values["verdict"], values["moved"], values["studies"]) == (verdict, 1, 40)
+    assert [one["name"] for one in values["things"] if one["moved"]] == ["kvp"]
+    assert values["not_compared"] == {"tilt_deg": "no series of training tells it"}
+    assert f"<strong>{verdict}</strong>" in (run / "drift" / "drift.html").read_text()
+    for file in (run / "drift").iterdir():
+        text = file.read_text()
+        assert not re.search(r"(study|series)-\d", text)
+        assert str(place) not in text
+
+
+def test_the_same_command_gives_the_same_bytes_and_can_fail_on_drift(call, predicted, tmp_path):
+    place, files = predicted(now(kvp=100)), []
+    for name in ("a", "b"):
+        assert call("--predicted", place, "--output", tmp_path / name, "--fail_on_drift")[0] == 3
+        files.append([(tmp_path / name / kind).read_bytes() for kind in ("drift.html", "drift.json")])
+    assert files[0] == files[1]
+
+
+def test_probabilities_of_mirror_images_are_not_compared(call, predicted):
+    code, out, _ = call("--predicted", predicted(now(prevalence=0.9), flags={"flip": True}), "--fail_on_drift")
+    assert code == 0  # nothing else has moved
+    assert "probabilities not compared: predicted with --flip, and those of validation were not" in out
+    assert out[-4].startswith("Nothing has moved")
+
+
+# refusals
+
+
+def refused(found: tuple[int, list[str], list[str]]) -> str:
+    code, out, err = found
+    assert (code, out, len(err)) == (2, [], 1)
+    return err[0]
+
+
+def test_too_few_studies(call, run, predicted):
+    line = refused(call("--predicted", predicted(named(portraits(38, 3, labels=LABELS), series_a_study=2))))
+    assert line == "monitor: 19 studies with a prediction; to say what moved, 20 are needed"
+    assert not (run / "drift").exists()
+
+
+def test_a_run_of_before(call, run, predicted):
+    place = predicted(now())
+    (run / "export" / "scope.npz").unlink()
+    line = refused(call("--predicted", place))
+    assert "kept no series to compare with (scope.npz), as runs of an earlier version; the same train command" in line
+
+
+def test_predictions_of_another_model(call, predicted):
+    place = predicted(now(), model={"sha256": "0" * 64})
+    assert "is of another model than --job_dir" in refused(call("--predicted", place))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"command": "predict", "finished": false}', "is not finished; the same predict command makes it anew"),
+        ('{"command": "convert", "finished": true}', "is not finished"),
+        ("[]", "is no folder that predict wrote"),
+        ("{", "is no folder that predict wrote"),
+    ],
+)
+def test_a_folder_that_predict_did_not_end(call, predicted, text, words):
+    place = predicted(now())
+    (place / "run.json").write_text(text)
+    assert words in refused(call("--predicted", place))
+
+
+def test_a_folder_that_is_not_there(call, tmp_path):
+    assert "is no folder that predict wrote" in refused(call("--predicted", tmp_path / "nowhere"))
+
+
+def test_portraits_that_are_missing_damaged_or_of_another_version(call, predicted):
+    place = predicted(now())
+    table = pq.read_table(place / "series.parquet")
+    pq.write_table(table.drop_columns(["grey"]), place / "series.parquet")
+    assert "has no column grey; predict again" in refused(call("--predicted", place))
+    (place / "series.parquet").write_bytes(b"PAR1")
+    assert "series.parquet is damaged" in refused(call("--predicted", place))
+    (place / "series.parquet").unlink()
+    assert "series.parquet is missing" in refused(call("--predicted", place))
+
+
+def test_an_output_that_is_a_file(call, predicted, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is a file, not a folder" in refused(call("--predicted", predicted(now()), "--output", tmp_path / "file"))
+
+
+@pytest.mark.parametrize("flags", [[], ["--predicted", "a", "--input", "b"], ["--predicted", ""], ["--seed", "x"]])
+def test_wrong_flags(call, flags):
+    refused(call(*flags))
+
+
+def test_an_input_that_is_not_there(call, tmp_path):
+    assert str(tmp_path / "nowhere") in refused(call("--input", tmp_path / "nowhere"))
