@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ich_tfrecords.storage import atomic
-from trainer.shell.problems import WrongUse
+from trainer.shell.problems import TrainingFailed, WrongUse
 
 TRACKING_URI, EXPERIMENT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 FILE = "mlflow.json"  # in the folder of the run: which MLflow run it is
@@ -57,21 +57,16 @@ class MlflowLog:
         self._uri, self._experiment = environ[TRACKING_URI], environ.get(EXPERIMENT) or "Default"
         self._place = _without_login(self._uri)
         self._client, self._run = client, ""
+        self._unsent: dict[str, str] = {}
         self._waiting: list[tuple[str, float, int, int]] = []  # name, value, ms since 1970, step
         self._send_at, self._told = -math.inf, False
 
     def settings(self, values: Mapping[str, object]) -> None:
         """Log what decides the run; what differs from what it began with becomes a tag, for MLflow keeps settings."""
         self._begin()
-        given = {name: _text(name, value) for name, value in values.items() if name not in LEFT_OUT}
-        with self._tolerant():
-            there = self._client.get_run(self._run).data.params
-            new = [(name, text) for name, text in given.items() if name not in there]
-            for at in range(0, len(new), SETTINGS_A_BATCH):
-                self._client.log_batch(self._run, params=_params(new[at : at + SETTINGS_A_BATCH]))
-            for name, text in given.items():
-                if there.get(name, text) != text:
-                    self._client.set_tag(self._run, f"now.{name}", text)
+        self._unsent = {name: _text(name, value) for name, value in values.items() if name not in LEFT_OUT}
+        if self._send():
+            self._send_at = -math.inf  # the first values need not wait
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log each value under its name at `step`; those that are not finite are left out."""
@@ -91,11 +86,23 @@ class MlflowLog:
         """Whether all that waited was sent; what was not goes on waiting."""
         self._send_at = self._now() + SEND_EVERY_S
         with self._tolerant():
+            if self._unsent:
+                self._send_settings(self._unsent)
+                self._unsent = {}
             while self._waiting:
                 self._client.log_batch(self._run, metrics=_metrics(self._waiting[:A_BATCH]))
                 del self._waiting[:A_BATCH]
             return True
         return False
+
+    def _send_settings(self, given: Mapping[str, str]) -> None:
+        there = self._client.get_run(self._run).data.params
+        new = [(name, text) for name, text in given.items() if name not in there]
+        for at in range(0, len(new), SETTINGS_A_BATCH):
+            self._client.log_batch(self._run, params=_params(new[at : at + SETTINGS_A_BATCH]))
+        for name, text in given.items():
+            if there.get(name, text) != text:
+                self._client.set_tag(self._run, f"now.{name}", text)
 
     def _begin(self) -> None:
         """Go on with the MLflow run of this folder, or begin one and keep its name there."""
@@ -105,7 +112,16 @@ class MlflowLog:
         if not self._run:
             with self._refused():
                 self._run = self._begun()
+            self._keep()
+
+    def _keep(self) -> None:
+        """Name the MLflow run in the folder of the run."""
+        try:
             atomic.write_bytes(self._file, (json.dumps({"run_id": self._run}) + "\n").encode())
+        except OSError as error:
+            raise TrainingFailed(
+                f"cannot write {self._file}: {error.strerror}; make room there and run it again"
+            ) from error
 
     def _read(self) -> str:
         """The MLflow run that this folder has; "" where it has none, or the file is no such thing."""

@@ -157,6 +157,11 @@ def test_a_resumed_run_does_without_the_server(tmp_path):
     again = Made(tmp_path, first.client)
     again.log.settings({"seed": 0})
     assert len(again.told) == 1
+    first.client.down = False
+    again.seconds = mlflow_log.RETRY_EVERY_S
+    again.log.write(1, {"loss": 0.5})
+    [run] = first.client.runs.values()
+    assert (run.params, run.metrics) == ({"seed": "0"}, [("loss", 0.5, 1)])
 
 
 def test_a_server_that_fails_is_told_once_and_gets_all_when_it_is_back(tmp_path):
