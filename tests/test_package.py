@@ -18,7 +18,19 @@ MODULES = (
     "beam_pipelines.convert",
     *(
         f"trainer.{name}"
-        for name in ("task", "evaluate", "compare", "embed", "predict", "serve", "listen", "export", "submit", "score")
+        for name in (
+            "task",
+            "evaluate",
+            "compare",
+            "audit",
+            "embed",
+            "predict",
+            "serve",
+            "listen",
+            "export",
+            "submit",
+            "score",
+        )
     ),
 )
 SCRIPTS = {
@@ -28,7 +40,19 @@ SCRIPTS = {
     **{
         f"ich-{name}": f"trainer.{name}"
         for name in (
-            *("evaluate", "compare", "embed", "classify", "predict", "serve", "listen", "export", "submit", "score"),
+            *(
+                "evaluate",
+                "compare",
+                "audit",
+                "embed",
+                "classify",
+                "predict",
+                "serve",
+                "listen",
+                "export",
+                "submit",
+                "score",
+            ),
         )
     },
 }
