@@ -58,7 +58,7 @@ TRAINER = {
     "pages": ("results trust models training prediction", "numpy matplotlib"),
     "worklist": ("shell results models prediction pages", "numpy pyarrow keras tensorflow"),
     "web": (
-        "shell models prediction worklist",
+        "shell trust models prediction worklist",
         "numpy pyarrow starlette uvicorn python_multipart anyio h11",
     ),
     "listening": ("shell prediction worklist", "pydicom pynetdicom dicomweb_client requests"),

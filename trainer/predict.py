@@ -45,6 +45,11 @@ could be read; slices of a series that all lie at one position have no order, an
 rejects (no_order). A series model ranks studies by their own probability, of the series
 head and the greatest slice together.
 
+"in_scope" says whether a study looks like what the model was trained on, "scope_reason"
+why not. What does not is ranked behind the others and named on the screen. Of patients
+like those of the validation split 5 of 100 at most are called so. series.parquet holds
+what each series looks like.
+
 PatientID is never written, but by --dicom. Names of files and folders below the input
 are, and they may be names of people.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ich_tfrecords import NOT_A_DEVICE, __version__
+from trainer.trust.scope import NO, UNKNOWN, YES
 from trainer.web.limits import MOST_REJECTS
 from trainer.worklist.spool import STATES
 
@@ -67,6 +68,8 @@ SCHEMAS: Json = {
         probabilities=PROBABILITIES,
         partial={**FLAG, "description": "some of its files gave no probability"},
         slices=WHOLE,
+        in_scope={**TEXT, "enum": [YES, NO, UNKNOWN], "description": "whether it looks like what the model knows"},
+        scope_reason={**TEXT, "description": "what of it does not, in words"},
     ),
     "Reject": _object(file=TEXT, reason=TEXT),
     "Slice": _object(

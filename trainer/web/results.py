@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.prediction.folder import PredictFolder
+from trainer.trust.scope import UNKNOWN
 
 _ARCHIVE = ".zip"
 _BEFORE, _AFTER = "partial", "driven_by"  # columns of triage.csv around its labels
@@ -29,13 +30,15 @@ class Row(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A row of triage.csv that has a rank."""
+    """A row of triage.csv that has a rank; `in_scope` is `UNKNOWN` in one of before that was told."""
 
     study_uid: str
     rank: int
     probabilities: list[float]
     partial: bool
     slices: int
+    in_scope: str
+    scope_reason: str
 
 
 class Reject(NamedTuple):
@@ -91,6 +94,8 @@ def studies(result: Path) -> list[Study]:
             [float(row[name]) for name in names],
             bool(row["partial"]),
             int(row["slices"]),
+            row.get("in_scope", UNKNOWN),
+            row.get("scope_reason", ""),
         )
         for row in _rows(PredictFolder(result).triage)
         if row["rank"]

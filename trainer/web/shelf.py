@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ich_tfrecords import NOT_A_DEVICE
 from trainer.models.model_file import About
 from trainer.shell.problems import WrongUse
+from trainer.trust.scope import NO
 from trainer.web import results, uploads
 from trainer.web.limits import MOST_REJECTS, Limits
 from trainer.web.refusal import Refusal
@@ -166,6 +167,8 @@ class Shelf:
                 "probability": one.probabilities[at],
                 "probabilities": one.probabilities,
                 "partial": one.partial,
+                "in_scope": one.in_scope,
+                "scope_reason": one.scope_reason,
                 "slices": one.slices,
             }
             for one in found
@@ -175,7 +178,7 @@ class Shelf:
             {"file": name, "reason": one.reason}
             for one, name in zip(rejects[:MOST_REJECTS], self._called(entry, rejects[:MOST_REJECTS]), strict=True)
         ]
-        urgency = max((one.probabilities[at] for one in found), default=0.0)
+        urgency = max((one.probabilities[at] for one in found if one.in_scope != NO), default=0.0)
         return Found(labels, studies, told, len(rejects), urgency)
 
     def _called(self, entry: Entry, rows: Sequence[results.Row | results.Reject]) -> list[str]:

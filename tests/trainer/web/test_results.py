@@ -60,7 +60,10 @@ def test_rows(result):
         (1, "d", "1.2", "2", "3", None, [1.0, 0.0]),
     ]
     # a study without a rank has no probability
-    assert results.studies(result) == [("2", 1, [1.0, 0.1], True, 3), ("7", 2, [0.5, 0.5], False, 1)]
+    assert results.studies(result) == [
+        ("2", 1, [1.0, 0.1], True, 3, "unknown", ""),
+        ("7", 2, [0.5, 0.5], False, 1, "unknown", ""),
+    ]
     assert results.rejects(result) == [(1, "x", "truncated")]
 
 

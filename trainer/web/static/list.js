@@ -5,7 +5,7 @@ import { at, bar, make, say } from "./dom.js";
 import { dropped, picked } from "./gather.js";
 import { poll } from "./poll.js";
 import { upload } from "./upload.js";
-import { counted, probabilityText, shortened, stateText, timeText } from "./words.js";
+import { counted, isStrange, probabilityText, scopeText, shortened, stateText, timeText } from "./words.js";
 
 const UID_LETTERS = 64;
 const NAME_LETTERS = 80;
@@ -46,7 +46,7 @@ function show(entries) {
   const ranked = entries
     .filter(({ state }) => state === "done")
     .flatMap((entry) => entry.studies.map((study) => ({ entry, study })))
-    .sort((one, other) => other.study.probability - one.study.probability);
+    .sort(({ study: one }, { study: other }) => isStrange(one) - isStrange(other) || other.probability - one.probability);
   fill("under-way", open, openCard);
   fill("ranked", ranked, studyCard);
   fill("failed", without, failedCard);
@@ -84,6 +84,7 @@ function studyCard({ entry, study }, index) {
     { class: "study" },
     make("h3", {}, make("span", { class: "rank" }, `${index + 1}`), make("span", { class: "uid" }, name)),
     make("p", { class: "note" }, [...facts, ...lost].join(", ")),
+    ...(study.scope_reason && study.in_scope !== "unknown" ? [make("p", { class: "partial" }, scopeText(study))] : []),
     ...(study.partial ? [make("p", { class: "partial" }, "PARTIAL: judged by a part of its slices")] : []),
     make("dl", { class: "labels" }, ...entry.labels.map((label, n) => labelBar(label, study.probabilities[n]))),
     buttons(entry, link, `study ${name}`),

@@ -6,7 +6,7 @@ import { at, make, say } from "./dom.js";
 import { Probabilities } from "./probabilities.js";
 import { around, Slices } from "./slices.js";
 import { onDrag, onWheel, Stage } from "./stage.js";
-import { counted, probabilityText, shortened } from "./words.js";
+import { counted, probabilityText, scopeText, shortened } from "./words.js";
 import { Windows } from "./windows.js";
 
 const MOST_BYTES = 128 << 20; // of slices kept, which is 256 of the usual size
@@ -55,6 +55,8 @@ export class Series {
     this.study = this.entry.studies.find(({ study_uid }) => study_uid === this.series.study_uid);
     at("series").value = number;
     at("slice").max = this.count;
+    at("scope").hidden = !this.study?.scope_reason || this.study.in_scope === "unknown";
+    say(at("scope"), this.study ? scopeText(this.study) : "");
     at("partial").hidden = !this.study?.partial;
     say(at("partial"), "PARTIAL: judged by a part of its slices");
     say(at("study"), `Study ${shortened(this.series.study_uid, UID_LETTERS)}${this.#rank()}`);

@@ -52,3 +52,9 @@ export function stateText(entry) {
   const far = `${progress.done.toLocaleString("en")} of ${counted(progress.files, "file")}`;
   return progress.files ? `${stage}: ${far}` : stage;
 }
+
+/** Whether a study is unlike what the model was trained on, so that it is ranked behind the others. */
+export const isStrange = ({ in_scope }) => in_scope === "no";
+
+/** What of a study is unlike training. */
+export const scopeText = (study) => (isStrange(study) ? "OUT OF SCOPE: " : "") + study.scope_reason;
