@@ -54,7 +54,17 @@ def test_nothing_is_said_where_nothing_is_missing():
 @pytest.mark.parametrize(
     "command",
     [
-        "task", "evaluate", "compare", "audit", "embed", "classify", "predict", "serve", "listen", "monitor", "export",
+        "task",
+        "evaluate",
+        "compare",
+        "audit",
+        "embed",
+        "classify",
+        "predict",
+        "serve",
+        "listen",
+        "monitor",
+        "export",
         "submit",
     ],  # fmt: skip
 )
