@@ -53,7 +53,20 @@ def test_nothing_is_said_where_nothing_is_missing():
 @pytest.mark.slow  # starts processes
 @pytest.mark.parametrize(
     "command",
-    "task evaluate compare audit embed classify predict serve listen monitor export submit".split(),
+    [
+        "task",
+        "evaluate",
+        "compare",
+        "audit",
+        "embed",
+        "classify",
+        "predict",
+        "serve",
+        "listen",
+        "monitor",
+        "export",
+        "submit",
+    ],
 )
 def test_a_base_install_says_it_in_one_line(command, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
