@@ -128,6 +128,7 @@ def test_the_same_pixels_with_another_label_are_suspects_and_the_minority_first(
     assert found.copied[:3, 0].all()
     assert not found.copied[3:].any()
     assert found.ranked()[0].tolist() == [1, 0]
+    assert found.score[1, 0] < 0.1 * found.score[0, 0]
     assert found.suspect[:3, 0].all()
 
 
