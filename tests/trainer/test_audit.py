@@ -127,6 +127,16 @@ def test_an_evaluation_of_the_same_weights_is_not_made_again(folds, blobs, audit
         )
 
 
+def test_too_little_data_is_said(folds, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(audit.suspects, "LEAST", 10**6)
+    assert run(*folds, "--output", tmp_path) == 2
+    told = capsys.readouterr()
+    assert "epidural: not judged, " in told.out
+    assert "positive slices, and 1,000,000 are needed\n" in told.out
+    assert told.err == "audit: no label has 10 slices of either value, so none can be judged; take more data\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folds_that_are_missing_twice_or_none_are_one_line(folds, blob_run, tmp_path, capsys):
     assert run(folds[0], "--output", tmp_path) == 2
     assert "fold 1 of 2 missing" in one_line(capsys)

@@ -115,7 +115,7 @@ def _refused(values: Int8) -> str:
     """Why a label cannot be judged: too few slices of a value; nothing where it can."""
     for value, word in ((1, "positive"), (0, "negative")):
         if (count := int((values == value).sum())) < LEAST:
-            return f"{count:,} {word} slices, and {LEAST} are needed"
+            return f"{count:,} {word} slices, and {LEAST:,} are needed"
     return ""
 
 
