@@ -28,7 +28,8 @@ SCRIPTS = {
     **{
         f"ich-{name}": f"trainer.{name}"
         for name in (
-            *("evaluate", "compare", "embed", "classify", "predict", "serve", "listen", "export", "submit", "score"),
+            *("evaluate", "compare", "embed", "classify", "predict", "serve", "listen", "monitor", "export", "submit"),
+            "score",
         )
     },
 }
