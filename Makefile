@@ -8,7 +8,7 @@ RUN := $(BIN)/python -m
 TRAIN = $(RUN) trainer.task --model cnn --data_dir $(DEMO)/rsna_ich --epochs 8 \
   --set flip=true --set rotate_deg=10 --set shift=0.04 --set schedule=cosine
 
-.PHONY: help demo check test test-extras test-faults test-tfio lint bench clean
+.PHONY: help demo check test test-environment test-extras test-faults test-tfio tfio-environment lint bench clean
 
 help:
 	@echo "make demo    synthetic CT slices -> TFRecords -> slice and series models, compared; triage of unseen studies (into $(DEMO)/)"
@@ -81,8 +81,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# halves of the tests in their order, so that what the tests of a file share is mostly made once
 test: lint
-	$(RUN) pytest -n 2
+	$(RUN) pytest -n 2 --dist worksteal --durations 60
+
+test-environment: $(VENV)/.test
 
 # each extra by itself in a clean environment; 3 GB and some minutes of pip each
 test-extras: $(VENV)/.test
@@ -100,6 +103,8 @@ $(TFIO_VENV)/.done: tests/tfio/requirements.txt
 	@$(PYTHON) -m venv $(TFIO_VENV)
 	@$(TFIO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+tfio-environment: $(TFIO_VENV)/.done
 
 test-tfio: $(TFIO_VENV)/.done
 	PYTHONPATH=. $(TFIO_VENV)/bin/python -m pytest tests/tfio

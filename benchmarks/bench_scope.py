@@ -33,11 +33,12 @@ from ich_tfrecords.dicom import ct_slice
 from ich_tfrecords.dicom.writer import SliceFields, dicom_bytes
 from trainer.trust.scope import CHECKS, NO
 
-SIDE = 512
-WRONG_STUDIES = 25  # of each kind
-SLICES_A_STUDY = 12
+SIDE = 256
+WRONG_STUDIES = 20  # of each kind
+SLICES_A_STUDY = 12  # of heads
+WRONG_SLICES = 6  # of a wrong study
 SETTINGS = (
-    "--epochs 6 --batch_size 32 --set steps_per_epoch=0 --set architecture.filters=[8,16,32] "
+    "--epochs 4 --batch_size 32 --set steps_per_epoch=0 --set architecture.filters=[8,16,32] "
     "--set architecture.dense=[32]"
 )
 
@@ -137,13 +138,13 @@ def _put(
 
 
 KINDS: dict[str, tuple[Callable[[Array, np.random.Generator, float], Array], int]] = {
-    "abdomen": (abdomen, SLICES_A_STUDY),
-    "neck": (neck, SLICES_A_STUDY),
+    "abdomen": (abdomen, WRONG_SLICES),
+    "neck": (neck, WRONG_SLICES),
     "chest slice": (chest, 1),
-    "inverted grey": (inverted, SLICES_A_STUDY),
-    "wrong intercept": (shifted, SLICES_A_STUDY),
-    "noise": (noise, SLICES_A_STUDY),
-    "spacing 0.8 mm": (lambda hu, rng, z: hu, SLICES_A_STUDY),
+    "inverted grey": (inverted, WRONG_SLICES),
+    "wrong intercept": (shifted, WRONG_SLICES),
+    "noise": (noise, WRONG_SLICES),
+    "spacing 0.8 mm": (lambda hu, rng, z: hu, WRONG_SLICES),
 }
 
 
@@ -159,7 +160,7 @@ def write_wrong(folder: Path, heads: Path) -> None:
         place.mkdir(parents=True)
         rng = np.random.default_rng([5, *kind.encode()])
         for number, uid in enumerate(list(studies)[:WRONG_STUDIES]):
-            for at, path in enumerate(studies[uid][:slices]):
+            for at, path in enumerate(studies[uid][:: SLICES_A_STUDY // slices][:slices]):
                 found = ct_slice.read_slice(path.read_bytes())
                 hu = draw(found.hu.astype(np.float64), rng, 2 * at / slices - 1)
                 spacing = (0.8, 0.8) if kind == "spacing 0.8 mm" else (0.488281, 0.488281)

@@ -130,12 +130,12 @@ def _write_study(
     image = picture_files.seen(driver.found, frames, about)
     source = dicom_objects.source(_elements(driver.found.ref, dicom_objects.LAST), driver.found)
     explanation = None if maps is None else picture_files.explained(image, driver, about, maps, method)
-    picture = picture_files.picture(image, driver, study.partial, about, explanation)
+    picture = picture_files.picture(image, driver, study.warning, about, explanation)
     numbers = map(float, rounded(study.probabilities))
     probabilities = dict(zip(about.spec.labels.names, numbers, strict=True))
     folder = place / source.study_uid
     folder.mkdir()
-    dicom_objects.report(source, by, probabilities, study.partial).save_as(folder / REPORT)
+    dicom_objects.report(source, by, probabilities, study).save_as(folder / REPORT)
     dicom_objects.capture(source, by, picture).save_as(folder / PICTURE)
     return source
 

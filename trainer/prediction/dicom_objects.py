@@ -24,6 +24,7 @@ from ich_tfrecords.storage.sources import UnreadableSource
 from ich_tfrecords.views.montage import BACKGROUND, MARGIN_PX
 from trainer.prediction.pen import WARNING_PX, Pen
 from trainer.prediction.slice_stream import FoundSlice
+from trainer.prediction.triage import Study
 
 # PS3.3 C.7.1.1, C.7.2.1 and C.7.2.2: who the patient is and which study it is, and nothing else of a person
 PATIENT = (
@@ -95,18 +96,19 @@ def source(elements: Dataset, driver: FoundSlice) -> Source:
     return Source(identity, study, series, sop, sop_class, frame, uids != found)
 
 
-def report(of: Source, by: MadeBy, probabilities: Mapping[str, float], partial: str) -> Dataset:
-    """Comprehensive SR: for each label its probability of the study. `partial`: `Study.partial`."""
+def report(of: Source, by: MadeBy, probabilities: Mapping[str, float], study: Study) -> Dataset:
+    """Comprehensive SR: for each label its probability of the study."""
     content = _content(of, by, probabilities)
     document = sr.ComprehensiveSR(
         evidence=[_evidence(of)],
         content=content,
         series_number=REPORT,
-        is_complete=not partial,
+        is_complete=not study.partial,
         specific_character_set="ISO_IR 192",
         **_common("Probabilities of a model. Not a medical device"),
     )
-    document.CompletionFlagDescription = f"judged by {partial}"[:64] if partial else "judged by every slice"
+    seen = f"judged by {study.partial or 'every slice'}"
+    document.CompletionFlagDescription = f"{'OUT OF SCOPE, ' * study.is_strange}{seen}"[:64]
     document.CodingSchemeIdentificationSequence = [_scheme()]
     return _identified(document, of)
 

@@ -51,7 +51,7 @@ class Pictured(NamedTuple):
 def draw(
     output: PredictFolder,
     chosen: Sequence[ScoredSlice],
-    partial: Mapping[str, str],
+    warnings: Mapping[str, str],
     about: About,
     maps: Maps | None,
     method: str,
@@ -59,7 +59,7 @@ def draw(
 ) -> list[Pictured]:
     """Draw pictures of `chosen` slices, which are read again; one that changed meanwhile is told.
 
-    `partial`: `Triage.partial`; `maps`: `maps_of` the slice model by `method`; what a series model looks at stands
+    `warnings`: `Triage.warnings`; `maps`: `maps_of` the slice model by `method`; what a series model looks at stands
     below its map. `paged`: SOP UIDs of slices whose panels a page shows.
     """
     drawn: list[Pictured] = []
@@ -79,7 +79,7 @@ def draw(
                 print(f"predict: no picture of {called}: {problem}", file=sys.stderr)
                 continue
             explanation = None if maps is None else explained(image, scored, about, maps, method)
-            warning = partial.get(scored.found.study_uid, "")
+            warning = warnings.get(scored.found.study_uid, "")
             png = png_bytes(picture(image, scored, warning, about, explanation))
             atomic.write_bytes(output.pictures / name, png)
             panels = _panels(image, about, explanation) if scored.found.sop_uid in paged else []
@@ -125,17 +125,16 @@ def _panels(image: Tensor, about: About, explanation: Explanation | None) -> lis
 
 
 def picture(
-    image: Tensor, scored: ScoredSlice, partial: str, about: About, explanation: Explanation | None
+    image: Tensor, scored: ScoredSlice, warning: str, about: About, explanation: Explanation | None
 ) -> Image.Image:
     """RGB picture of a slice, its probabilities, and its `explanation`; None where the model has no gradient.
 
-    `image`: `seen`.
+    `image`: `seen`; `warning`: of its study, see `Study.warning`.
     """
     from trainer.prediction import attention_strip, slice_picture
 
     names, refused = about.spec.labels.names, about.calibration.refused
     title = f"slice {shortened(scored.found.sop_uid, 30)}, study {shortened(scored.found.study_uid, 30)}"
-    warning = f"PARTIAL: the study was judged by {partial}" if partial else ""
     shown = (names, scored.probabilities, explanation, refused, warning)
     drawn = slice_picture.picture(_shown(image, about), about.shown, title, *shown)
     if scored.attention is not None and about.blend is not None:

@@ -109,6 +109,13 @@ class Study(NamedTuple):
         """Whether it is out of scope, so that it is ranked apart: what the model says of it is worth nothing."""
         return self.scope.in_scope == NO
 
+    @property
+    def warning(self) -> str:
+        """What must be known wherever its numbers are shown; "" where nothing must."""
+        strange = f"OUT OF SCOPE: {self.scope.reason}" if self.is_strange else ""
+        partial = f"PARTIAL: the study was judged by {self.partial}" if self.partial else ""
+        return "; ".join(filter(None, (strange, partial)))
+
 
 class Triage:
     """Gathers scored slices into studies. Memory: one driving slice a study, and the `pictured` most urgent slices.
@@ -221,6 +228,10 @@ class Triage:
     def partial(self) -> dict[str, str]:
         """What is said of each study that was judged by a part of its slices, by UID."""
         return {study.study_uid: study.partial for study in self.studies() if study.partial}
+
+    def warnings(self) -> dict[str, str]:
+        """`Study.warning` of each study that has one, by UID."""
+        return {study.study_uid: study.warning for study in self.studies() if study.warning}
 
     def to_picture(self) -> list[ScoredSlice]:
         """The slices worth a picture: the driving ones of the most urgent studies, then the most urgent others."""

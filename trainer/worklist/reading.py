@@ -158,8 +158,8 @@ class Reader:
                     stages = self._stages(listing.table, looks=bool(self.how.pictures or results))
                     found, seconds = self._score_files(stages, output, kept, watch)
                     chosen, shown = found.to_picture(), triage_page.shown(found)
-                    partial, maps = found.partial(), self.maps if chosen else None
-                    pictured = picture_files.draw(output, chosen, partial, about, maps, self.how.map, shown)
+                    told, maps = found.warnings(), self.maps if chosen else None
+                    pictured = picture_files.draw(output, chosen, told, about, maps, self.how.map, shown)
                     text = triage_page.page(found, about, self._digest, kept, pictured)
                 atomic.write_bytes(output.page, text.encode(errors="backslashreplace"))
                 filed = self._file(place, found) if place else None

@@ -14,6 +14,7 @@ from trainer.prediction import triage
 from trainer.prediction.slice_stream import FoundSlice, Reject
 from trainer.prediction.triage import Attention, Outcome, ScoredSlice, Triage
 from trainer.results.conformal import Limits, Promise
+from trainer.trust.scope import Judgement
 
 LABELS = LabelSpec("any", ("any", "epidural", "subdural"), ("epidural", "subdural"))
 ONLY_ANY = LabelSpec("any", ("any",), ())
@@ -138,7 +139,23 @@ def test_rows_of_the_files():
         "input": 2,
         "file": "a.dcm",
         "position_mm": 1.0,
+        "in_scope": "unknown",
+        "scope_reason": "the model does not keep what it was trained on",
     }
+
+
+def test_a_study_out_of_scope_stands_behind_the_others_and_keeps_a_rank():
+    made = gathered([("a", "S", (0.9, 0.4, 0.1)), ("b", "T", (0.2, 0.1, 0.1)), ("c", "U", (0.3, 0.1, 0.1))])
+    strange = Judgement("no", "vectors 3.0 times as far as 95% of validation")
+    made.judged = {("S", "1"): strange, ("T", "1"): Judgement("yes"), ("U", "1"): Judgement("yes"), ("U", "2"): strange}
+    assert [study.study_uid for study in made.strange()] == ["S"]
+    shown = [dict(zip(triage.study_head(LABELS, made), row)) for row in triage.study_rows(made, LABELS)]
+    assert [(row["rank"], row["study_uid"], row["in_scope"]) for row in shown] == [
+        (1, "U", "yes"), (2, "T", "yes"), (3, "S", "no")
+    ]  # fmt: skip
+    assert shown[0]["scope_reason"] == f"1 of 2 series out of scope: {strange.reason}"
+    assert shown[2]["scope_reason"] == strange.reason
+    assert f"OUT OF SCOPE: {strange.reason}" in "\n".join(triage.table(made.studies(), LABELS, 5))
 
 
 def test_groups_stand_behind_everything_and_what_lacks_slices_is_never_negative():

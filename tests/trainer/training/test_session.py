@@ -55,7 +55,7 @@ def test_the_files_of_a_run(run):
         "result.json", "tensorboard",
     ]  # fmt: skip
     assert steps_saved(run) == ["best-000000006.npz", "step-000000003.npz", "step-000000006.npz"]
-    assert sorted(path.name for path in (run / "export").iterdir()) == ["about.json", "model.keras"]
+    assert sorted(path.name for path in (run / "export").iterdir()) == ["about.json", "model.keras", "scope.npz"]
 
 
 def test_history_log_and_tensorboard_agree(run, events):
