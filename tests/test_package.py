@@ -40,19 +40,8 @@ SCRIPTS = {
     **{
         f"ich-{name}": f"trainer.{name}"
         for name in (
-            *(
-                "evaluate",
-                "compare",
-                "audit",
-                "embed",
-                "classify",
-                "predict",
-                "serve",
-                "listen",
-                "export",
-                "submit",
-                "score",
-            ),
+            *("evaluate", "compare", "audit", "embed", "classify", "predict", "serve", "listen", "monitor", "export"),
+            *("submit", "score"),
         )
     },
 }

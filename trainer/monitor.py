@@ -79,7 +79,7 @@ def _parser() -> command.Parser:
         exit_codes=EXIT_CODES,
     )
     parser.add_argument("--job_dir", required=True, type=command.path, metavar="RUN", help="folder of the run")
-    now = parser.add_mutually_exclusive_group(required=True)
+    now = parser.add_mutually_exclusive_group()
     now.add_argument("--predicted", type=command.path, metavar="DIR", help="folder that predict wrote, with this model")
     now.add_argument(
         "--input", type=command.path, action="append", metavar="PATH",
@@ -99,6 +99,8 @@ def _parser() -> command.Parser:
 
 
 def _monitor(args: argparse.Namespace) -> int:
+    if not (args.predicted or args.input):
+        raise WrongUse("nothing to compare: give --predicted DIR, a folder of predict, or --input PATH")
     folder = model_file.find(args.job_dir)
     about, weights = model_file.read_about(folder), model_file.digest(folder)
     seen, known = _known(args.job_dir, folder, about)

@@ -26,6 +26,7 @@ from trainer.trust.scope import WORDS as UNITS
 TEMPLATES = "trainer.pages"
 FIRST = 3  # things that stand above all others
 FORMAT = 1
+_BOTH_WAYS = 1.5  # times the difference of means, beyond which some pixels became brighter and others darker
 LETTERS = 40  # of a word of a header
 Windows = Sequence[Window]
 _TITLES = {
@@ -92,7 +93,8 @@ def _of_grey(facts: Mapping[str, Any], window: Window) -> str:
     before, now = facts["mean"]
     gap, area = ((value * window.width_hu) for value in (now - before, facts["area"]))
     way = "brighter" if gap > 0 else "darker"
-    return f"{abs(gap):.1f} HU {way} over all pixels; {area:.1f} HU lie between the distributions"
+    told = f"{abs(gap):.1f} HU {way} over all pixels"
+    return f"{told}, {area:.1f} HU regardless of the sign" if area > _BOTH_WAYS * abs(gap) else told
 
 
 def _word(word: str) -> str:
@@ -229,7 +231,7 @@ def _things(things: Sequence[Moved], windows: Windows) -> list[list[str]]:
     rows = []
     for one in things:
         numbers = [one.apart.separation, one.apart.by_chance, one.apart.effect]
-        told = [title(one), _READINGS[one.is_moved], says(one, windows)]
+        told = [title(one), "moved" if one.is_moved else "chance", says(one, windows)]
         rows.append([*told, *(f"{number:.2f}" for number in numbers), f"{one.corrected:.4f}"])
     return rows
 
@@ -255,7 +257,7 @@ def _chart(things: Sequence[Moved], windows: Windows, alt: str) -> html_page.Ima
 
 def _panel(thing: Moved, windows: Windows) -> Panel:
     facts = thing.facts
-    reading = f"{_READINGS[thing.is_moved]}, {thing.apart.effect:.2f} beyond chance"
+    reading = f"{_READINGS[thing.is_moved]}; {thing.apart.effect:.2f} beyond chance"
     if "words" in facts:
         return Words(reading, {_word(word): shares for word, shares in facts["words"].items()})
     before, now = facts["shares"]
@@ -264,4 +266,6 @@ def _panel(thing: Moved, windows: Windows) -> Panel:
     window = windows[[one.name for one in windows].index(thing.key)]
     low = window.level_hu - window.width_hu / 2
     edges = np.linspace(low, low + window.width_hu, len(now) + 1)
-    return Shares(f"{reading}; share of pixels by HU", edges.tolist(), before, now, deep=True)
+    return Shares(
+        f"{thing.apart.effect:.2f} beyond chance; share of pixels by HU", edges.tolist(), before, now, deep=True
+    )

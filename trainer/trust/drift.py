@@ -275,8 +275,10 @@ def _of_numbers(before: Floats, now: Floats) -> dict[str, Any]:
 
 def _bins(before: Floats, now: Floats, ends: tuple[float, float] | None = None) -> dict[str, Any]:
     """Edges, and the share of each side in each bin."""
-    low, high = ends or (min(part.min() for part in (before, now) if len(part)), max(*before, *now))
-    edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+    both = np.concatenate([before, now])
+    beyond = 0.03 * float(np.ptp(both)) or 0.5
+    low, high = ends or (float(both.min()) - beyond, float(both.max()) + beyond)
+    edges = np.linspace(low, high, _BINS + 1)
     counts = [np.histogram(part, edges)[0] / max(1, len(part)) for part in (before, now)]
     return {"edges": edges.tolist(), "shares": [shares.tolist() for shares in counts]}
 
