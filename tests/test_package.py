@@ -13,26 +13,6 @@ from clean_environment import ROOT, CleanEnvironment, checkout
 
 pytestmark = pytest.mark.slow
 
-MODULES = (
-    *(f"ich_tfrecords.{name}" for name in ("inspect", "kaggle", "synthetic")),
-    "beam_pipelines.convert",
-    *(
-        f"trainer.{name}"
-        for name in (
-            "task",
-            "evaluate",
-            "compare",
-            "audit",
-            "embed",
-            "predict",
-            "serve",
-            "listen",
-            "export",
-            "submit",
-            "score",
-        )
-    ),
-)
 SCRIPTS = {
     **{f"ich-{name}": f"ich_tfrecords.{name}" for name in ("inspect", "kaggle", "synthetic")},
     "ich-convert": "beam_pipelines.convert",
@@ -82,7 +62,7 @@ def test_the_house_of_the_wheel_is_the_only_one_loaded(clean):
         assert Path(place).is_relative_to(clean.site)
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", SCRIPTS.values())
 def test_each_command_helps(module, clean):
     assert clean.python("-m", module, "--help").startswith(f"usage: python -m {module}")
 
