@@ -566,20 +566,21 @@ def test_one_slice_without_a_number_leaves_the_others(run, tmp_path, monkeypatch
     folder = tmp_path / "in"
     for number in range(5):
         write_slice(folder, f"{number}.dcm", f"1.2.{number}", number)
-    scorer = model_file.scorer
+    embedder = model_file.embedder
 
-    def sometimes(model, flip):
-        score = scorer(model, flip)
+    def sometimes(model):
+        embed = embedder(model)
 
-        def scored(images):
-            logits = score(images).copy()
+        def embedded(images):
+            vectors, logits = embed(images)
+            logits = logits.copy()
             if len(images) == 3:
                 logits[1, 2] = np.inf
-            return logits
+            return vectors, logits
 
-        return scored
+        return embedded
 
-    monkeypatch.setattr(model_file, "scorer", sometimes)
+    monkeypatch.setattr(model_file, "embedder", sometimes)
     code, out = run(folder, batch_size=3)
     assert code == 1
     assert [row["file"] for row in rows(out / "predictions.csv")] == ["0.dcm", "2.dcm", "3.dcm", "4.dcm"]
@@ -588,17 +589,17 @@ def test_one_slice_without_a_number_leaves_the_others(run, tmp_path, monkeypatch
 
 
 def test_too_large_a_batch_is_told_with_the_way_out(run, tmp_path, monkeypatch, capsys):
-    def scorer(model, flip):
-        def score(images):
+    def embedder(model):
+        def embed(images):
             if len(images) > 1:
                 raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
-            return np.zeros((1, 6), np.float32)
+            return np.zeros((1, 8), np.float16), np.zeros((1, 6), np.float32)
 
-        return score
+        return embed
 
     for number in range(2):
         write_slice(tmp_path / "in", f"{number}.dcm", f"1.2.{number}")
-    monkeypatch.setattr(model_file, "scorer", scorer)
+    monkeypatch.setattr(model_file, "embedder", embedder)
     assert run(tmp_path / "in")[0] == 1
     line = capsys.readouterr().err
     assert line == "predict: 2 slices at once need more memory than there is; lower --batch_size\n"

@@ -46,7 +46,7 @@ def compiled_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asked, "load", known)
-        for way in ("scorer", "in_series"):
+        for way in ("seer", "in_series"):
             patch.setattr(Networks, way, functools.cache(getattr(Networks, way)))
         yield
 
