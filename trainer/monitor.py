@@ -48,7 +48,8 @@ Written to --output: {PAGE} (what moved most first) and {VALUES} (every number).
 Headers and grey are compared with the series of training that the run kept at its end,
 vectors and probabilities with those of validation. Each thing gets how far it lies apart,
 0 to 1, and a p-value by dealing the studies anew {DRAWS:,} times, corrected for the number
-of things: where nothing has moved, something is named 5% of the time. At least {FEWEST} studies.
+of things: where nothing has moved, something is named at most 5% of the time.
+At least {FEWEST} studies are needed, and {FEWEST} patients of the reference.
 
 --predicted takes a folder that predict wrote with the same model, --input predicts first,
 into a temporary folder. No id of a patient or study stands in the results.

@@ -3,7 +3,7 @@
 Headers and grey are compared with the series of training. Vectors and probabilities are compared with those of
 validation, for a network knows its training slices by heart. Each thing gets its separation and a p-value, see
 `permutation`; p-values are corrected for the number of things (Holm), so where nothing has moved at all, one thing or
-more is called moved with a chance of `ALPHA`.
+more is called moved with a chance of at most `ALPHA`.
 """
 
 from __future__ import annotations
