@@ -95,13 +95,14 @@ test-faults: $(VENV)/.test
 	$(RUN) pytest tests/faults
 
 TFIO_VENV ?= .venv-tfio
+TFIO_PIP := $(TFIO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 # TensorFlow 2.16 and what it is bound to; nothing of it meets .venv
 $(TFIO_VENV)/.done: tests/tfio/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("tensorflow-io 0.37.1 needs Python 3.10 to 3.12, this is " + sys.version.split()[0] + "; make test-tfio PYTHON=python3.11") if not (3, 10) <= sys.version_info[:2] <= (3, 12) else None'
 	@echo "making $(TFIO_VENV) (the first time takes a few minutes)"
 	@$(PYTHON) -m venv $(TFIO_VENV)
-	@$(TFIO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@$(TFIO_PIP) --requirement $<
 	@touch $@
 
 tfio-environment: $(TFIO_VENV)/.done

@@ -102,6 +102,20 @@ def _wait_for(condition, seconds: float) -> None:
         time.sleep(0.01)
 
 
+def _workers(process: subprocess.Popen) -> list[psutil.Process]:
+    """The two worker processes of a run, once both are there; other children, of an import, come before."""
+    workers: list[psutil.Process] = []
+
+    def started() -> bool:
+        family = psutil.Process(process.pid).children(recursive=True)
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            workers[:] = [child for child in family if child.cmdline()[1:] == SDK_WORKER]
+        return len(workers) == 2 or process.poll() is not None
+
+    _wait_for(started, 60)
+    return workers
+
+
 @pytest.mark.parametrize("moment", ["index", "growing", "sidecars"])
 def test_a_kill_at_a_known_moment_resumes(dataset, synthetic_set, tmp_path, moment):
     """Killed as soon as the first file of a step is there."""
@@ -120,15 +134,7 @@ def test_a_killed_worker_ends_the_run_with_one_line_and_the_next_run_finishes(da
     output = tmp_path / "out"
     run = command(synthetic_set, output, *TWO_PROCESSES)
     process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    workers: list[psutil.Process] = []
-
-    def started() -> bool:
-        family = psutil.Process(process.pid).children(recursive=True)
-        with contextlib.suppress(psutil.Error):  # one that has just ended
-            workers[:] = [child for child in family if child.cmdline()[1:] == SDK_WORKER]
-        return len(workers) == 2 or process.poll() is not None
-
-    _wait_for(started, 60)
+    workers = _workers(process)
     time.sleep(0.5)
     workers[0].kill()
     _, error = process.communicate(timeout=120)
@@ -144,7 +150,7 @@ def test_an_interrupt_ends_workers_too_and_says_how_to_go_on(synthetic_set, tmp_
     output = tmp_path / "out"
     run = command(synthetic_set, output, *TWO_PROCESSES)
     process = subprocess.Popen(run, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    _wait_for(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 2 or process.poll() is not None, 60)
+    _workers(process)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)

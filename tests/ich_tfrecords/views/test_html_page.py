@@ -36,7 +36,8 @@ def test_no_template_lets_markup_in(path):
 
 def test_every_page_extends_the_one_base():
     pages = [path for path in TEMPLATES if path.name not in PIECES]
-    assert {path.name for path in pages} == {"report.html", "evaluation.html", "comparison.html", "triage.html"}
+    of_results = {f"{name}.html" for name in ("audit", "comparison", "drift", "evaluation", "triage")}
+    assert {path.name for path in pages} == {"report.html", *of_results}
     assert all(path.read_text(encoding="utf-8").startswith('{% extends "base.html" %}\n') for path in pages)
     assert [path.name for path in TEMPLATES if re.search("<!doctype|<html|<style", path.read_text(), re.I)] == [
         "base.html"
