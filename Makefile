@@ -8,12 +8,13 @@ RUN := $(BIN)/python -m
 TRAIN = $(RUN) trainer.task --model cnn --data_dir $(DEMO)/rsna_ich --epochs 8 \
   --set flip=true --set rotate_deg=10 --set shift=0.04 --set schedule=cosine
 
-.PHONY: help demo check test test-environment test-extras test-faults test-tfio tfio-environment lint bench clean
+.PHONY: help demo check test test-environment test-extras test-faults test-long test-tfio tfio-environment lint bench clean
 
 help:
 	@echo "make demo    synthetic CT slices -> TFRecords -> slice and series models, compared; triage of unseen studies (into $(DEMO)/)"
 	@echo "make check   format, lint, types and the quick tests, in under two minutes: the loop for daily work"
 	@echo "make test    lint, types and tests"
+	@echo "make test-long   the tests of a minute or more alone (also part of make test; .ci/run leaves them out)"
 	@echo "make test-faults  the faults of a conversion alone: kills, full disks, damage (also part of make test)"
 	@echo "make test-extras  each extra alone in a clean environment (minutes of pip)"
 	@echo "make test-tfio  our decoder against tensorflow-io's, in an environment of its own (Python 3.10 to 3.12)"
@@ -83,13 +84,17 @@ lint: $(VENV)/.test
 
 # halves of the tests in their order, so that what the tests of a file share is mostly made once
 test: lint
-	$(RUN) pytest -n 2 --dist worksteal --durations 60
+	$(RUN) pytest -n 2 --dist worksteal --durations 60 $(SOME)
 
 test-environment: $(VENV)/.test
 
 # each extra by itself in a clean environment; 3 GB and some minutes of pip each
 test-extras: $(VENV)/.test
 	$(RUN) pytest -m fetches tests/trainer/test_extras_alone.py
+
+# the tests of a minute or more, which .ci/run leaves out of `make test`
+test-long: $(VENV)/.test
+	$(RUN) pytest -n 2 --dist worksteal -m long
 
 test-faults: $(VENV)/.test
 	$(RUN) pytest tests/faults

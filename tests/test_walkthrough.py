@@ -46,6 +46,7 @@ def test_it_calls_what_the_commands_call(notebook):
     }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_runs(notebook, tmp_path):
     """A cell that fails fails here; numbers and pictures may differ from those that stand there."""

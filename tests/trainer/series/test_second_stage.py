@@ -52,6 +52,7 @@ def weights(folder):
     return [variable.value.numpy() for variable in model_file.load_model(folder, about).weights]
 
 
+@pytest.mark.long
 def test_it_learns_resumes_to_the_bit_and_leaves_a_whole_model(stages, tiny_dataset, tmp_path):
     slice_run, series_run = stages / "slice_run", stages / "series_run"
     whole, parts = tmp_path / "whole", tmp_path / "parts"

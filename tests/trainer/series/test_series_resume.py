@@ -116,10 +116,12 @@ def both(series_run, runs_of_blobs, tmp_path_factory) -> dict[str, Path]:
     return {name: folder / name for name in devices}
 
 
+@pytest.mark.long
 def test_two_devices_train_as_one(both):
     assert_same_losses(both["two"], both["one"])
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one(both, series_run, runs_of_blobs, tmp_path):
     job_dir = tmp_path / "run"
     command = line(runs_of_blobs, job_dir, series_run.parent / "slice_run", PLAIN)

@@ -60,6 +60,7 @@ def test_it_learns_from_both_and_says_so(run, runs_of_blobs, second, slice_run):
     assert names >= {f"{split}{end}" for split in ("train", "validation", "test") for end in ("", f"-{other}")}
 
 
+@pytest.mark.long
 def test_the_same_command_goes_on(run, runs_of_blobs, second, slice_run, tmp_path, capsys):
     """To the bits of a run that never stopped; on one of the sets alone it is another run."""
     folder = tmp_path / "run"

@@ -45,6 +45,7 @@ def tiny(monkeypatch):
         monkeypatch.setattr(keras.applications, name, function)
 
 
+@pytest.mark.long
 def test_the_whole_way(five_windows, tmp_path, capsys):
     """Of a network of layers that the thesis's lack, begun with a file of three windows.
 

@@ -74,6 +74,7 @@ def test_two_devices_train_as_one(tiny_dataset, one, tmp_path):
     assert differ.max() > 1e-3  # clipping does something
 
 
+@pytest.mark.long
 def test_parts_of_a_batch_train_as_the_whole(tiny_dataset, one, tmp_path):
     parts = {"two": {"accumulate": 2}, "four": {"accumulate": 4}, "clipped": {"accumulate": 2, **CLIPPED}}
     found = several(tiny_dataset, tmp_path, parts)
@@ -105,6 +106,7 @@ def writers(job_dir: Path) -> set[int]:
     return logs | {int((job_dir / "lock").read_text().split()[1])}
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_and_survive_a_signal_and_a_loss(tiny_dataset, one, tmp_path):
     job_dir, chiefs = tmp_path / "run", set()
     chief, other = reached(pair(tiny_dataset, job_dir), job_dir, 4)
