@@ -53,6 +53,7 @@ def assert_same_outcome(job_dir: Path, whole: Path) -> None:
     assert not list(job_dir.rglob("*.tmp"))
 
 
+@pytest.mark.long
 def test_killed_while_it_embeds_and_while_it_trains_it_ends_with_the_same_bits(series_run, runs_of_blobs, tmp_path):
     job_dir, slice_run = tmp_path / "run", bare(series_run, tmp_path / "slices")
     command, lock = line(runs_of_blobs, job_dir, slice_run, SETTINGS), slice_run / "vectors" / "lock"
