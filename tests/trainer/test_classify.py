@@ -220,7 +220,7 @@ def test_predict_takes_it(kind, evaluated, blobs, tmp_path, capsys):
 def test_an_export_serves_it(kind, evaluated, tmp_path, capsys):
     assert export.main(["--job_dir", str(evaluated / f"run-{kind}"), "--output", str(tmp_path / "served")]) == 0
     card = (tmp_path / "served" / "MODEL_CARD.md").read_text()
-    assert card.startswith(f"# cnn, {kind}, trained on blobs")
+    assert f"\n# cnn, {kind}, trained on blobs" in card
     assert "scikit-learn" in card
     assert "has no results of these weights" not in capsys.readouterr().out
 

@@ -19,8 +19,9 @@ from trainer import evaluate, export
 from trainer.models import model_file
 from trainer.serving import saved_model
 
-PARTS = {"saved_model.pb", "variables", "assets", "fingerprint.pb", "model.keras", "about.json", "MODEL_CARD.md"}
-ONNX_PARTS = {"hu.onnx", "image.onnx", "model.keras", "about.json", "MODEL_CARD.md"}
+MODEL = {"model.keras", "about.json", "scope.npz", "MODEL_CARD.md"}
+PARTS = {"saved_model.pb", "variables", "assets", "fingerprint.pb", *MODEL}
+ONNX_PARTS = {"hu.onnx", "image.onnx", *MODEL}
 HU = np.random.default_rng(1).integers(-1100, 2000, (2, 60, 47), np.int16)
 
 

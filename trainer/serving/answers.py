@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 CHECKED = (3, 200, 181)  # random slices, rows, columns
 MORE = PIECE + 3  # slices of the series that is checked: more than the graph encodes at once
 APART_MM = (0.6, 7.0)
-OVER_VECTORS = 1e-4  # tolerance of a series model: a vector's last bit of float16 may fall to the other side
+TOLERANCE = 1e-5  # of probabilities: other kernels, and other batches on some processors, sum in another order
+OVER_VECTORS = 1e-4  # of a series model: a vector's last bit of float16 may fall to the other side
 
 Int16 = npt.NDArray[np.int16]
 Float32 = npt.NDArray[np.float32]

@@ -22,7 +22,7 @@ from ich_tfrecords import NOT_A_DEVICE, __version__
 from ich_tfrecords.storage import atomic
 from trainer.models import model_file
 from trainer.serving import pieces, saved_model
-from trainer.serving.answers import OVER_VECTORS, Ask, Served
+from trainer.serving.answers import OVER_VECTORS, TOLERANCE, Ask, Served
 from trainer.shell import quiet
 from trainer.shell.problems import WrongUse, in_short
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 OPSET = 18  # of ONNX 1.13 and onnxruntime 1.14
 SUFFIX = ".onnx"
-TOLERANCE = 1e-5  # of probabilities: other kernels sum in another order
 RECORDS = "records"  # the signature that ONNX cannot have: it reads no serialized examples
 TWICE = "serving_default"  # another name of a signature that has a file of its own
 ERRORS_ONLY = 3  # onnxruntime's grades of what it says

@@ -15,14 +15,12 @@ import tensorflow as tf
 
 from trainer.models import model_file
 from trainer.serving import graph, neighbour_graph, series_graph
-from trainer.serving.answers import OVER_VECTORS, Ask, Served
+from trainer.serving.answers import OVER_VECTORS, TOLERANCE, Ask, Served
 
 if TYPE_CHECKING:
     import keras
 
     from trainer.models.model_file import About
-
-TOLERANCE = 1e-6  # of probabilities, between Keras and what was written
 
 
 def write(
