@@ -109,7 +109,7 @@ def values(out: Path, by: str = "sop_uid", table: str = "predictions.csv") -> di
 def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     assert one.keys() == other.keys()
     for key, found in one.items():
-        np.testing.assert_allclose(found, other[key], rtol=3e-6, atol=1e-6)
+        np.testing.assert_allclose(found, other[key], rtol=0, atol=1e-4)
 
 
 def uid(patient: int, number: int) -> str:

@@ -85,7 +85,7 @@ def singles(run, labels, tmp_path_factory) -> dict[str, np.ndarray]:
 def assert_same(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
     assert found.keys() == wanted.keys() == {"5", "7"}
     for study, values in found.items():
-        np.testing.assert_allclose(values, wanted[study], rtol=3e-6, atol=1e-6)
+        np.testing.assert_allclose(values, wanted[study], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])

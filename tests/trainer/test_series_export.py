@@ -68,7 +68,7 @@ def test_a_series_run_becomes_a_folder_that_others_can_use(run, made, capsys):
     *before, last = lines.splitlines()
     exec(textwrap.dedent("\n".join(before)), names)
     found = eval(last.strip(), names)
-    np.testing.assert_allclose(found["probabilities"], made.says(hu, position_mm)[0], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(found["probabilities"], made.says(hu, position_mm)[0], atol=1e-4, rtol=0)
 
 
 def test_nobody_learns_where_things_lay(run):
@@ -134,8 +134,8 @@ def test_dicom_files_get_what_the_evaluation_says_of_their_records(series_run, r
         hu, position_mm = files_of(runs_of_blobs, rows["sop_uid"])
         found = loaded(hu=tf.constant(hu), position_mm=tf.constant(position_mm, tf.float32))
         wanted = judged.slices.probabilities[rows.index]
-        np.testing.assert_allclose(found["probabilities"], wanted, atol=1e-6, rtol=0)
-        np.testing.assert_allclose(found["study_probabilities"], studies[study], atol=1e-6, rtol=0)
+        np.testing.assert_allclose(found["probabilities"], wanted, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(found["study_probabilities"], studies[study], atol=1e-4, rtol=0)
 
 
 def files_of(dataset: Path, uids: object) -> tuple[np.ndarray, np.ndarray]:

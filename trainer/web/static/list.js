@@ -39,6 +39,9 @@ function tellEnds(entries) {
   states = new Map(entries.map(({ id, state }) => [id, state]));
 }
 
+/** Most urgent first; those unlike training behind the others. */
+const byUrgency = (one, other) => isStrange(one) - isStrange(other) || other.probability - one.probability;
+
 function show(entries) {
   const focused = document.activeElement?.dataset.key;
   const open = entries.filter(({ state }) => !OVER.includes(state));
@@ -46,7 +49,7 @@ function show(entries) {
   const ranked = entries
     .filter(({ state }) => state === "done")
     .flatMap((entry) => entry.studies.map((study) => ({ entry, study })))
-    .sort(({ study: one }, { study: other }) => isStrange(one) - isStrange(other) || other.probability - one.probability);
+    .sort((one, other) => byUrgency(one.study, other.study));
   fill("under-way", open, openCard);
   fill("ranked", ranked, studyCard);
   fill("failed", without, failedCard);
