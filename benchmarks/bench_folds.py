@@ -15,6 +15,7 @@ interval of the first or third figure holds 0 or 0.5.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -28,11 +29,10 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks import paired
 from benchmarks.bench_odds_runs import RESAMPLES, interval
-from benchmarks.bench_series import run, told
+from benchmarks.bench_series import losses, run, told
 from trainer.prediction import panel
 from trainer.results import evaluated, predictions
 from trainer.results.predictions import Predictions
-from trainer.results.probability import ANY_WEIGHT, log_losses
 
 FOLDS = 5
 SETTINGS = "--epochs 8 --set flip=true --set rotate_deg=5 --set shift=0.05 --set schedule=cosine"
@@ -98,8 +98,7 @@ def compared(known: Predictions, opinions: Numbers) -> dict[str, list[float]]:
 
 def _losses(known: Predictions, probabilities: Numbers) -> Numbers:
     """float64 [n], the competition's log loss of each slice."""
-    weights = np.array([ANY_WEIGHT if name == known.any else 1.0 for name in known.names])
-    return log_losses(known.labels == 1, probabilities) @ weights / weights.sum()
+    return losses(dataclasses.replace(known, probabilities=probabilities)).sum(1)
 
 
 def _interval(difference: Numbers, patients: npt.NDArray[np.int64]) -> list[float]:

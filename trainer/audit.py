@@ -19,11 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ich_tfrecords import pixels
+from ich_tfrecords.dataset import splits
 from ich_tfrecords.labels import fixes
 from ich_tfrecords.plural import counted
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.storage.csv_text import csv_text
 from ich_tfrecords.views import progress_line
+from trainer.data import series
 from trainer.data.dataset import Dataset, Slices, open_dataset
 from trainer.models import model_file
 from trainer.models.model_file import About
@@ -32,6 +34,7 @@ from trainer.shell import command, quiet
 from trainer.shell.problems import WrongUse
 from trainer.training import hparams
 from trainer.trust import suspects
+from trainer.trust.portraits import UIDS
 from trainer.trust.suspects import LEAST, Judged
 
 SUSPECTS, FIXES, PAGE = "audit.csv", "label_fixes.csv", "audit.html"
@@ -107,13 +110,13 @@ def _audit(args: argparse.Namespace) -> None:
     runs = _folds([Fold(run, *_known(run)) for run in args.runs])
     data = _data(args.data_dir, runs[0])
     output = Path(args.output)
-    _make(output)
+    command.make_output(output)
     quiet.import_tensorflow()
     pool = _pool(runs, data)
     spec = data.manifest.spec
     any_label = spec.labels.names.index(spec.labels.any)
     found = suspects.judge(
-        pool.labels, pool.probabilities, pool.neighbours, _codes(pool.table["pixel_digest"]), any_label
+        pool.labels, pool.probabilities, pool.neighbours, splits.sorted_codes(pool.table["pixel_digest"])[1], any_label
     )
     for line in _told(found, spec.labels.names):
         print(line, flush=True)
@@ -164,13 +167,6 @@ def _data(given: str | None, run: Fold) -> Dataset:
     return data
 
 
-def _make(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WrongUse(f"cannot make the folder {output}: {error.strerror}; choose another --output") from error
-
-
 def _pool(runs: Sequence[Fold], data: Dataset) -> Pool:
     """What each fold says of the slices that it held out, all together."""
     from trainer.training import assembly
@@ -181,8 +177,7 @@ def _pool(runs: Sequence[Fold], data: Dataset) -> Pool:
         parts.append((slices.table, slices.labels.astype(np.int8), _held_out(run, data, slices)))
     tables, labels, told = zip(*parts, strict=True)
     table = pa.concat_tables(tables).combine_chunks()
-    series = _codes(pc.binary_join_element_wise(table["study_uid"], table["series_uid"], "/"))
-    beside = suspects.beside(series, table["slice_index"].to_numpy())
+    beside = suspects.beside(series.numbers(table, UIDS), table["slice_index"].to_numpy())
     return Pool(table, np.concatenate(labels), np.concatenate(told), beside)
 
 
@@ -213,11 +208,6 @@ def _evaluated(run: Fold, split: str, slices: Slices) -> npt.NDArray[np.float32]
     if at.null_count or len(found) != len(slices) or found.names != slices.spec.labels.names:
         return None
     return found.logits[at.to_numpy()]
-
-
-def _codes(column: Any) -> npt.NDArray[np.int64]:
-    encoded = pa.chunked_array(column).combine_chunks().dictionary_encode()
-    return np.asarray(encoded.indices.to_numpy(), np.int64)
 
 
 def _told(found: Judged, names: Sequence[str]) -> Iterator[str]:

@@ -116,7 +116,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     slices = _slices(about, data, args.split)
     run = model_file.run_folder(folder)
     output = args.output or evaluated.folder(run, _name(about, data, args))
-    _make(output)
+    command.make_output(output)
     print(f"{args.job_dir}: {len(slices):,} slices of split {slices.split} in {data.place}", flush=True)
     if not _own(about, data):
         print(f"the model was {evaluated.DOUBTS['elsewhere']}")
@@ -188,13 +188,6 @@ def _name(about: About, data: Dataset, args: argparse.Namespace) -> str:
     own = about.fingerprint == data.manifest.fingerprint
     split = f"{args.split}-recalibrated" if args.recalibrate else args.split  # on a part of the patients
     return evaluated.name_of(split, args.flip, "" if own else data.manifest.fingerprint)
-
-
-def _make(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WrongUse(f"cannot make the folder {output}: {error.strerror}; choose another --output") from error
 
 
 def _write(

@@ -29,7 +29,6 @@ from trainer.serving import model_card
 from trainer.serving.card_text import ONNX, SAVED_MODEL
 from trainer.shell import command, extras, quiet, vertex
 from trainer.shell.problems import WorkFailed, WrongUse
-from trainer.trust import scope_file
 
 CARD = "MODEL_CARD.md"
 MARKS = {SAVED_MODEL: "saved_model.pb", ONNX: "image.onnx"}  # a file of each that no other folder has
@@ -167,7 +166,7 @@ def _writer(form: str) -> ModuleType:
 
 def _put(folder: Path, source: Path, about: About) -> None:
     """The Keras model of `source`, and what is known of it."""
-    for name in (model_file.MODEL, *[scope_file.NAME] * (source / scope_file.NAME).is_file()):
+    for name in model_file.files(source):
         shutil.copyfile(source / name, folder / name)
     model_file.write_about(folder, about)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ def plan(table: pa.Table) -> Series:
     whatever order they are handed in. Raises `WrongUse` for a slice without a position.
     """
     _require_positions(table)
-    series = _numbers(table)
+    series = numbers(table)
     columns = {"series": series, "position_mm": table["position_mm"], "sop_uid": table["sop_uid"]}
     ordered = pa.table(columns).combine_chunks()
     rows = pc.sort_indices(ordered, [(name, "ascending") for name in columns]).to_numpy().astype(np.int64)
@@ -100,10 +100,10 @@ def _require_positions(table: pa.Table) -> None:
         )
 
 
-def _numbers(table: pa.Table) -> Int64:
-    """int64 [n], a number for the series of each row, in the order of the sorted keys."""
+def numbers(table: pa.Table, key: Sequence[str] = KEY) -> Int64:
+    """int64 [n], a number for the series of each row, in the order of the sorted keys; `key`: columns that name it."""
     found = np.zeros(len(table), np.int64)
-    for name in KEY:
+    for name in key:
         values, codes = splits.sorted_codes(table[name])
         found = np.unique(found * len(values) + codes, return_inverse=True)[1].astype(np.int64)
     return found

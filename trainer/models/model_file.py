@@ -219,6 +219,12 @@ def _what_else(folder: Path) -> str:
     return f"holds no {MODEL} with its {ABOUT}; give the folder of a run (--job_dir of trainer.task) or of an export"
 
 
+def files(folder: Path) -> tuple[str, ...]:
+    """Names of the files of the model in a folder, the model last; those of the slice model inside are its own."""
+    scope = (scope_file.NAME,) * (folder / scope_file.NAME).is_file()
+    return (ABOUT, *scope, MODEL)
+
+
 def digest(folder: Path) -> str:
     """sha256 of `MODEL` in a folder, 64 hexadecimal digits: the name of the weights in results."""
     return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
@@ -381,7 +387,7 @@ def write_about(folder: Path, about: About) -> None:
 
 def _put_into(target: Path, source: Path) -> None:
     target.mkdir()
-    for name in (ABOUT, *[scope_file.NAME] * (source / scope_file.NAME).is_file(), MODEL):
+    for name in files(source):
         atomic.write_bytes(target / name, (source / name).read_bytes())
 
 
@@ -389,6 +395,6 @@ def _put(temporary: Path, folder: Path) -> None:
     """Move the files one by one, the model last: who finds a model finds what it was trained on."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / scope_file.NAME).unlink(missing_ok=True)
-    for name in (ABOUT, *[scope_file.NAME] * (temporary / scope_file.NAME).is_file(), MODEL):
+    for name in files(temporary):
         (temporary / name).replace(folder / name)
     atomic.sync_folder(folder)

@@ -248,7 +248,7 @@ def _scope(study: Study) -> str | None:
     """What of a study is unlike training, in words."""
     if study.scope.in_scope == UNKNOWN or not study.scope.reason:
         return None
-    return f"OUT OF SCOPE: {study.scope.reason}" if study.is_strange else study.scope.reason
+    return study.strangeness or study.scope.reason
 
 
 def _reasons(found: Triage) -> Table:

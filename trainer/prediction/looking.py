@@ -16,7 +16,7 @@ from trainer.models.model_file import About
 from trainer.prediction.slice_stream import FoundSlice
 from trainer.trust import portraits, scope_file
 from trainer.trust.portraits import Gathered, Looks
-from trainer.trust.scope import UNKNOWN, Judgement, Scope
+from trainer.trust.scope import NO, UNKNOWN, YES, Judgement, Scope
 
 NO_SCOPE = "the model does not keep what it was trained on"
 NOTE = f"scope unknown: {NO_SCOPE}; the same train command adds it, then export again"
@@ -72,11 +72,11 @@ class Scoping:
         """The portraits of the series, with their UIDs."""
         return self._gathered.named()
 
-    def judged(self) -> dict[tuple[str, str], Judgement]:
-        """Each series by study and series UID; none where nothing is known of training."""
+    def judged(self, table: pa.Table) -> dict[tuple[str, str], Judgement]:
+        """Each series of `table` by study and series UID; none where nothing is known of training."""
         if self.scope is None:
             return {}
-        return dict(zip(self._gathered.keys, self.scope.judge(self._gathered.table()), strict=True))  # type: ignore[arg-type]
+        return dict(zip(self._gathered.keys, self.scope.judge(table), strict=True))  # type: ignore[arg-type]
 
     def notes(self) -> list[str]:
         """Why nothing can be judged, for people; empty where it can."""
@@ -90,7 +90,7 @@ def of_study(series: Sequence[Judgement]) -> Judgement:
     """What a study is, by its series: out of scope where all of them are; some are told, and change no rank."""
     if not series:
         return Judgement(UNKNOWN, NO_SCOPE)
-    out = [one for one in series if one.in_scope == "no"]
+    out = [one for one in series if one.in_scope == NO]
     if len(out) in (0, len(series)):
         return series[0]
-    return Judgement("yes", f"{len(out)} of {len(series)} series out of scope: {out[0].reason}")
+    return Judgement(YES, f"{len(out)} of {len(series)} series out of scope: {out[0].reason}")

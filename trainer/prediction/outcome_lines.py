@@ -100,7 +100,7 @@ def _of_studies(about: About, found: Triage) -> Iterator[str]:
     if found.slices == 1:
         yield from triage.sentences(studies[0].driver, labels)
         if studies[0].is_strange:
-            yield f"OUT OF SCOPE: {studies[0].scope.reason}"
+            yield studies[0].strangeness
         if studies[0].partial:
             yield f"PARTIAL: this is {studies[0].partial}"
     elif studies:

@@ -110,11 +110,15 @@ class Study(NamedTuple):
         return self.scope.in_scope == NO
 
     @property
+    def strangeness(self) -> str:
+        """What of it is unlike training, in words; "" where it is not out of scope."""
+        return f"OUT OF SCOPE: {self.scope.reason}" if self.is_strange else ""
+
+    @property
     def warning(self) -> str:
         """What must be known wherever its numbers are shown; "" where nothing must."""
-        strange = f"OUT OF SCOPE: {self.scope.reason}" if self.is_strange else ""
         partial = f"PARTIAL: the study was judged by {self.partial}" if self.partial else ""
-        return "; ".join(filter(None, (strange, partial)))
+        return "; ".join(filter(None, (self.strangeness, partial)))
 
 
 class Triage:
@@ -357,15 +361,8 @@ def _table_row(rank: int, study: Study, labels: LabelSpec, refused: Collection[s
         shown[labels.names.index(labels.any)],
         f"{shown[kind]} {labels.names[kind]}",
         shortened(study.driver.found.sop_uid),
-        "; ".join(_marks(study)),
+        "; ".join(filter(None, (study.strangeness, f"PARTIAL: {study.partial}" if study.partial else ""))),
     )
-
-
-def _marks(study: Study) -> Iterator[str]:
-    if study.is_strange:
-        yield f"OUT OF SCOPE: {study.scope.reason}"
-    if study.partial:
-        yield f"PARTIAL: {study.partial}"
 
 
 def _padded(cell: str, width: int, is_number: bool) -> str:

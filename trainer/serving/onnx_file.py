@@ -22,7 +22,7 @@ from ich_tfrecords import NOT_A_DEVICE, __version__
 from ich_tfrecords.storage import atomic
 from trainer.models import model_file
 from trainer.serving import pieces, saved_model
-from trainer.serving.answers import OVER_VECTORS, TOLERANCE, Ask, Served
+from trainer.serving.answers import Ask, Served
 from trainer.shell import quiet
 from trainer.shell.problems import WrongUse, in_short
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 OPSET = 18  # of ONNX 1.13 and onnxruntime 1.14
 SUFFIX = ".onnx"
+TOLERANCE = 1e-5  # of probabilities: other kernels sum in another order
 RECORDS = "records"  # the signature that ONNX cannot have: it reads no serialized examples
 TWICE = "serving_default"  # another name of a signature that has a file of its own
 ERRORS_ONLY = 3  # onnxruntime's grades of what it says
@@ -63,9 +64,7 @@ def opened(folder: Path) -> Served:
         path.stem: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         for path in folder.glob(f"*{SUFFIX}")
     }
-    of_studies = any(one.name == "study_probabilities" for each in sessions.values() for one in each.get_outputs())
-    signatures = {name: _asked(session) for name, session in sessions.items()}
-    return Served("ONNX", signatures, OVER_VECTORS if of_studies else TOLERANCE)
+    return Served("ONNX", {name: _asked(session) for name, session in sessions.items()}, TOLERANCE)
 
 
 def _asked(session: Any) -> Ask:

@@ -15,12 +15,14 @@ import tensorflow as tf
 
 from trainer.models import model_file
 from trainer.serving import graph, neighbour_graph, series_graph
-from trainer.serving.answers import OVER_VECTORS, TOLERANCE, Ask, Served
+from trainer.serving.answers import Ask, Served
 
 if TYPE_CHECKING:
     import keras
 
     from trainer.models.model_file import About
+
+TOLERANCE = 1e-6  # of probabilities, between Keras and what was written
 
 
 def write(
@@ -54,9 +56,7 @@ def write(
 def opened(folder: Path) -> Served:
     """The signatures of the SavedModel in `folder`, to be asked."""
     loaded = tf.saved_model.load(str(folder)).signatures
-    of_studies = any("study_probabilities" in one.structured_outputs for one in loaded.values())
-    asked = {name: _asked(one) for name, one in loaded.items()}
-    return Served("SavedModel", asked, OVER_VECTORS if of_studies else TOLERANCE)
+    return Served("SavedModel", {name: _asked(one) for name, one in loaded.items()}, TOLERANCE)
 
 
 def _asked(signature: Any) -> Ask:

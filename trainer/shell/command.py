@@ -128,6 +128,14 @@ def data_place(given: str | None) -> str:
     return given or os.environ.get("ICH_DATA_DIR") or DATA_DIR
 
 
+def make_output(folder: Path) -> None:
+    """Make the folder of `--output` where it is not there. Raises `WrongUse`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WrongUse(f"cannot make the folder {folder}: {error.strerror}; choose another --output") from error
+
+
 def run(name: str, work: Callable[[], int | None], goes_on: str = "nothing half-written is left") -> int:
     """Exit code of `work`, its failures told in one line that begins with `name`.
 

@@ -19,11 +19,12 @@ import pyarrow as pa
 
 from ich_tfrecords.dataset import splits
 from ich_tfrecords.plural import counted
+from trainer.data import series
 from trainer.results import conformal
 from trainer.results.predictions import patients_of
 from trainer.trust import measure
 from trainer.trust.measure import Measure
-from trainer.trust.portraits import FACTS, NUMBERS, Gathered, Looks
+from trainer.trust.portraits import FACTS, NUMBERS, UIDS, Gathered, Looks
 
 RATE = 0.05  # of patients like those of the validation split that are refused, by all checks together
 MOST_SERIES, MOST_SLICES = 2_000, 10_000  # of a split that are looked at
@@ -92,12 +93,12 @@ class Scope:
         """Of each series of a table of portraits."""
         if why := self.lacking(rate):
             return [Judgement(UNKNOWN, why)] * len(portraits)
-        known, ranges = self._of_patients(), self._ranges()
+        ranges = self._ranges()
+        known = self._of_patients(ranges)
         return [self._judged(row, known, ranges, rate) for row in portraits.to_pylist()]
 
-    def _of_patients(self) -> Float64:
+    def _of_patients(self, ranges: dict[str, tuple[float, float]]) -> Float64:
         """float64 [m, 3], the greatest score of each check over the series of each validation patient."""
-        ranges = self._ranges()
         scores = np.array([_scores(row, ranges) for row in self.validation.to_pylist()])
         numbers, whose = np.unique(self.patients, return_inverse=True)
         found = np.full((len(numbers), len(CHECKS)), -np.inf)
@@ -185,7 +186,7 @@ def drawn(table: pa.Table, seed: int, most_series: int = MOST_SERIES, most_slice
 
     `table`: a row a slice, with the columns patient_key, study_uid and series_uid. One series at least.
     """
-    number = _series_of(table)
+    number = series.numbers(table, UIDS)
     _, first, slices = np.unique(number, return_index=True, return_counts=True)
     hashed = [
         splits.hash64(f"scope {seed}", table[name].take(pa.array(first)).to_pylist())
@@ -195,15 +196,6 @@ def drawn(table: pa.Table, seed: int, most_series: int = MOST_SERIES, most_slice
     fits = np.cumsum(slices[order]) <= most_slices
     fits[:1] = True
     return np.flatnonzero(np.isin(number, order[: min(most_series, int(fits.sum()))]))
-
-
-def _series_of(table: pa.Table) -> Int64:
-    """int64 [n], the number of the series of each slice, in the order of the sorted UIDs."""
-    found = np.zeros(len(table), np.int64)
-    for name in ("study_uid", "series_uid"):
-        values, codes = splits.sorted_codes(table[name])
-        found = np.unique(found * len(values) + codes, return_inverse=True)[1].astype(np.int64)
-    return found
 
 
 def fit(weights: str, training: Sample, validation: Sample | None) -> Scope:
@@ -223,7 +215,7 @@ def fit(weights: str, training: Sample, validation: Sample | None) -> Scope:
 
 def _portraits(scope: Scope, sample: Sample) -> tuple[pa.Table, Int64]:
     """Portraits of the series of a sample, and a number for the patient of each."""
-    gathered, number = Gathered(), _series_of(sample.table)
+    gathered, number = Gathered(), series.numbers(sample.table, UIDS)
     gathered.take(
         number.tolist(), facts_of(sample.table), scope.looks(sample.grey, sample.vectors), sample.probabilities
     )

@@ -234,10 +234,11 @@ class Reader:
                         write_rejects(outcome.rejects)
             output.begin()
         seconds = time.perf_counter() - begin
-        found.judged = scoping.judged()
+        portraits = scoping.table()
+        found.judged = scoping.judged(portraits)
         found.notes += scoping.notes()
         if scoping.scope:
-            atomic.write_table(output.series, scoping.table())
+            atomic.write_table(output.series, portraits)
         text = csv_text(triage.study_head(labels, found), triage.study_rows(found, labels))
         atomic.write_bytes(output.triage, text.encode(errors="backslashreplace"))
         return found, seconds
