@@ -59,6 +59,18 @@ class Located:
         return list(dict.fromkeys(path.rpartition("/")[0] for path in self.paths))
 
 
+class _Shard:
+    """An open shard; its file is closed when nobody holds it any more."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        weakref.finalize(self, os.close, file)
+
+
+_shards: weakref.WeakValueDictionary[tuple[int, int], _Shard] = weakref.WeakValueDictionary()  # device and number
+_shards_lock = threading.Lock()
+
+
 class _Around(NamedTuple):
     """What stands around the pixels of records of one length: what it must be, and where it is read to.
 
@@ -85,17 +97,15 @@ class ShardReader:
     def __init__(self, slices: Located) -> None:
         self.problem: TrainingFailed | None = None
         self._slices = slices
-        self._files: dict[int, int] = {}
+        self._files: dict[int, _Shard] = {}
         self._lock = threading.Lock()
         self._waiting = False  # whether the last batch waited for the disk
-        self._keep = _files_to_keep(len(slices.paths))
         self._image_bytes = slices.spec.image.size_bytes
         self._hands: list[dict[int, _Around]] = []  # length of a payload -> what is around its pixels
         self._rooms: list[tuple[npt.NDArray[np.uint8], weakref.ref[Any]]] = []
         self._table = records.features(slices.spec)
         self._front, self._pixels_at = _layout(slices.spec)
         self._heads: dict[int, bytes] = {}  # length of a payload -> all bytes before its pixels, once one was parsed
-        weakref.finalize(self, _close, self._files)
 
     def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """Images [..., size, size, channels] and labels int64 [..., L] of the slices at `rows` [...] of the split.
@@ -125,9 +135,9 @@ class ShardReader:
     def _announce(self, shards: list[int], offsets: list[int], lengths: list[int]) -> None:
         """Let a slow disk work on all records of a batch at once; several threads would wait for Python's lock."""
         for shard, offset, length in zip(shards, offsets, lengths, strict=True):
-            if (file := self._files.get(shard)) is not None:
+            if (kept := self._files.get(shard)) is not None:
                 with contextlib.suppress(OSError):  # advice; the read itself tells what is wrong
-                    os.posix_fadvise(file, offset, length + FRAME_BYTES, os.POSIX_FADV_WILLNEED)
+                    os.posix_fadvise(kept.file, offset, length + FRAME_BYTES, os.POSIX_FADV_WILLNEED)
 
     def room(self, count: int) -> npt.NDArray[np.uint8]:
         """uint8 [count, bytes of an image], in memory of an earlier batch that nobody holds any more, if there is.
@@ -190,14 +200,14 @@ class ShardReader:
 
     def _read_into(self, parts: Sequence[Any], shard: int, offset: int) -> int:
         """Fill `parts`, uint8 arrays, one after the other from a shard; returns how many bytes there were."""
-        file = self._files.get(shard)
-        if file is None:
+        kept = self._files.get(shard)
+        if kept is None:
             with self._lock:
-                if shard not in self._files and len(self._files) < self._keep:
-                    self._files[shard] = os.open(self._slices.paths[shard], os.O_RDONLY)
-            file = self._files.get(shard)
-        if file is not None:
-            return os.preadv(file, parts, offset)
+                if shard not in self._files and _may_keep_another():
+                    self._files[shard] = _opened(self._slices.paths[shard])
+            kept = self._files.get(shard)
+        if kept is not None:
+            return os.preadv(kept.file, parts, offset)
         with open(self._slices.paths[shard], "rb", buffering=0) as once:
             return os.preadv(once.fileno(), parts, offset)
 
@@ -263,19 +273,26 @@ def advice(*places: str) -> str:
     return f"restore it or convert again; see what is damaged with: {' and '.join(dict.fromkeys(verify))}"
 
 
-def _files_to_keep(shards: int) -> int:
-    """How many shards may stay open: all, after raising the soft limit of open files if need be, or what it allows."""
+def _opened(path: str) -> _Shard:
+    """The shard at `path`, open once in this process, however many read it: splits and folds share shards."""
+    file = os.open(path, os.O_RDONLY)
+    about = os.fstat(file)
+    with _shards_lock:
+        shard = _shards.get((about.st_dev, about.st_ino))
+        if shard is None:
+            _shards[about.st_dev, about.st_ino] = shard = _Shard(file)
+            return shard
+    os.close(file)
+    return shard
+
+
+def _may_keep_another() -> bool:
+    """Whether one more shard may stay open in this process, after raising the soft limit of open files if need be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return shards
-    wanted = shards + SPARE_FILES
-    if soft < wanted:
-        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
-        soft = max(soft, allowed)
-    return min(shards, max(soft - SPARE_FILES, 0))
-
-
-def _close(files: dict[int, int]) -> None:
-    for file in files.values():
-        os.close(file)
+    wanted = len(_shards) + 1 + SPARE_FILES
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return True
+    raised = wanted + SPARE_FILES if hard == resource.RLIM_INFINITY else min(wanted + SPARE_FILES, hard)
+    if raised > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    return wanted <= raised

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,30 +89,64 @@ def test_many_threads_read_at_once(slices):
 
 @pytest.mark.parametrize("kept", [0, 1])
 def test_shards_beyond_the_limit_of_open_files_are_read_all_the_same(slices, monkeypatch, kept):
-    monkeypatch.setattr(shard_reader, "_files_to_keep", lambda shards: kept)
     reader = ShardReader(slices)
+    monkeypatch.setattr(shard_reader, "_may_keep_another", lambda: len(reader._files) < kept)
     rows = np.arange(len(slices))
     assert same(reader.read(rows), plain(slices), rows)
     assert len(reader._files) == kept
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "shards", "raised_to", "kept"),
+    ("soft", "hard", "held", "raised_to", "may"),
     [
-        (1024, 4096, 100, None, 100),
-        (1024, 4096, 1000, 1256, 1000),  # raised by as much as is needed
-        (1024, 1100, 1000, 1100, 844),  # as far as it goes, and the rest not kept open
-        (64, 64, 1000, 64, 0),
-        (1024, resource.RLIM_INFINITY, 5000, 5256, 5000),
-        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 10**6, None, 10**6),
+        (1024, 4096, 767, None, True),
+        (1024, 4096, 768, 1281, True),  # raised, with room for the next ones
+        (1024, 1100, 768, 1100, True),
+        (1100, 1100, 843, None, True),
+        (1100, 1100, 844, None, False),  # as far as it goes, and the rest not kept open
+        (64, 64, 0, None, False),
+        (1024, resource.RLIM_INFINITY, 5000, 5513, True),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 10**6, None, True),
     ],
 )
-def test_the_limit_of_open_files(monkeypatch, soft, hard, shards, raised_to, kept):
+def test_the_limit_of_open_files(monkeypatch, soft, hard, held, raised_to, may):
     calls = []
+    monkeypatch.setattr(shard_reader, "_shards", range(held))
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: calls.append(limits))
-    assert shard_reader._files_to_keep(shards) == kept
+    assert shard_reader._may_keep_another() is may
     assert calls == ([] if raised_to is None else [(raised_to, hard)])
+
+
+def test_a_shard_is_open_once_however_many_read_it_and_closed_behind_the_last(dataset_copy):
+    slices = open_dataset(str(dataset_copy)).split("train")
+    rows = np.arange(len(slices))
+    one, two = ShardReader(slices), ShardReader(slices.take(rows % 2 == 0, "half"))
+    one.read(rows)
+    before = len(os.listdir("/proc/self/fd"))
+    read = two.read(np.arange(len(rows[::2])))
+    assert len(os.listdir("/proc/self/fd")) == before
+    used = len(one._files)
+    del one
+    assert len(os.listdir("/proc/self/fd")) >= before - used + len(two._files)
+    assert same(two.read(np.arange(len(rows[::2]))), read, np.arange(len(rows[::2])))
+    held = len(two._files)
+    before = len(os.listdir("/proc/self/fd"))
+    del two
+    assert len(os.listdir("/proc/self/fd")) == before - held
+
+
+def test_a_shard_that_was_written_anew_is_read_anew(dataset_copy):
+    """Under the name of one that is still open."""
+    slices = open_dataset(str(dataset_copy)).split("train")
+    reader = ShardReader(slices)
+    reader.read(np.arange(len(slices)))
+    for path in map(Path, slices.paths):
+        aside = path.with_name("aside")
+        aside.write_bytes(bytes(path.stat().st_size))
+        aside.replace(path)
+    with pytest.raises(TrainingFailed):
+        ShardReader(slices).read(np.arange(1))
 
 
 def damaged(dataset_copy: Path, change) -> tuple[Slices, int]:
