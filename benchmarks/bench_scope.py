@@ -34,7 +34,7 @@ from ich_tfrecords.dicom.writer import SliceFields, dicom_bytes
 from trainer.trust.scope import CHECKS, NO
 
 SIDE = 256
-WRONG_STUDIES = 20  # of each kind
+WRONG_STUDIES = 80  # of each kind; all of them refused is 95% or more of any such (exact interval)
 SLICES_A_STUDY = 12  # of heads
 WRONG_SLICES = 6  # of a wrong study
 SETTINGS = (

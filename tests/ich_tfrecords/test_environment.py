@@ -84,6 +84,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_conversion_by_workers_goes_by_none_of_them(synthetic_set, dataset, tmp_path):
     """A proxy made it wait without end, for workers talk to the launcher through gRPC."""
     folder, output = synthetic_set.output, tmp_path / "rsna_ich"

@@ -254,6 +254,7 @@ def test_vectors_and_classifiers(run, runs_of_blobs, held, some, tmp_path):
     assert_close(predicted(beside, some, tmp_path / "out", "--pictures", "0"), said(beside))
 
 
+@pytest.mark.long
 def test_a_series_model_stands_on_it(run, runs_of_blobs, some, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     small = {"architecture__width": 16, "architecture__units": 8, "architecture__layers": 1, "steps_per_call": 0}

@@ -254,7 +254,7 @@ def changed_by_hand(image: np.ndarray, change: np.ndarray) -> np.ndarray:
     return seen
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     parts=st.fixed_dictionaries({name: st.floats(0, 0.9) for name in PARTS}),
     channels=st.sampled_from([1, 3, 5]),
@@ -273,7 +273,7 @@ def test_a_recipe_as_counted_by_hand(parts, channels, seed):
     assert not warp.installed() or (warp.changed(images, changes) == found).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     parts=st.fixed_dictionaries({name: st.floats(0, 0.9) for name in ("scale", "crop", "erase")}),
     channels=st.sampled_from([1, 2, 3]),

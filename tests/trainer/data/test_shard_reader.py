@@ -1,5 +1,4 @@
 import dataclasses
-import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -118,22 +117,26 @@ def test_the_limit_of_open_files(monkeypatch, soft, hard, held, raised_to, may):
     assert calls == ([] if raised_to is None else [(raised_to, hard)])
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_a_shard_is_open_once_however_many_read_it_and_closed_behind_the_last(dataset_copy):
     slices = open_dataset(str(dataset_copy)).split("train")
     rows = np.arange(len(slices))
     one, two = ShardReader(slices), ShardReader(slices.take(rows % 2 == 0, "half"))
     one.read(rows)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     read = two.read(np.arange(len(rows[::2])))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
     used = len(one._files)
     del one
-    assert len(os.listdir("/proc/self/fd")) >= before - used + len(two._files)
+    assert open_files() >= before - used + len(two._files)
     assert same(two.read(np.arange(len(rows[::2]))), read, np.arange(len(rows[::2])))
     held = len(two._files)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     del two
-    assert len(os.listdir("/proc/self/fd")) == before - held
+    assert open_files() == before - held
 
 
 def test_a_shard_that_was_written_anew_is_read_anew(dataset_copy):

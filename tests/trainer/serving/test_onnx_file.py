@@ -146,6 +146,7 @@ def test_other_images(data, tmp_path):
         assert served.signatures["hu"](hu=hu)["probabilities"].shape == (len(hu), len(LABELS))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "tiny"),
     [("convnexttiny", ("ConvNeXtTiny", tiny_convnext)), ("efficientnetv2b0", ("EfficientNetV2B0", tiny_efficientnet))],
@@ -176,7 +177,9 @@ def test_sure_logits_keep_their_digits():
 # --- series --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[GRU, TRANSFORMER], ids=["gru", "transformer"])
+@pytest.fixture(
+    scope="module", params=[GRU, pytest.param(TRANSFORMER, marks=pytest.mark.long)], ids=["gru", "transformer"]
+)
 def of_series(request, tmp_path_factory) -> tuple[Served, made_series.Made]:
     made = made_series.made(request.param)
     return written(tmp_path_factory.mktemp("onnx") / "onnx", made.context, made.about, made.slice_model), made

@@ -164,6 +164,7 @@ def home(folder: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_training_and_evaluation_go_by_none_of_them(tiny_dataset, settings, tmp_path):
     """The bits of a run, and the numbers and figures of its evaluation, with every door open and with none."""
     plain, told = tmp_path / "plain", tmp_path / "told"

@@ -135,6 +135,7 @@ def test_two_processes_train_as_one_and_survive_a_signal_and_a_loss(tiny_dataset
     assert_same(job_dir, one["plain"])
 
 
+@pytest.mark.long
 def test_a_worker_that_never_comes(tiny_dataset, tmp_path):
     """Each waits in vain, for as long as it may or until a signal; a worker without its chief does as well."""
     waits = {"limit": {"wait_minutes": 0.02}, "term": {}, "int": {}}

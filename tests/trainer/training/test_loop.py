@@ -305,6 +305,7 @@ def test_what_does_not_fit_the_devices_is_left_out_and_said(tiny_dataset, tmp_pa
 # real models
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["densenet121", "xception"])
 def test_the_real_models_learn(model, tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(ending, "finish", lambda *_: None)  # to build the model once more takes seconds
