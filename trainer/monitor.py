@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -108,6 +107,7 @@ def _monitor(args: argparse.Namespace) -> int:
     output = _output(args, folder)
     if args.predicted:
         read = _read(Path(args.predicted), weights)
+        _require_alike(PredictFolder(Path(args.predicted)).series, read.portraits, known.training)
     else:
         with tempfile.TemporaryDirectory(prefix="monitor-") as place:
             read = _predicted(folder, about, args.input, PredictFolder(Path(place) / "predicted"), weights)
@@ -145,10 +145,10 @@ def _known(job_dir: str, folder: Path, about: About) -> tuple[About, Scope]:
 
 
 def _compared(known: Scope, read: Read, seen: About, seed: int) -> Drift:
-    """What has moved; of training the run keeps no number of patients, so each series counts by itself."""
+    """What has moved."""
     references = {
-        TRAINING: Known(known.training, np.arange(len(known.training))),
-        VALIDATION: Known(known.validation, known.patients),
+        TRAINING: Known(known.training, known.training_patients),
+        VALIDATION: Known(known.validation, known.validation_patients),
     }
     windows = [one.name for one in seen.spec.image.windows]
     return drift.compare(references, read.portraits, windows, seen.spec.labels.names, read.without, seed)
@@ -186,10 +186,21 @@ def _table(path: Path) -> pa.Table:
         raise WrongUse(f"{path} is missing: {why}; predict again") from error
     except (OSError, pa.ArrowException) as error:
         raise WrongUse(f"{path} is damaged ({in_short(error)}); predict again") from error
-    wanted = {"study_uid", *portraits.SCHEMA.names}
-    if lacking := sorted(wanted - set(table.column_names)):
-        raise WrongUse(f"{path} has no column {lacking[0]}; predict again with this version")
-    return table.select(["study_uid", *portraits.SCHEMA.names])
+    fault = portraits.fault_of(table) if "study_uid" in table.column_names else "has no column study_uid"
+    if fault:
+        raise WrongUse(f"{path} {fault}; predict again with this version")
+    return table
+
+
+def _require_alike(path: Path, now: pa.Table, before: pa.Table) -> None:
+    """Refuse lists of other lengths than those that the run kept: the file is not as predict wrote it."""
+    for field in portraits.SCHEMA:
+        if pa.types.is_list(field.type) and len(now) and len(before):
+            wide, known = (len(table[field.name][0]) for table in (now, before))
+            if wide != known:
+                raise WrongUse(
+                    f"{path} holds {wide} numbers in column {field.name}, and the run {known}; predict again"
+                )
 
 
 def _predicted(folder: Path, about: About, inputs: Sequence[str], output: PredictFolder, weights: str) -> Read:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -33,7 +34,7 @@ def run(export, tmp_path) -> Path:
     (folder.parent / "config.yaml").write_text("model: cnn\n")
     still = measure.Measure(*(np.zeros(shape, np.float32) for shape in (AXES, (AXES, AXES), 2)))
     tables = (portraits(60, 1, labels=LABELS), portraits(40, 2, labels=LABELS))
-    scope_file.write(folder, Scope(model_file.digest(folder), still, still, *tables, np.arange(40)))
+    scope_file.write(folder, Scope(model_file.digest(folder), still, still, *tables, np.arange(60), np.arange(40)))
     return folder.parent
 
 
@@ -160,6 +161,53 @@ def test_portraits_that_are_missing_damaged_or_of_another_version(call, predicte
     assert "series.parquet is damaged" in refused(call("--predicted", place))
     (place / "series.parquet").unlink()
     assert "series.parquet is missing" in refused(call("--predicted", place))
+
+
+def _spoiled(table: pa.Table, column: str, value: object) -> pa.Table:
+    """With another value in the first row of a column."""
+    kept = table[column].to_pylist()
+    kind = table[column].type if not isinstance(value, str) else pa.string()
+    values = [value, *(kept[1:] if not isinstance(value, str) else map(str, kept[1:]))]
+    return table.set_column(table.column_names.index(column), column, pa.array(values, kind))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("kvp", "a hundred", "has string in column kvp, not float"),
+        ("grey", [0.5], "has lists of different lengths in column grey"),
+        ("vector", None, "lacks values in column vector"),
+        ("probabilities", [None] * LABELS, "lacks values in column probabilities"),
+        ("vector", [float("nan")] * AXES, "lacks values in column vector"),
+        ("study_uid", 5, "column study_uid"),
+    ],
+)
+def test_portraits_that_somebody_edited(call, predicted, column, value, words):
+    table = now()
+    changed = (
+        table.set_column(0, column, pa.array([value] * len(table)))
+        if column == "study_uid"
+        else _spoiled(table, column, value)
+    )
+    assert words in refused(call("--predicted", predicted(changed)))
+
+
+def test_portraits_of_fewer_labels(call, predicted):
+    table = named(portraits(40, 3, labels=LABELS - 1))
+    assert "holds 5 numbers in column probabilities, and the run 6" in refused(call("--predicted", predicted(table)))
+
+
+def test_many_series_of_a_training_patient_count_once(call, run, predicted):
+    """Ten copies of 19 patients are no 190 patients."""
+    found = scope_file.read(run / "export", model_file.digest(run / "export"))
+    some = found.training.slice(0, 19)
+    few = dataclasses.replace(
+        found, training=pa.concat_tables([some] * 10), training_patients=np.tile(np.arange(19), 10)
+    )
+    scope_file.write(run / "export", few)
+    code, out, _ = call("--predicted", predicted(now()))
+    assert code == 0
+    assert "the run kept series of 19 training patients; 20 are needed" in " ".join(out)
 
 
 def test_an_output_that_is_a_file(call, predicted, tmp_path):

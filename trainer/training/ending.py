@@ -85,7 +85,7 @@ def scope_line(scope: Scope | None) -> str:
         return "scope: not fitted, for slices of a bucket come as streams; with --cache_dir DIR they can be drawn"
     if why := scope.lacking():
         return f"scope: predictions will not say what is unlike training: {why}"
-    patients = counted(len(np.unique(scope.patients)), "patient")
+    patients = counted(len(np.unique(scope.validation_patients)), "patient")
     return f"scope: by {counted(len(scope.training), 'series', 'series')} of training and {patients} of validation"
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ich_tfrecords import pixels
 from ich_tfrecords.pixels import Tensor
@@ -67,6 +68,24 @@ class Looks(NamedTuple):
     vector: Float32
     distance: Float32
     grey_distance: Float32
+
+
+def fault_of(table: pa.Table) -> str:
+    """What is wrong with portraits that were read from a file, with or without `UIDS`; "" where nothing is."""
+    uids = [pa.field(name, pa.string()) for name in UIDS if name in table.column_names]
+    for field in (*uids, *SCHEMA):
+        if field.name not in table.column_names:
+            return f"has no column {field.name}"
+        column = table[field.name]
+        if column.type != field.type:
+            return f"has {column.type} in column {field.name}, not {field.type}"
+        if pa.types.is_list(field.type):
+            numbers = pc.list_flatten(column)
+            if column.null_count or numbers.null_count or not np.isfinite(numbers.to_numpy()).all():
+                return f"lacks values in column {field.name}"
+            if len(pc.list_value_length(column).unique()) > 1:
+                return f"has lists of different lengths in column {field.name}"
+    return ""
 
 
 def grey_of(images: Tensor, image: ImageSpec) -> Float32:

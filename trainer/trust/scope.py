@@ -64,8 +64,8 @@ class Scope:
     """What a model was trained on, as far as that can be told from a series.
 
     `weights`: sha256 of its model file. `vectors`, `grey`: where those of slices lie. `training`, `validation`:
-    portraits of series of both splits (`portraits.SCHEMA`); `patients` int64: a number for the patient of each of
-    `validation`.
+    portraits of series of both splits (`portraits.SCHEMA`); `training_patients`, `validation_patients` int64: a number
+    for the patient of each.
     """
 
     weights: str
@@ -73,7 +73,8 @@ class Scope:
     grey: Measure
     training: pa.Table
     validation: pa.Table
-    patients: Int64
+    training_patients: Int64
+    validation_patients: Int64
 
     def looks(self, grey: npt.NDArray[np.float32], vectors: npt.NDArray[np.float16]) -> Looks:
         """Of k slices: `grey` of `portraits.shares`, `vectors` float16 [k, dim] of `model_file.embedder`."""
@@ -84,7 +85,7 @@ class Scope:
 
     def lacking(self, rate: float = RATE) -> str:
         """Why nothing can be judged at that rate; empty where it can."""
-        patients, needed = len(np.unique(self.patients)), conformal.needed(rate)
+        patients, needed = len(np.unique(self.validation_patients)), conformal.needed(rate)
         if patients >= needed:
             return ""
         return f"{counted(patients, 'patient')} in validation, and a false-alarm rate of {100 * rate:g}% needs {needed}"
@@ -100,7 +101,7 @@ class Scope:
     def _of_patients(self, ranges: dict[str, tuple[float, float]]) -> Float64:
         """float64 [m, 3], the greatest score of each check over the series of each validation patient."""
         scores = np.array([_scores(row, ranges) for row in self.validation.to_pylist()])
-        numbers, whose = np.unique(self.patients, return_inverse=True)
+        numbers, whose = np.unique(self.validation_patients, return_inverse=True)
         found = np.full((len(numbers), len(CHECKS)), -np.inf)
         np.maximum.at(found, whose, scores)
         return found
@@ -206,11 +207,12 @@ def fit(weights: str, training: Sample, validation: Sample | None) -> Scope:
         measure.fit(np.sqrt(training.grey)),
         Gathered().table(),
         Gathered().table(),
-        np.empty(0, np.int64),
+        *[np.empty(0, np.int64)] * 2,
     )
-    trained, _ = _portraits(whole, training)
-    held, patients = _portraits(whole, validation) if validation is not None else (whole.validation, whole.patients)
-    return dataclasses.replace(whole, training=trained, validation=held, patients=patients)
+    found = dict(zip(("training", "training_patients"), _portraits(whole, training)))
+    if validation is not None:
+        found |= dict(zip(("validation", "validation_patients"), _portraits(whole, validation)))
+    return dataclasses.replace(whole, **found)
 
 
 def _portraits(scope: Scope, sample: Sample) -> tuple[pa.Table, Int64]:

@@ -15,18 +15,20 @@ import pyarrow.parquet as pq
 from ich_tfrecords.storage import atomic
 from trainer.shell.problems import WrongUse
 from trainer.trust import measure
-from trainer.trust.portraits import SCHEMA
+from trainer.trust.portraits import fault_of
 from trainer.trust.scope import Scope
 
 NAME = "scope.npz"
 FORMAT = 1
+SPLITS = ("training", "validation")
 
 
 def write(folder: Path, scope: Scope) -> Path:
     """Path of the file, put into a folder whole or not at all. Raises `OSError`."""
     head = json.dumps({"format": FORMAT, "weights": scope.weights}).encode()
-    tables = {name: _bytes(table) for name, table in (("training", scope.training), ("validation", scope.validation))}
-    parts: dict[str, Any] = {"head": np.frombuffer(head, np.uint8), "patients": scope.patients, **tables}
+    parts: dict[str, Any] = {"head": np.frombuffer(head, np.uint8)}
+    for name in SPLITS:
+        parts |= {name: _bytes(getattr(scope, name)), f"{name}_patients": getattr(scope, f"{name}_patients")}
     parts |= {**scope.vectors.to_arrays("vectors"), **scope.grey.to_arrays("grey")}
     file = io.BytesIO()
     np.savez(file, **parts)
@@ -48,11 +50,11 @@ def read(folder: Path, weights: str) -> Scope | None:
             if head["weights"] != weights:
                 return None
             measures = (measure.of_arrays(arrays, "vectors"), measure.of_arrays(arrays, "grey"))
-            tables = (_table(arrays["training"]), _table(arrays["validation"]))
-            patients = np.asarray(arrays["patients"], np.int64)
-            if len(patients) != len(tables[1]):
+            tables = [_table(arrays[name]) for name in SPLITS]
+            patients = [np.asarray(arrays[f"{name}_patients"], np.int64) for name in SPLITS]
+            if [len(part) for part in patients] != [len(part) for part in tables]:
                 raise ValueError("its parts have different sizes")
-            return Scope(weights, *measures, *tables, patients)
+            return Scope(weights, *measures, *tables, *patients)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowException, zipfile.BadZipFile) as error:
@@ -68,6 +70,6 @@ def _bytes(table: pa.Table) -> np.ndarray:
 
 def _table(data: np.ndarray) -> pa.Table:
     table = pq.read_table(pa.BufferReader(data.tobytes()))
-    if not table.schema.equals(SCHEMA):
-        raise ValueError("it holds portraits of another kind")
+    if fault := fault_of(table):
+        raise ValueError(f"it {fault}")
     return table
