@@ -223,10 +223,8 @@ def main() -> int:
             words, found[kind] = told(judged(folder, model, folder / "wrong" / name, name))
             print(f"{kind:16} {words}", flush=True)
         for place in sorted(Path(os.environ.get("ICH_REAL_DICOM_DIR", os.devnull)).glob("*")):
-            try:
+            if place.is_dir():
                 print(f"{place.name:16} {judged(folder, model, place, place.name)}", flush=True)
-            except RuntimeError as error:
-                print(f"{place.name:16} {str(error).splitlines()[-1]}", flush=True)
     if args.output:
         args.output.write_text(json.dumps(found, indent=1) + "\n")
     passed = [kind for kind in KINDS if found[kind][0] < 0.95]
