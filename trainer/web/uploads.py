@@ -207,6 +207,7 @@ def _too_large(most_bytes: int) -> Refusal:
 
 
 def no_room() -> Refusal:
+    """What a sender hears where the disk has no room; it may try again."""
     return Refusal(503, "the disk of this server is full; try again later, or delete studies", RETRY_S)
 
 
