@@ -47,7 +47,7 @@ the patients that it held out. The test split is not judged.
 Written to DIR:
   {SUSPECTS}        all suspects, worst first, with the reasons
   {FIXES}  those that the model is sure of and that all neighbours in the
-                   series contradict, as convert --label_fixes takes them
+                   series or copies contradict, as convert --label_fixes takes them
   {PAGE}       the worst hundred with their neighbours, to look at
 
 {LOOK}
@@ -101,7 +101,7 @@ def _parser() -> command.Parser:
     parser.add_argument("--output", required=True, type=command.path, metavar="DIR", help="folder for the files")
     command.add_data_dir(parser, "the one that the runs were trained on")
     parser.add_argument(
-        "--most", type=command.whole_number(1, 10**9), metavar="N", help=f"suspects in {FIXES} at most, worst first"
+        "--most", type=command.whole_number(1, 10**9), metavar="N", help=f"slices in {FIXES} at most, worst first"
     )
     return parser
 
@@ -168,13 +168,17 @@ def _data(given: str | None, run: Fold) -> Dataset:
 
 
 def _pool(runs: Sequence[Fold], data: Dataset) -> Pool:
-    """What each fold says of the slices that it held out, all together."""
+    """What each fold says of the slices that it held out, all together; nan of a label of which it knows nothing."""
     from trainer.training import assembly
 
     parts = []
     for run in runs:
         slices = assembly.split(data, run.settings, run.settings.validation_split)
-        parts.append((slices.table, slices.labels.astype(np.int8), _held_out(run, data, slices)))
+        said = _held_out(run, data, slices)
+        said[:, run.about.calibration.slope == 0] = np.nan  # the prevalence in every slice is no opinion
+        for line in run.about.calibration.told():
+            print(f"{run.place}: {line}", flush=True)
+        parts.append((slices.table, slices.labels.astype(np.int8), said))
     tables, labels, told = zip(*parts, strict=True)
     table = pa.concat_tables(tables).combine_chunks()
     beside = suspects.beside(series.numbers(table, UIDS), table["slice_index"].to_numpy())
@@ -239,22 +243,23 @@ def _write(
     from trainer.pages import audit_page
 
     names, ranked = data.manifest.spec.labels.names, found.ranked()
-    clear = [(row, label) for row, label in ranked.tolist() if found.clear[row, label]][:most]
+    clear = [(row, label) for row, label in ranked.tolist() if found.clear[row, label]]
     fixed = suspects.corrections(pool.labels, clear, found.suspect, any_label)
+    first = {*[*dict.fromkeys(row for row, *_ in fixed)][:most]}
+    fixed = [fix for fix in fixed if fix[0] in first]
     uids, studies = pool.table["sop_uid"].to_pylist(), pool.table["study_uid"].to_pylist()
     told = {(row, label) for row, label, _ in fixed}
 
     def rows() -> Iterator[Sequence[object]]:
         for rank, (row, label) in enumerate(ranked.tolist(), 1):
             given = int(pool.labels[row, label])
-            numbers = (f"{pool.probabilities[row, label]:.6g}", f"{found.score[row, label]:.6g}")
+            chance = pool.probabilities[row, label]
+            numbers = ("" if np.isnan(chance) else f"{chance:.6g}", f"{found.score[row, label]:.6g}")
             fix = int((row, label) in told)
             words = (uids[row], studies[row], names[label])
             yield rank, *words, given, 1 - given, *numbers, fix, _reasons(found, row, label)
 
-    atomic.write_bytes(output / SUSPECTS, csv_text(HEAD, rows()).encode())
     wrong = ((uids[row], names[label], value) for row, label, value in fixed)
-    atomic.write_bytes(output / FIXES, csv_text(fixes.HEAD, wrong).encode())
     shown = _worst(runs[0].about, data, pool, found, ranked, told)
     facts = {
         "slices judged": f"{len(pool.labels):,}",
@@ -266,6 +271,8 @@ def _write(
     places = [run.place for run in runs]
     title = f"Doubtful labels of {data.manifest.spec.name} {data.manifest.spec.version}"
     page = audit_page.page(title, shown, facts, by_label, places, data.manifest.fingerprint, LOOK)
+    atomic.write_bytes(output / SUSPECTS, csv_text(HEAD, rows()).encode())
+    atomic.write_bytes(output / FIXES, csv_text(fixes.HEAD, wrong).encode())
     atomic.write_bytes(output / PAGE, page.encode())
     print(f"{counted(len(ranked), 'suspect')} of {found.judged:,} labels, {counted(len(fixed), 'correction')}. {LOOK}")
     for name in (SUSPECTS, FIXES, PAGE):

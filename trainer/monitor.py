@@ -46,9 +46,10 @@ Written to --output: {PAGE} (what moved most first) and {VALUES} (every number).
 
 Headers and grey are compared with the series of training that the run kept at its end,
 vectors and probabilities with those of validation. Each thing gets how far it lies apart,
-0 to 1, and a p-value by dealing the studies anew {DRAWS:,} times, corrected for the number
+0 to 1, and a p-value by dealing the patients anew {DRAWS:,} times, corrected for the number
 of things: where nothing has moved, something is named at most 5% of the time.
-At least {FEWEST} studies are needed, and {FEWEST} patients of the reference.
+At least {FEWEST} patients are needed, now and of the reference; where the headers name none,
+a study counts as one.
 
 --predicted takes a folder that predict wrote with the same model, --input predicts first,
 into a temporary folder. No id of a patient or study stands in the results.
@@ -117,9 +118,10 @@ def _monitor(args: argparse.Namespace) -> int:
     windows = seen.spec.image.windows
     made_from = {"model": about.network, "weights, sha256": weights, "trained on, fingerprint": about.fingerprint}
     values = drift_page.values(found, windows, made_from, args.seed)
-    output.mkdir(parents=True, exist_ok=True)
+    page = drift_page.page(found, windows, made_from, args.seed)
+    command.make_output(output)
     atomic.write_bytes(output / VALUES, f"{json.dumps(values, indent=1, allow_nan=False)}\n".encode())
-    atomic.write_bytes(output / PAGE, drift_page.page(found, windows, made_from, args.seed).encode())
+    atomic.write_bytes(output / PAGE, page.encode())
     print(*drift_page.lines(found, windows), output / PAGE, output / VALUES, NOT_A_DEVICE, sep="\n", flush=True)
     return MOVED if args.fail_on_drift and found.moved else 0
 
@@ -157,8 +159,7 @@ def _compared(known: Scope, read: Read, seen: About, seed: int) -> Drift:
 def _output(args: argparse.Namespace, folder: Path) -> Path:
     """The folder of the results. Raises `WrongUse` where they cannot lie there."""
     output = Path(args.output) if args.output else model_file.run_folder(folder) / "drift"
-    if output.exists() and not output.is_dir():
-        raise WrongUse(f"--output {output} is a file, not a folder; choose another")
+    command.require_room(output)
     return output
 
 
@@ -167,13 +168,13 @@ def _read(place: Path, weights: str) -> Read:
     try:
         facts = json.loads((place / RUN).read_text(encoding="utf-8"))
         whole, sha256 = facts["command"] == "predict" and facts["finished"], facts.get("model", {}).get("sha256")
+        flipped = facts.get("flags", {}).get("flip")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WrongUse(f"--predicted {place} is no folder that predict wrote ({in_short(error)})") from error
     if not whole:
         raise WrongUse(f"--predicted {place} is not finished; the same predict command makes it anew")
     if sha256 != weights:
         raise WrongUse(f"--predicted {place} is of another model than --job_dir; predict again with --model of it")
-    flipped = facts.get("flags", {}).get("flip")
     return Read(_table(PredictFolder(place).series), {PROBABILITY: FLIPPED} if flipped else {})
 
 
@@ -186,8 +187,7 @@ def _table(path: Path) -> pa.Table:
         raise WrongUse(f"{path} is missing: {why}; predict again") from error
     except (OSError, pa.ArrowException) as error:
         raise WrongUse(f"{path} is damaged ({in_short(error)}); predict again") from error
-    fault = portraits.fault_of(table) if "study_uid" in table.column_names else "has no column study_uid"
-    if fault:
+    if fault := portraits.fault_of(table, portraits.PREDICTED):
         raise WrongUse(f"{path} {fault}; predict again with this version")
     return table
 

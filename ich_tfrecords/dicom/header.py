@@ -133,6 +133,7 @@ def checked(
     None: there is no PixelData.
     """
     if present is None:
+        _require_end(fields)
         raise UnsupportedSlice(
             "no_pixel_data", f"no PixelData element; modality {_shown(fields, 'Modality', 'unknown')}"
         )
@@ -155,6 +156,13 @@ def checked(
     return SliceHeader(
         sop, patient, study, series, position_mm, rows, columns, *scale, syntax, offset, is_derived, facts
     )
+
+
+def _require_end(fields: dict[str, Any]) -> None:
+    """Raise where a file without PixelData is that of a slice, which ends too early: its class always has some."""
+    is_ct = fields.get("SOPClassUID") == CT_IMAGE and fields.get("Modality", "").strip() in ("CT", "")
+    if is_ct and not {"LOCALIZER", "SECONDARY"}.intersection(_kind(fields)):
+        raise UnreadableSlice("truncated", "the file of a CT image ends before its PixelData")
 
 
 def _kind(fields: dict[str, Any]) -> list[str]:

@@ -82,6 +82,8 @@ def _rows(file: CsvFile, names: Sequence[str]) -> Iterator[Fix]:
         if len(fields) != len(file.header):
             raise LabelError(f"{where}: has {len(fields)} columns, the header has {len(file.header)}")
         uid, label, value = (dict(zip(file.header, fields, strict=True))[column].strip() for column in HEAD)
+        if "\ufffd" in uid:
+            raise LabelError(f"{where}: a byte of {shorten(uid)} is not UTF-8; save it as UTF-8 CSV")
         if label not in names:
             raise LabelError(f"{where}: label is {shorten(label)}; known are {', '.join(names)}")
         if value not in _VALUES:
@@ -100,15 +102,19 @@ def corrected(
     rows = _slices_of(fixes, uids, known)
     result, of_slice = values.copy(), defaultdict[int, dict[int, Fix]](dict)
     for row, fix in zip(rows, fixes.rows, strict=True):
+        first = of_slice[row].setdefault(fix.label, fix)
+        if first.value != fix.value:
+            said = f"{labels.names[fix.label]} of {shorten(fix.sop_uid)} is {fix.value} here"
+            raise fixes.error(fix, f"{said} and {first.value} in line {first.line:,}, for the same slice")
         result[row, fix.label] = fix.value
-        of_slice[row][fix.label] = fix
     for row, own in of_slice.items():
         _follow(fixes, result[row], own, labels)
-    told = sum(int(values[row, fix.label] != fix.value) for row, fix in zip(rows, fixes.rows, strict=True))
+    every = [(row, fix) for row, own in of_slice.items() for fix in own.values()]
+    told = sum(int(values[row, fix.label] != fix.value) for row, fix in every)
     changed = int((result != values).sum())
     slices = counted(int((result != values).any(axis=1).sum()), "slice")
     follows = f", {changed - told:,} more follow" if changed > told else ""
-    alike = f", {len(rows) - told:,} were so before" if told < len(rows) else ""
+    alike = f", {len(every) - told:,} were so before" if told < len(every) else ""
     return result, f"{fixes.name}: corrected {counted(told, 'label')}{follows}, of {slices}{alike}"
 
 
@@ -125,7 +131,10 @@ def _slices_of(fixes: Fixes, uids: pa.ChunkedArray, known: npt.NDArray[np.bool_]
                 fix, f"no slice of the input has the sop_uid {shorten(fix.sop_uid)}; is it another input's?"
             )
         if not known[row]:
-            raise fixes.error(fix, f"slice {shorten(fix.sop_uid)} has no labels that could be corrected")
+            raise fixes.error(
+                fix,
+                f"slice {shorten(fix.sop_uid)} has no labels that could be corrected, or they contradict each other",
+            )
     return [row for row in found if row is not None]
 
 

@@ -65,6 +65,7 @@ class _Together:
 
     def __init__(self, slices: pa.Table, tables: Sequence[LabelTable], labels: LabelSpec) -> None:
         self.slices, self.tables, self.labels = slices, tables, labels
+        self.sources = [table.name for table in tables]  # and behind them the corrections
         shape = slices.num_rows, len(labels.names)
         self.own = np.full(shape, -1, np.int8)
         self.own_from = np.full(shape, -1, np.int16)  # the table that says it, -1 where it follows from others
@@ -81,7 +82,7 @@ class _Together:
             (self._of_slices if table.of_slices else self._above)(number, table)
         close(self.own.T, self.labels)
         if fixes:
-            self._fix(fixes, self.spoken | may_miss)
+            self._fix(fixes, (self.spoken | may_miss) & (self.doubt < 0))
         self._doubt_any(self.own)
         self._zeros_beside_ones()
         values = np.where((self.own < 0) & (self.zero_from >= 0), np.int8(0), self.own)
@@ -97,7 +98,10 @@ class _Together:
 
     def _fix(self, fixes: Fixes, known: Bools) -> None:
         """Put the corrections in the place of what tables say of slices."""
-        self.own, note = corrected(fixes, self.slices["sop_uid"], known, self.own, self.labels)
+        before = self.own
+        self.own, note = corrected(fixes, self.slices["sop_uid"], known, before, self.labels)
+        self.own_from[self.own != before] = len(self.tables)
+        self.sources.append(fixes.name)
         self.notes.append(note)
 
     def _of_slices(self, number: int, table: LabelTable) -> None:
@@ -218,7 +222,7 @@ class _Together:
         return f"{levels.what(table)} {table.ids[row].as_py()} in {table.name}"
 
     def _source(self, number: int) -> str:
-        return self.tables[number].name if number >= 0 else _OTHERS
+        return self.sources[number] if number >= 0 else _OTHERS
 
     def _require_any(self, table: LabelTable, found: Bools | Int64) -> None:
         """Raise `LabelError` where a table has nothing to do with the slices."""

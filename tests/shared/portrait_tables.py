@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from trainer.trust.portraits import BINS, SCHEMA, UIDS
+from trainer.trust.portraits import BINS, PATIENT, SCHEMA, UIDS
 
 WINDOWS, LABELS = ("brain", "subdural", "bone"), ("any", "epidural", "subdural")
 AXES = 8  # of vectors
@@ -61,8 +61,10 @@ def _hill(bins: np.ndarray, centre: float) -> np.ndarray:
     return heights / heights.sum()
 
 
-def named(table: pa.Table, series_a_study: int = 1) -> pa.Table:
-    """With the columns that predict writes in front."""
+def named(table: pa.Table, series_a_study: int = 1, studies_a_patient: int = 0) -> pa.Table:
+    """With the columns that predict writes in front; without a patient where none has a study."""
     numbers = range(table.num_rows)
     uids = [[f"study-{at // series_a_study}" for at in numbers], [f"series-{at}" for at in numbers]]
-    return pa.table([*map(pa.array, uids), *table.columns], names=[*UIDS, *table.column_names])
+    series = series_a_study * studies_a_patient
+    whose = pa.array([at // series if series else None for at in numbers], pa.int32())
+    return pa.table([*map(pa.array, uids), whose, *table.columns], names=[*UIDS, PATIENT, *table.column_names])

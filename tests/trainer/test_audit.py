@@ -63,6 +63,28 @@ def one_line(capsys) -> str:
     return text[:-1]
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_so_many_slices_are_corrected(folds, audited, tmp_path, most):
+    """Whatever else is a suspect; those that come first."""
+    assert run(*folds, "--output", tmp_path / "out", "--most", most) == 0
+    some, more = ([row["sop_uid"] for row in rows_of(place / audit.FIXES)] for place in (tmp_path / "out", audited))
+    assert [*dict.fromkeys(some)] == [*dict.fromkeys(more)][:most]
+    assert len({*some}) == most
+
+
+def test_a_fold_that_knows_nothing_of_a_label_has_no_opinion_of_it(folds, blob_run, tmp_path, capsys):
+    about = model_file.read_about(folds[0] / "export")
+    name = about.spec.labels.any
+    at = about.spec.labels.names.index(name)
+    slope = np.where(np.arange(len(about.spec.labels.names)) == at, 0.0, about.calibration.slope)
+    nothing = dataclasses.replace(about.calibration, slope=slope, refused={name: "no positive slice"})
+    blind = fold_of(blob_run, tmp_path / "blind", 0, calibration=nothing, odds=None)
+    assert run(blind, *folds[1:], "--output", tmp_path / "out") == 0
+    assert f"{blind}: {name} has the same probability in every slice" in capsys.readouterr().out
+    for row in rows_of(tmp_path / "out" / audit.SUSPECTS):
+        assert row["label"] != name or row["probability"] or "model is sure" not in row["reasons"]
+
+
 def test_suspects_are_those_of_the_held_out_slices_worst_first(audited, blobs, folds):
     rows = rows_of(audited / audit.SUSPECTS)
     slices = {row["sop_uid"]: row for row in pq.read_table(blobs / "slices.parquet").to_pylist()}

@@ -218,7 +218,7 @@ def test_a_data_set_of_other_pixels(blob_run_copy, tmp_path, capsys):
         (["--split", "dev"], "'dev' is not a split; the splits with slices are"),
         (["--resamples", "3"], "--resamples is 3; 100 to 100,000 give an interval"),
         (["--data_dir", "/nowhere"], "/nowhere holds no manifest.json"),
-        (["--output", "/proc/version/x"], "cannot make the folder /proc/version/x"),
+        (["--output", "/proc/version/x"], "/proc/version is a file, not a folder"),
         (["--spilt", "test"], "unknown flag --spilt; did you mean '--split'?"),
     ],
 )

@@ -154,8 +154,8 @@ def test_nothing_known(blob_run, others, tmp_path, capsys):
     [
         (("--by", "kernels"), "--by kernels is no fact of this data set; "),
         (("--by", "missing.csv:age"), "--by missing.csv: cannot be read as text"),
-        (("--prevalence", "1"), "'1' is no number above 0 and below 1"),
-        (("--recalibrate", "2"), "'2' is no number above 0 and below 1"),
+        (("--prevalence", "1"), "'1' is no number from 1e-06 on and below 1"),
+        (("--recalibrate", "2"), "'2' is no number from 1e-06 on and below 1"),
         (("--recalibrate", "0.000001"), "takes none of the patients"),
     ],
 )

@@ -81,7 +81,7 @@ def test_it_writes_a_page_and_values_and_prints_what_moved(call, run, predicted)
     )
     assert out[-4:-1] == [verdict, str(run / "drift" / "drift.html"), str(run / "drift" / "drift.json")]
     values = json.loads((run / "drift" / "drift.json").read_text())
-    assert (values["verdict"], values["moved"], values["studies"]) == (verdict, 1, 40)
+    assert (values["verdict"], values["moved"], values["patients"]) == (verdict, 1, 40)
     assert [one["name"] for one in values["things"] if one["moved"]] == ["kvp"]
     assert values["not_compared"] == {"tilt_deg": "no series of training tells it"}
     assert f"<strong>{verdict}</strong>" in (run / "drift" / "drift.html").read_text()
@@ -115,9 +115,9 @@ def refused(found: tuple[int, list[str], list[str]]) -> str:
     return err[0]
 
 
-def test_too_few_studies(call, run, predicted):
+def test_too_few_patients(call, run, predicted):
     line = refused(call("--predicted", predicted(named(portraits(38, 3, labels=LABELS), series_a_study=2))))
-    assert line == "monitor: 19 studies with a prediction; to say what moved, 20 are needed"
+    assert line == "monitor: 19 patients with a prediction; to say what moved, 20 are needed"
     assert not (run / "drift").exists()
 
 
@@ -180,6 +180,8 @@ def _spoiled(table: pa.Table, column: str, value: object) -> pa.Table:
         ("probabilities", [None] * LABELS, "lacks values in column probabilities"),
         ("vector", [float("nan")] * AXES, "lacks values in column vector"),
         ("study_uid", 5, "column study_uid"),
+        ("distance", float("inf"), "lacks values in column distance"),
+        ("slices", None, "lacks values in column slices"),
     ],
 )
 def test_portraits_that_somebody_edited(call, predicted, column, value, words):

@@ -56,7 +56,7 @@ def test_what_is_unlike_training_is_ranked_behind_told_and_on_the_page(blob_run,
     assert page.count("OUT OF SCOPE: ") >= 2 * len(strange)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["studies_out_of_scope"] >= 4
     table = pq.read_table(tmp_path / "out" / "series.parquet")
-    assert table.schema.names == [*portraits.UIDS, *portraits.SCHEMA.names]
+    assert table.schema.equals(portraits.PREDICTED)
     assert table["slices"].to_pylist() == [SLICES] * 12
     assert {row["study_uid"] for row in studies} == set(table["study_uid"].to_pylist())
 

@@ -20,7 +20,7 @@ from ich_tfrecords.views.montage import shortened
 from trainer.pages import drift_plots, figures
 from trainer.pages.drift_plots import Panel, Shares, Words
 from trainer.trust import drift
-from trainer.trust.drift import ALPHA, CAUSES, DRAWS, FEWEST, GREY, HEADER, PROBABILITY, VECTORS, Drift, Moved
+from trainer.trust.drift import ALPHA, CAUSES, DRAWS, FEWEST, GREY, HEADER, NOW, PROBABILITY, VECTORS, Drift, Moved
 from trainer.trust.scope import WORDS as UNITS
 
 TEMPLATES = "trainer.pages"
@@ -120,16 +120,16 @@ def verdict(found: Drift) -> str:
 
 def notes(found: Drift) -> list[str]:
     """What is to be known of the comparison."""
-    studies = counted(found.studies, "study", "studies")
-    told = [f"With {studies} a thing has to lie about {found.seen_from:.2f} apart to be called moved."]
-    for name, series in found.series.items():
-        if series > drift.MOST:
-            told.append(f"Of the {series:,} series {_where(name)} those of {drift.MOST:,} drawn by the seed count.")
+    patients = counted(found.patients[NOW], "patient")
+    told = [f"With {patients} a thing has to lie about {found.seen_from:.2f} apart to be called moved."]
+    for name, many in found.patients.items():
+        if many > drift.MOST:
+            told.append(f"Of the {many:,} patients {_where(name)} {drift.MOST:,} drawn by the seed count.")
     return told
 
 
 def _where(name: str) -> str:
-    return "of now" if name == "now" else f"of {name}"
+    return "of now" if name == NOW else f"of {name}"
 
 
 def lines(found: Drift, windows: Windows) -> Iterator[str]:
@@ -161,7 +161,7 @@ def values(found: Drift, windows: Windows, made_from: Mapping[str, str], seed: i
         "correction": "holm",
         "draws": DRAWS,
         "seed": seed,
-        "studies": found.studies,
+        "patients": found.patients[NOW],
         "series": dict(found.series),
         "moved": len(found.moved),
         "verdict": verdict(found),
@@ -218,8 +218,8 @@ def _facts(found: Drift) -> dict[str, str]:
     numbers = {
         "moved beyond chance": len(found.moved),
         "things compared": len(found.things),
-        "studies now": found.studies,
-        "series now": found.series["now"],
+        "patients now": found.patients[NOW],
+        "series now": found.series[NOW],
         "series of training": found.series[drift.TRAINING],
         "series of validation": found.series[drift.VALIDATION],
     }

@@ -107,7 +107,7 @@ def page(found: Triage, about: About, digest: str, kept: Thumbnails, pictured: S
     studies, unread = found.studies(), found.without_slices()
     panels = {one.sop_uid: one.panels for one in pictured}
     cards = [_card(rank, study, found, about, kept, panels) for rank, study in enumerate(studies[:PICTURED], 1)]
-    rows = [_row(rank, study, about) for rank, study in enumerate(studies[PICTURED:LISTED], PICTURED + 1)]
+    rows = [_row(rank, study, found, about) for rank, study in enumerate(studies[PICTURED:LISTED], PICTURED + 1)]
     return html_page.page(
         "triage.html",
         TEMPLATES,
@@ -116,7 +116,7 @@ def page(found: Triage, about: About, digest: str, kept: Thumbnails, pictured: S
         ranked_by=outcome_lines.ranked_by(about),
         model=about.network,
         digest=digest,
-        notes=[*about.calibration.told(), *found.notes],
+        notes=[*outcome_lines.uncalibrated(about, found), *found.notes],
         models=len(found.panel.thresholds) if found.panel else 1,
         promise=found.promise.sentence() if found.promise else None,
         any=about.spec.labels.any,
@@ -124,7 +124,7 @@ def page(found: Triage, about: About, digest: str, kept: Thumbnails, pictured: S
         cards=cards,
         explained=sum(bool(card.panels) for card in cards),
         rows=rows,
-        strange=[_row(rank, study, about) for rank, study in enumerate(studies, 1) if study.is_strange][:LISTED],
+        strange=[_row(rank, study, found, about) for rank, study in enumerate(studies, 1) if study.is_strange][:LISTED],
         more_strange=max(0, len(found.strange()) - LISTED),
         more=max(0, len(studies) - LISTED),
         unread=[(shortened(uid, UID_LETTERS), files, partial) for uid, files, partial in unread[:LISTED]],
@@ -166,10 +166,10 @@ def _card(
         study.partial or None,
         ", ".join(found.panel.disagreed(study.opinions)) or None if found.panel else None,
         _scope(study),
-        _labels(study, about),
+        _labels(study, found, about),
         [(head, _image(data, f"{head} of the driving slice")) for head, data in panels.get(driver.sop_uid, ())],
         _strip(series, at),
-        _curve(series, at, _told_labels(study, about), names),
+        _curve(series, at, _told_labels(study, found, about), names),
     )
 
 
@@ -177,8 +177,8 @@ def _image(jpeg: bytes, alt: str) -> Image:
     return html_page.image(jpeg, "jpeg", alt, PANEL_PX)
 
 
-def _labels(study: Study, about: About) -> list[Label]:
-    refused = outcome_lines.refused_of_studies(about)
+def _labels(study: Study, found: Triage, about: About) -> list[Label]:
+    refused = outcome_lines.refused_of_studies(about, found)
     names = about.spec.labels.names
     nothing = [None] * len(names)
     numbers = (study.probabilities.tolist(), study.driver.probabilities.tolist())
@@ -194,10 +194,10 @@ def _spreads(opinions: Opinions) -> list[str]:
     return [f"{probability_text(low)} to {probability_text(high)}" for low, high in ends]
 
 
-def _told_labels(study: Study, about: About) -> list[int]:
+def _told_labels(study: Study, found: Triage, about: About) -> list[int]:
     """Numbers of the labels whose curve is drawn: "any", and the study's likeliest kind."""
     labels = about.spec.labels
-    kind = triage.likeliest_kind(study.probabilities, labels, outcome_lines.refused_of_studies(about))
+    kind = triage.likeliest_kind(study.probabilities, labels, outcome_lines.refused_of_studies(about, found))
     return list(dict.fromkeys((labels.names.index(labels.any), kind)))
 
 
@@ -229,9 +229,9 @@ def _across(at: int, count: int) -> float:
     return round(1000 * (at + 0.5) / count, 1)
 
 
-def _row(rank: int, study: Study, about: About) -> Row:
+def _row(rank: int, study: Study, found: Triage, about: About) -> Row:
     labels, values = about.spec.labels, study.probabilities
-    kind = triage.likeliest_kind(values, labels, outcome_lines.refused_of_studies(about))
+    kind = triage.likeliest_kind(values, labels, outcome_lines.refused_of_studies(about, found))
     return Row(
         rank,
         shortened(study.study_uid, UID_LETTERS),

@@ -15,7 +15,7 @@ from trainer.models import model_file
 from trainer.models.model_file import About
 from trainer.prediction.slice_stream import FoundSlice
 from trainer.trust import portraits, scope_file
-from trainer.trust.portraits import Gathered, Looks
+from trainer.trust.portraits import PATIENT, UIDS, Gathered, Looks
 from trainer.trust.scope import NO, UNKNOWN, YES, Judgement, Scope
 
 NO_SCOPE = "the model does not keep what it was trained on"
@@ -61,16 +61,21 @@ class Scoping:
     def __init__(self, scope: Scope | None) -> None:
         self.scope = scope
         self._gathered = Gathered()
+        self._patients: dict[int, int] = {}  # as slices have them -> a running number, which tells nothing of them
+        self._whose: dict[tuple[str, str], int | None] = {}  # of each series
 
     def take(self, slices: Sequence[FoundSlice], looked: Looked | None) -> None:
         """Some more slices, and what they look like."""
         if looked is not None:
             keys = [(found.study_uid, found.series_uid) for found in slices]
             self._gathered.take(keys, [found.facts for found in slices], *looked)
+            for key, patient in zip(keys, [found.patient for found in slices]):
+                if key not in self._whose:
+                    self._whose[key] = self._patients.setdefault(patient, len(self._patients)) if patient else None
 
     def table(self) -> pa.Table:
-        """The portraits of the series, with their UIDs."""
-        return self._gathered.named()
+        """The portraits of the series, with their UIDs, and a number for the patient of each where one is named."""
+        return self._gathered.named().add_column(len(UIDS), PATIENT, pa.array([*self._whose.values()], pa.int32()))
 
     def judged(self, table: pa.Table) -> dict[tuple[str, str], Judgement]:
         """Each series of `table` by study and series UID; none where nothing is known of training."""

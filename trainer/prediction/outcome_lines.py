@@ -31,8 +31,15 @@ def ranked_by(about: About) -> str:
     return RANKS[about.blend is not None]
 
 
-def refused_of_studies(about: About) -> Collection[str]:
+def uncalibrated(about: About, found: Triage) -> Sequence[str]:
+    """What is said in place of calibrated probabilities, a line for each label; of several models for each."""
+    return found.panel.notes if found.panel else about.calibration.told()
+
+
+def refused_of_studies(about: About, found: Triage) -> Collection[str]:
     """Labels whose probabilities of a study could not be calibrated."""
+    if found.panel:
+        return found.panel.refused
     return (about.calibration if about.blend is None else about.blend.study_calibration).refused
 
 
@@ -42,7 +49,7 @@ def outcome(about: About, place: str, found: Triage, ignored: Counter[str], seco
     `place`: of the model; `ignored`: files left aside, by suffix.
     """
     yield from _of_studies(about, found)
-    yield from (*about.notes(place), *about.calibration.told())
+    yield from (*about.notes(place), *uncalibrated(about, found))
     studies, rate = counted(len(found.studies()), "study", "studies"), count(found.slices / seconds)
     yield f"{counted(found.slices, 'slice')} of {studies}, {rate} slices/s"
     if found.panel:
@@ -105,7 +112,7 @@ def _of_studies(about: About, found: Triage) -> Iterator[str]:
             yield f"PARTIAL: this is {studies[0].partial}"
     elif studies:
         yield f"studies, most urgent first, by their {ranked_by(about)}"
-        yield from triage.table(studies, labels, SHOWN_STUDIES, refused_of_studies(about))
+        yield from triage.table(studies, labels, SHOWN_STUDIES, refused_of_studies(about, found))
 
 
 def reasons(rejects: Counter[str]) -> str:

@@ -23,15 +23,22 @@ Say = Callable[[Tensor], tuple[Opinions, Vectors]]
 
 
 class Panel(NamedTuple):
-    """What is known of several models. `thresholds` float64 [M, L]: from which on each calls a study positive."""
+    """What is known of several models.
+
+    `thresholds` float64 [M, L]: from which on each calls a study positive; nan where it knows nothing of a label.
+    `refused`: the labels that none could calibrate. `notes`: for people, what each says in place of calibrated.
+    """
 
     labels: tuple[str, ...]
     thresholds: npt.NDArray[np.float64]
+    refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def disagreed(self, opinions: Opinions) -> list[str]:
         """The labels of a study that some models call positive and others not; `opinions` [M, L] of it."""
         callers = np.count_nonzero(opinions >= self.thresholds, axis=0)
-        return [name for name, some in zip(self.labels, callers, strict=True) if 0 < some < len(opinions)]
+        asked = np.count_nonzero(~np.isnan(self.thresholds), axis=0)
+        return [name for name, some, all_ in zip(self.labels, callers, asked, strict=True) if 0 < some < all_]
 
 
 def spread(opinions: Opinions) -> npt.NDArray[np.float64]:
@@ -44,7 +51,15 @@ def panel_of(abouts: Sequence[About]) -> Panel:
     """Of models with the same labels."""
     names = abouts[0].spec.labels.names
     chosen = [[thresholds.headline(about.study_thresholds[name])[1] for name in names] for about in abouts]
-    return Panel(names, np.array(chosen, np.float64))
+    knows = np.array([about.calibration.slope != 0 for about in abouts])
+    refused = [set(about.calibration.refused) for about in abouts]
+    told = [
+        f"model {number} of {len(abouts)}: {line}"
+        for number, about in enumerate(abouts, 1)
+        for line in about.calibration.told()
+    ]
+    of_all = tuple(name for name in names if all(name in one for one in refused))
+    return Panel(names, np.where(knows, np.array(chosen, np.float64), np.nan), of_all, tuple(told))
 
 
 def require_alike(places: Sequence[str], abouts: Sequence[About]) -> None:

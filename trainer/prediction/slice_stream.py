@@ -40,10 +40,11 @@ ANY_SIZE = 1 << 62
 
 
 class FoundSlice(NamedTuple):
-    """One readable slice: where it lies and who it is. No patient id: nothing here needs it.
+    """One readable slice: where it lies and who it is.
 
     `input`: the number of its folder or archive, as `input_numbers` gives it. `beside`: where it and its neighbours
-    lie, from below to above, where the model sees those. `facts`: what its header says of the scan.
+    lie, from below to above, where the model sees those. `facts`: what its header says of the scan. `patient`: stands
+    for its patient in memory, and is written nowhere; 0 where its header names none.
     """
 
     ref: sources.SliceRef
@@ -54,6 +55,7 @@ class FoundSlice(NamedTuple):
     position_mm: float
     beside: tuple[sources.SliceRef, ...] = ()
     facts: SliceFacts | None = None
+    patient: int = 0
 
 
 class Reject(NamedTuple):
@@ -240,7 +242,8 @@ def _decode(
         contents.append(content(ct, images[len(slices)]))
         ids = (ct.header.sop_uid, ct.header.study_uid, ct.header.series_uid)
         told = header_facts.of(ct.header.facts)
-        slices.append(FoundSlice(ref, number, *ids, ct.header.position_mm, facts=told))
+        patient = uid_hash(ct.header.patient_id) if ct.header.patient_id.strip() else 0
+        slices.append(FoundSlice(ref, number, *ids, ct.header.position_mm, facts=told, patient=patient))
     return Batch(slices, images[: len(slices)], rejects, contents, files)
 
 

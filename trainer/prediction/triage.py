@@ -117,8 +117,10 @@ class Study(NamedTuple):
     @property
     def warning(self) -> str:
         """What must be known wherever its numbers are shown; "" where nothing must."""
-        partial = f"PARTIAL: the study was judged by {self.partial}" if self.partial else ""
-        return "; ".join(filter(None, (self.strangeness, partial)))
+        if not self.partial:
+            return self.strangeness
+        # pictures have room for one reason, and the other stands in the list
+        return f"{'OUT OF SCOPE; ' * self.is_strange}PARTIAL: the study was judged by {self.partial}"
 
 
 class Triage:
@@ -206,7 +208,7 @@ class Triage:
         for (uid, _), judgement in self.judged.items():
             series[uid].append(judgement)
         studies = [
-            self._with_rejects(study)._replace(scope=looking.of_study(series[study.study_uid]))
+            self._with_rejects(study._replace(scope=looking.of_study(series[study.study_uid])))
             for study in self._studies.values()
         ]
         return sorted(studies, key=self._urgency)
@@ -221,7 +223,9 @@ class Triage:
     def _with_rejects(self, study: Study) -> Study:
         reasons = self._rejected.get(study.study_uid, Counter())
         partial = partial_text(study.slices, reasons)
-        groups = self.promise.groups(study.probabilities, whole=not partial) if self.promise else ()
+        # a file of nobody knows which study may be any study's, and the promise is made for studies like validation's
+        sure = not (partial or self.astray or study.is_strange)
+        groups = self.promise.groups(study.probabilities, whole=sure) if self.promise else ()
         return study._replace(rejected=reasons.total(), partial=partial, groups=groups)
 
     def without_slices(self) -> list[tuple[str, int, str]]:

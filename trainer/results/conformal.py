@@ -98,7 +98,7 @@ class Promise(NamedTuple):
     def groups(self, probabilities: _Numbers, whole: bool = True) -> tuple[str, ...]:
         """The group of a study for each label, of its `probabilities` float64 [L] in label order.
 
-        One that is not `whole` is never called negative: what was not seen may be worse.
+        One that is not `whole`, or unlike validation, is never called negative: what was not seen may be worse.
         """
         found = map(group, probabilities.tolist(), self.limits.values())
         return tuple(UNCERTAIN if one == NEGATIVE and not whole else one for one in found)

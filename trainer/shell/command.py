@@ -15,6 +15,7 @@ from ich_tfrecords import environment
 from trainer.shell.problems import TrainerError, WrongUse, hint
 
 DATA_DIR = "data/rsna_ich"
+LEAST_PART = 1e-6
 EXIT_CODES = """\
 exit codes:
     0  done
@@ -74,17 +75,19 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
 
 
 def part(below: float) -> Callable[[str], float]:
-    """Reads the value of a flag that is a number above 0 and below `below`."""
+    """Reads the value of a flag that is a number from `LEAST_PART` on and below `below`."""
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not 0 < value < below:
+        if not LEAST_PART <= value < below:
             from ich_tfrecords.views.montage import shortened  # takes Pillow to import
 
-            raise argparse.ArgumentTypeError(f"{shortened(text)!r} is no number above 0 and below {below:g}")
+            raise argparse.ArgumentTypeError(
+                f"{shortened(text)!r} is no number from {LEAST_PART:g} on and below {below:g}"
+            )
         return value
 
     return read
@@ -128,8 +131,20 @@ def data_place(given: str | None) -> str:
     return given or os.environ.get("ICH_DATA_DIR") or DATA_DIR
 
 
+def require_room(folder: Path) -> None:
+    """Raise `WrongUse` where the folder of `--output` is none, and cannot be made."""
+    if folder.parts[:1] == ("gs:",):
+        raise WrongUse(f"--output {folder} is in a bucket; name a local folder")
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise WrongUse(f"--output {folder}: {there} is a file, not a folder; choose another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise WrongUse(f"cannot write into {there}; choose another --output")
+
+
 def make_output(folder: Path) -> None:
     """Make the folder of `--output` where it is not there. Raises `WrongUse`."""
+    require_room(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -31,7 +31,7 @@ OF_CLIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-_LOGIN = re.compile(r"(?<=//)[^/@\s]*@")  # of an address
+_LOGIN = re.compile(r"(?<=//)\S*@")  # of an address; a password may hold all that ends one
 FILE_NAMES = ("weights",)  # settings that may be paths: none but the name goes out
 LEFT_OUT = ("slice_run",)  # a folder of this machine
 
@@ -96,12 +96,13 @@ class MlflowLog:
         return False
 
     def _send_settings(self, given: Mapping[str, str]) -> None:
-        there = self._client.get_run(self._run).data.params
+        data = self._client.get_run(self._run).data
+        there = data.params
         new = [(name, text) for name, text in given.items() if name not in there]
         for at in range(0, len(new), SETTINGS_A_BATCH):
             self._client.log_batch(self._run, params=_params(new[at : at + SETTINGS_A_BATCH]))
         for name, text in given.items():
-            if there.get(name, text) != text:
+            if data.tags.get(f"now.{name}", there.get(name, text)) != text:
                 self._client.set_tag(self._run, f"now.{name}", text)
 
     def _begin(self) -> None:

@@ -20,15 +20,15 @@ from ich_tfrecords.plural import counted
 from trainer.shell.problems import WrongUse
 from trainer.trust import permutation
 from trainer.trust.permutation import Apart, Deals, Floats, Ints
-from trainer.trust.portraits import BINS, NUMBERS, WORDS
+from trainer.trust.portraits import BINS, NUMBERS, PATIENT, WORDS
 
 ALPHA = 0.05  # the chance that anything is called moved where nothing is
-FEWEST = 20  # studies now, and patients of a reference, of fewer of which nothing is said
+FEWEST = 20  # patients now, and of a reference, of fewer of which nothing is said
 DRAWS = 1999  # deals by chance: the least p-value is 1 in 2,000, which a correction for 100 things leaves below ALPHA
-MOST = 2000  # studies of each side that are compared; more are drawn from by the seed
+MOST = 2000  # patients of each side that are compared; more are drawn from by the seed
 HEADER, GREY, VECTORS, PROBABILITY = "header", "grey", "vectors", "probability"
 CAUSES = (HEADER, GREY, VECTORS, PROBABILITY)  # a scanner's setting moves its grey, that the vectors, and so on
-TRAINING, VALIDATION = "training", "validation"
+TRAINING, VALIDATION, NOW = "training", "validation", "now"
 UNTOLD = "not told"
 MOST_WORDS = 12  # told of a header
 _FINEST = 1e-4  # that a probability is told from 0 and from 1
@@ -64,12 +64,15 @@ class Moved(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """`things`: the moved ones first, by effect; `unjudged`: what could not be compared -> why; `series` by side."""
+    """`things`: the moved ones first, by effect; `unjudged`: what could not be compared -> why.
+
+    `series` and `patients`: how many of each reference and of `NOW`.
+    """
 
     things: list[Moved]
     unjudged: Mapping[str, str]
     series: Mapping[str, int]
-    studies: int
+    patients: Mapping[str, int]
 
     @property
     def moved(self) -> list[Moved]:
@@ -78,21 +81,22 @@ class Drift(NamedTuple):
 
     @property
     def seen_from(self) -> float:
-        """About how far apart a thing has to be to be called moved, with so many studies."""
-        sides = [min(MOST, many) for many in (self.studies, max(self.series[one.against] for one in self.things))]
+        """About how far apart a thing has to be to be called moved, with so many patients."""
+        fewest = min(self.patients[one.against] for one in self.things)
+        sides = [min(MOST, many) for many in (self.patients[NOW], fewest)]
         least = -math.log(ALPHA / (2 * len(self.things))) / 2  # the limit of Kolmogorov and Smirnov, of one term
         return min(1.0, math.sqrt(least * sum(1 / many for many in sides)))
 
 
 class Known(NamedTuple):
-    """Portraits of series; `whose` int64: the patient or study of each, as a number; all of one count once."""
+    """Portraits of series; `whose` int64: the patient of each, as a number; all of one count once."""
 
     portraits: pa.Table
     whose: Ints
 
     @property
     def many(self) -> int:
-        """How many patients, or studies."""
+        """How many patients."""
         return len(np.unique(self.whose))
 
 
@@ -113,14 +117,14 @@ def compare(
     without: Mapping[str, str],
     seed: int = 0,
 ) -> Drift:
-    """What has moved. `references`: of `TRAINING` and of `VALIDATION`; `portraits` of now have "study_uid" too.
+    """What has moved. `references`: of `TRAINING` and of `VALIDATION`; `portraits`: of now, as predict writes them.
 
     `windows` and `labels`: names, in the order of the lists. `without`: kinds not to be judged, and why. Raises
-    `WrongUse` where there are fewer than `FEWEST` studies now, or nothing that can be judged.
+    `WrongUse` where there are fewer than `FEWEST` patients now, or nothing that can be judged.
     """
-    now = Known(portraits, _studies(portraits))
+    now = Known(portraits, whose(portraits))
     if now.many < FEWEST:
-        there = counted(now.many, "study", "studies")
+        there = counted(now.many, "patient")
         raise WrongUse(f"{there} with a prediction; to say what moved, {FEWEST} are needed")
     sides = {name: _sides(name, before, now, seed) for name, before in references.items() if before.many >= FEWEST}
     unjudged = {
@@ -136,8 +140,9 @@ def compare(
             things += _of_kind(kind, sides[name], windows, labels, unjudged)
     corrected = permutation.holm(np.array([one.apart.p for one in things]))
     ranked = sorted((one._replace(corrected=float(p)) for one, p in zip(things, corrected)), key=lambda one: one._rank)
-    series = {name: len(known.portraits) for name, known in {**references, "now": now}.items()}
-    return Drift(ranked, unjudged, series, now.many)
+    every = {**references, NOW: now}
+    series = {name: len(known.portraits) for name, known in every.items()}
+    return Drift(ranked, unjudged, series, {name: known.many for name, known in every.items()})
 
 
 _AGAINST = {HEADER: TRAINING, GREY: TRAINING, VECTORS: VALIDATION, PROBABILITY: VALIDATION}
@@ -147,11 +152,18 @@ def _too_few(name: str, there: int) -> str:
     return f"the run kept series of {counted(there, f'{name} patient')}; {FEWEST} are needed"
 
 
-def _studies(now: pa.Table) -> Ints:
-    """Which study each row is of, as a number; a series without a study is one by itself."""
-    uids = [uid or ("", at) for at, uid in enumerate(now["study_uid"].to_pylist())]
+def whose(now: pa.Table) -> Ints:
+    """Which patient each row is of, as a number; where no patient is named a study counts as one, or a series.
+
+    One patient for everything is none: so de-identified folders have it.
+    """
+    patients, studies = now[PATIENT].to_pylist(), now["study_uid"].to_pylist()
+    if len({*patients}) == 1:
+        patients = [None] * len(now)
+    rows = zip(patients, studies)
+    names = [("study", study or at) if patient is None else patient for at, (patient, study) in enumerate(rows)]
     places: dict[Any, int] = {}
-    return np.array([places.setdefault(uid, len(places)) for uid in uids], np.int64)
+    return np.array([places.setdefault(name, len(places)) for name in names], np.int64)
 
 
 def _sides(name: str, before: Known, now: Known, seed: int) -> Sides:
@@ -160,7 +172,7 @@ def _sides(name: str, before: Known, now: Known, seed: int) -> Sides:
 
 
 def _bounded(known: Known, seed: int) -> Known:
-    """At most `MOST` patients or studies, with all their series."""
+    """At most `MOST` patients, with all their series."""
     numbers = np.unique(known.whose)
     if len(numbers) <= MOST:
         return known

@@ -4,9 +4,9 @@ One measure for all kinds of things: the greatest difference between the two in 
 boundary (Kolmogorov and Smirnov), of words half the sum of differences of shares (total variation). 0.8 says: there
 is a boundary beyond which 80 in 100 more of the one than of the other lie.
 
-What chance does is seen by dealing the studies anew between the samples, each whole with all its series; so a study
-of ten series says as much as a study of one. That is exact for any numbers and any distribution, as long as studies
-are exchangeable where nothing has moved (Fisher; Good 2005, Permutation, Parametric, and Bootstrap Tests).
+What chance does is seen by dealing the patients anew between the samples, each whole with all series; so a patient of
+ten series says as much as one of one. That is exact for any numbers and any distribution, as long as patients are
+exchangeable where nothing has moved (Fisher; Good 2005, Permutation, Parametric, and Bootstrap Tests).
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class Apart(NamedTuple):
 
 
 class Deals:
-    """The rows of two samples, and how each draw deals their studies; the first deal is the one that is there."""
+    """The rows of two samples, and how each draw deals their patients; the first deal is the one that is there."""
 
     def __init__(self, before: Ints, now: Ints, seed: int, draws: int) -> None:
-        """`before` [m] and `now` [n]: which study of its sample each row is of; both hold a row at least."""
+        """`before` [m] and `now` [n]: which patient of its sample each row is of; both hold a row at least."""
         own = [np.unique(units, return_inverse=True)[1] for units in (before, now)]
-        studies = [int(units.max()) + 1 for units in own]
-        self._unit = np.concatenate([own[0], own[1] + studies[0]])
-        self._weight = 1 / np.bincount(self._unit)[self._unit]  # a study has a weight of 1, whatever its series
-        self._sizes = (studies[0], studies[1])
-        self._is_now = _dealt(studies[0], studies[1], draws, np.random.default_rng(seed))
+        patients = [int(units.max()) + 1 for units in own]
+        self._unit = np.concatenate([own[0], own[1] + patients[0]])
+        self._weight = 1 / np.bincount(self._unit)[self._unit]  # a patient has a weight of 1, however many series
+        self._sizes = (patients[0], patients[1])
+        self._is_now = _dealt(patients[0], patients[1], draws, np.random.default_rng(seed))
 
     def contrasts(self) -> Iterator[Floats]:
         """Deals [b, N], row by row what a sum over the rows takes of each: mean of now minus mean of before."""
@@ -79,7 +79,7 @@ class Deals:
 
 
 def _dealt(before: int, now: int, draws: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """[1 + draws, before + now], which studies each deal gives to now."""
+    """[1 + draws, before + now], which patients each deal gives to now."""
     found = np.zeros((1 + draws, before + now), bool)
     found[0, before:] = True
     for row in found[1:]:

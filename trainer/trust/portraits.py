@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ FAR = 0.9  # a series is as far as the slice that this part of its slices is not
 NUMBERS, WORDS = cohort.NUMBERS, cohort.WORDS
 FACTS = (*WORDS, *NUMBERS)
 UIDS = ("study_uid", "series_uid")
+PATIENT = "patient"  # a running number of those of a prediction
 SCHEMA = pa.schema(
     [
         ("slices", pa.int32()),
@@ -36,6 +37,9 @@ SCHEMA = pa.schema(
         ("probabilities", pa.list_(pa.float32())),
     ]
 )
+PREDICTED = pa.schema([*((name, pa.string()) for name in UIDS), (PATIENT, pa.int32()), *SCHEMA])  # of series.parquet
+_ALWAYS = ("slices", "distance", "grey_distance")
+_NUMBERS = (pa.int32(), pa.float32())
 
 Float32 = npt.NDArray[np.float32]
 
@@ -70,15 +74,17 @@ class Looks(NamedTuple):
     grey_distance: Float32
 
 
-def fault_of(table: pa.Table) -> str:
-    """What is wrong with portraits that were read from a file, with or without `UIDS`; "" where nothing is."""
-    uids = [pa.field(name, pa.string()) for name in UIDS if name in table.column_names]
-    for field in (*uids, *SCHEMA):
+def fault_of(table: pa.Table, fields: Iterable[pa.Field] = SCHEMA) -> str:
+    """What is wrong with portraits that were read from a file; "" where nothing is."""
+    for field in fields:
         if field.name not in table.column_names:
             return f"has no column {field.name}"
         column = table[field.name]
         if column.type != field.type:
             return f"has {column.type} in column {field.name}, not {field.type}"
+        lacking = field.name in _ALWAYS and column.null_count
+        if lacking or (field.type in _NUMBERS and _has_infinite(column)):
+            return f"lacks values in column {field.name}"
         if pa.types.is_list(field.type):
             numbers = pc.list_flatten(column)
             if column.null_count or numbers.null_count or not np.isfinite(numbers.to_numpy()).all():
@@ -86,6 +92,10 @@ def fault_of(table: pa.Table) -> str:
             if len(pc.list_value_length(column).unique()) > 1:
                 return f"has lists of different lengths in column {field.name}"
     return ""
+
+
+def _has_infinite(column: pa.ChunkedArray) -> bool:
+    return not np.isfinite(column.drop_null().to_numpy()).all()
 
 
 def grey_of(images: Tensor, image: ImageSpec) -> Float32:

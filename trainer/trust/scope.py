@@ -203,7 +203,7 @@ def fit(weights: str, training: Sample, validation: Sample | None) -> Scope:
     """The scope of a model by slices of its training split, and thresholds by those of validation."""
     whole = Scope(
         weights,
-        measure.fit(training.vectors),
+        measure.fit(np.nan_to_num(training.vectors)),
         measure.fit(np.sqrt(training.grey)),
         Gathered().table(),
         Gathered().table(),

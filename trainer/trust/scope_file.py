@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,25 @@ def read(folder: Path, weights: str) -> Scope | None:
             patients = [np.asarray(arrays[f"{name}_patients"], np.int64) for name in SPLITS]
             if [len(part) for part in patients] != [len(part) for part in tables]:
                 raise ValueError("its parts have different sizes")
+            if any(part.ndim != 1 for part in patients) or not all(_is_finite(arrays[name]) for name in arrays.files):
+                raise ValueError("its numbers are none")
             return Scope(weights, *measures, *tables, *patients)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, pa.ArrowException, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         reason = " ".join(str(error).split())
         raise WrongUse(f"cannot use {path} ({reason}); remove it, and nothing is said of scope") from error
+
+
+# what zipfile, numpy and pyarrow raise of a file that somebody cut or changed
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, NotImplementedError, RuntimeError),
+    *(pa.ArrowException, zipfile.BadZipFile, zlib.error),
+)
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    return not np.issubdtype(values.dtype, np.floating) or bool(np.isfinite(values).all())
 
 
 def _bytes(table: pa.Table) -> np.ndarray:

@@ -83,10 +83,11 @@ def judge(labels: Int8, probabilities: Float64, neighbours: Int64, pixels: Int64
     """`Judged` of n slices.
 
     `labels` int8 [n, L]: 1, 0, and -1 for unknown, which is never judged. `probabilities` float64 [n, L], of label 1,
-    held out. `neighbours`: as `beside` gives them. `pixels` int64 [n]: alike for slices with the same pixels.
+    held out, nan where the model of a fold knows nothing of a label. `neighbours`: as `beside` gives them. `pixels`
+    int64 [n]: alike for slices with the same pixels.
     `any_label`: number of the label that stands for all others.
     """
-    refused = tuple(map(_refused, labels.T))
+    refused = tuple(map(_refused, np.where(np.isnan(probabilities), np.int8(-1), labels).T))
     judged = (labels >= 0) & np.array([not why for why in refused])
     lower, upper = (_of_neighbours(labels, rows) for rows in neighbours.T)
     other = 1 - labels
@@ -101,7 +102,9 @@ def judge(labels: Int8, probabilities: Float64, neighbours: Int64, pixels: Int64
     for label in np.flatnonzero([not why for why in refused]):
         rows = np.flatnonzero(judged[:, label])
         given, seen = labels[rows, label], probabilities[rows, label]
-        thresholds[label], joint[label], confident[rows, label] = confident_joint(given, seen)
+        told = ~np.isnan(seen)
+        thresholds[label], joint[label], confident[rows[told], label] = confident_joint(given[told], seen[told])
+        seen = np.where(told, seen, (given == 1).mean())  # without an opinion of the model neighbours and copies speak
         moved = _log_odds(seen) + COPY * (ones[rows, label] - zeros[rows, label])
         moved += _of_series(labels[:, label], lower[:, label], upper[:, label])[rows]
         score[rows, label], suspect[rows, label] = _weighed(given, moved, border[rows, label])

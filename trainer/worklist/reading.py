@@ -121,6 +121,8 @@ class Reader:
         """
         if others and how.alpha is not None:
             raise WrongUse("--alpha promises by the validation patients of one model; give it one --model")
+        if how.flip and how.alpha is not None:
+            raise WrongUse("--alpha promises by probabilities without --flip; leave one of them out")
         self._promise = None if how.alpha is None else conformal.promise(about.facts.get("conformal", {}), how.alpha)
         self._panel = panel.panel_of([about, *others.values()]) if others else None
         quiet.import_tensorflow()
@@ -266,7 +268,10 @@ class Reader:
             beside = self._folder / model_file.SLICE
             model["slice_model"] = {"kind": about.facts["slice_model"], "sha256": model_file.digest(beside)}
         if self._others:
-            model["others"] = [{"kind": one.about.network, "sha256": sha} for sha, one in self._others.items()]
+            model["others"] = [
+                {"kind": one.about.network, "sha256": sha, "uncalibrated": dict(one.about.calibration.refused)}
+                for sha, one in self._others.items()
+            ]
         places = len(slice_stream.input_numbers(listing.table))
         files = {"inputs": places, "files": listing.table.num_rows, "ignored": dict(sorted(listing.ignored.items()))}
         versions = {"ich_tfrecords": __version__, "python": platform.python_version(), "numpy": np.__version__}

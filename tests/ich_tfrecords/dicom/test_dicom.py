@@ -459,6 +459,15 @@ def test_what_rsna_or_a_scanner_leaves_out_is_no_reason(changes):
     assert np.array_equal(alike(dicom_file(slice_elements(STORED, **changes))).hu, EXPECTED_HU)
 
 
+def test_a_slice_that_ends_before_its_pixels_is_lost_and_no_other_kind_of_file():
+    of_ct = slice_elements(STORED, PixelData=None)
+    assert str(problem(dicom_file(of_ct))) == "truncated: the file of a CT image ends before its PixelData"
+    localizer = slice_elements(STORED, ImageType=b"ORIGINAL\\PRIMARY\\LOCALIZER", PixelData=None)
+    assert problem(dicom_file(localizer)).reason == "no_pixel_data"
+    raw = slice_elements(STORED, SOPClassUID=b"1.2.840.10008.5.1.4.1.1.66", PixelData=None)
+    assert problem(dicom_file(raw)).reason == "no_pixel_data"
+
+
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG])
 def test_every_cut_of_a_file_is_a_typed_problem(syntax):
     data = dicom_file(slice_elements(STORED), syntax)

@@ -56,6 +56,11 @@ def test_the_line_counts_what_was_said_what_follows_and_what_was_so_before():
     assert note == "f.csv: corrected 1 label, 1 more follow, of 1 slice, 1 were so before"
 
 
+def test_a_row_that_stands_twice_counts_once():
+    _, note = fixes.corrected(read("a,subdural,1", "'a,subdural,1"), UIDS, EVERY, GIVEN, THREE)
+    assert note == "f.csv: corrected 1 label, 1 more follow, of 1 slice"
+
+
 def test_one_label_alone_has_nothing_that_follows():
     values = np.array([[0], [1], [-1], [1]], np.int8)
     found, _ = fixes.corrected(read("a,any,1", "b,any,0", labels=ONE), UIDS, EVERY, values, ONE)
@@ -70,6 +75,11 @@ def test_one_label_alone_has_nothing_that_follows():
         (("a,subdural,1", "a,Subdural,1"), "f.csv, line 3: label is 'Subdural'; known are any, epidural, subdural"),
         (("a,subdural",), "f.csv, line 2: has 2 columns, the header has 3"),
         (("a,any,1", "a,any,0"), "f.csv, line 3: any of 'a' is 0 here and 1 in line 2"),
+        (
+            ("a,subdural,0", "'a,subdural,1"),
+            'f.csv, line 3: subdural of "\'a" is 1 here and 0 in line 2, for the same slice',
+        ),
+        (("\ufffd,any,1",), "f.csv, line 2: a byte of '\ufffd' is not UTF-8; save it as UTF-8 CSV"),
         ((), "f.csv: holds no correction"),
         (("x,any,1",), "f.csv, line 2: no slice of the input has the sop_uid 'x'"),
         (("b,any,0", "b,epidural,1"), "f.csv, line 3: epidural of 'b' would be 1, and any 0 in line 2"),
@@ -123,3 +133,17 @@ def test_a_correction_against_a_study_label_is_a_contradiction():
     table = read_labels(io.BytesIO(b"study_uid,any,epidural,subdural\nT,0,0,0\n"), THREE, "s.csv", str)
     joined, _ = follow.follow(slices, [table], THREE, may_miss=False, fixes=read("a,subdural,1"))
     assert joined.reasons == ["label_conflict"]
+    more = read_labels(io.BytesIO(b"sop_uid,any,epidural,subdural\na,0,0,0\n"), THREE, "l.csv", str)
+    joined, _ = follow.follow(slices, [more, table], THREE, may_miss=False, fixes=read("a,subdural,1"))
+    assert joined.details == ["any is 0 for study_uid T in s.csv, and 1 for a.dcm in f.csv"]
+
+
+def test_labels_that_contradict_each_other_are_not_corrected():
+    names = ("sop_uid", "study_uid", "series_uid", "patient_key", "name", "container")
+    slices = pa.table({name: pa.array([value]) for name, value in zip(names, ("a", "T", "S", "P", "a.dcm", "in"))})
+    tables = [
+        read_labels(io.BytesIO(f"sop_uid,any,epidural,subdural\na,{values}\n".encode()), THREE, name, str)
+        for name, values in (("l.csv", "1,0,1"), ("m.csv", "0,0,0"))
+    ]
+    with pytest.raises(LabelError, match="slice 'a' has no labels that could be corrected, or they contradict"):
+        follow.follow(slices, tables, THREE, may_miss=False, fixes=read("a,subdural,0"))

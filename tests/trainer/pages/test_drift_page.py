@@ -83,13 +83,13 @@ def test_the_lines_end_with_the_verdict(still):
     lines = list(drift_page.lines(still, SHOWN))
     assert [line.endswith("(chance explains it)") for line in lines[:3]] == [True] * 3
     assert lines[3] == "gantry tilt (degrees) not compared: no series of training tells it"
-    assert lines[4].startswith("With 40 studies a thing has to lie about 0.")
+    assert lines[4].startswith("With 40 patients a thing has to lie about 0.")
     assert lines[5] == drift_page.verdict(still)
 
 
 def test_that_some_were_drawn_is_told(moved, monkeypatch):
     monkeypatch.setattr(drift, "MOST", 50)
-    assert "Of the 60 series of training those of 50 drawn by the seed count." in drift_page.notes(moved)
+    assert "Of the 60 patients of training 50 drawn by the seed count." in drift_page.notes(moved)
 
 
 def test_values_are_plain_json(moved):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +25,26 @@ def test_each_model_calls_by_its_own_threshold():
     assert TWO.disagreed(np.array([[0.5, 0.1], [0.3, 0.3]])) == ["epidural"]
     assert TWO.disagreed(np.array([[0.9, 0.9], [0.3, 0.2]])) == []
     assert TWO.disagreed(np.array([[0.0, 0.0], [0.0, 0.0]])) == []
+
+
+def test_a_model_that_knows_nothing_of_a_label_is_not_asked():
+    some = Panel(LABELS.names, np.array([[0.5, np.nan], [0.3, 0.2], [0.3, 0.2]]))
+    assert some.disagreed(np.array([[0.9, 0.1], [0.9, 0.3], [0.9, 0.3]])) == []
+    assert some.disagreed(np.array([[0.9, 0.1], [0.9, 0.3], [0.9, 0.1]])) == ["epidural"]
+
+
+def test_what_is_not_calibrated_is_told_of_each_model(about):
+    """A label is uncalibrated where all models lack it."""
+    name, other = about.spec.labels.names[1:3]
+    slope = np.where(np.arange(len(about.spec.labels.names)) == 2, 0.0, about.calibration.slope)
+    more = {name: "no positive slice", other: "no positive slice"}
+    second = dataclasses.replace(about.calibration, slope=slope, refused=more)
+    known = {name: {"youden": 0.5} for name in about.spec.labels.names}
+    first = dataclasses.replace(about, study_thresholds=known)
+    made = panel.panel_of([first, dataclasses.replace(first, calibration=second)])
+    assert made.refused == (name,)
+    assert [line.split(":")[0] for line in made.notes] == ["model 1 of 2", "model 2 of 2", "model 2 of 2"]
+    assert np.isnan(made.thresholds).tolist() == [[False] * 6, [False, False, True, False, False, False]]
 
 
 def found(study: str, at: int) -> FoundSlice:

@@ -174,6 +174,29 @@ def test_groups_stand_behind_everything_and_what_lacks_slices_is_never_negative(
     assert {len(row) for row in triage.study_rows(made, LABELS)} == {len(head)}
 
 
+def test_nothing_is_negative_where_a_file_may_be_of_any_study_nor_out_of_scope():
+    promise = Promise(0.05, dict.fromkeys(LABELS.names, Limits(0.2, 0.6)))
+    made = Triage(LABELS, 1, promise)
+    for uid in "ST":
+        made.add([found(uid.lower(), uid)], np.array([(0.9, 0.1, 0.1)]))
+    assert {study.groups for study in made.studies()} == {("positive", "negative", "negative")}
+    made.judged = {("S", "1"): Judgement("no", "grey"), ("T", "1"): Judgement("yes")}
+    groups = {study.study_uid: study.groups for study in made.studies()}
+    assert groups == {"T": ("positive", "negative", "negative"), "S": ("positive", "uncertain", "uncertain")}
+    made.reject([Reject(1, "cut.dcm", "", "truncated", "")])
+    assert {study.groups for study in made.studies()} == {("positive", "uncertain", "uncertain")}
+
+
+def test_on_a_picture_a_study_is_partial_first():
+    made = Triage(LABELS, 1)
+    made.add([found("s", "S")], np.array([(0.9, 0.1, 0.1)]))
+    made.judged = {("S", "1"): Judgement("no", "grey 3.1 times as far as 95% of validation")}
+    assert made.warnings() == {"S": "OUT OF SCOPE: grey 3.1 times as far as 95% of validation"}
+    made.reject([reject("S")])
+    partial = "PARTIAL: the study was judged by 1 of 2 slices (missing: 1 truncated)"
+    assert made.warnings() == {"S": f"OUT OF SCOPE; {partial}"}
+
+
 @pytest.mark.parametrize(("position_mm", "shown"), [(-12.3456789, -12.346), (37.5, 37.5), (1e6, 1e6), (3 * 0.1, 0.3)])
 def test_a_position_is_told_to_a_micrometre(position_mm, shown):
     assert triage.slice_row(found("a", position_mm=position_mm), np.zeros(3))[5] == shown

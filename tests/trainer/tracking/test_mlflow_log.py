@@ -130,6 +130,13 @@ def test_a_resumed_run_goes_on_in_the_same_one(tmp_path):
     assert run.status == "RUNNING"
     assert run.params == {"epochs": "2", "seed": "0", "younger": "1"}
     assert run.tags == {"now.epochs": "5"}
+    Made(tmp_path, first.client).log.settings({"epochs": 2, "seed": 0, "younger": 1})
+    assert run.tags == {"now.epochs": "2"}
+
+
+@pytest.mark.parametrize("login", ["me:secret", "me:se@cret", "me:se/cret", "me:s@e/cret"])
+def test_a_login_is_never_told(login):
+    assert mlflow_log._without_login(f"refused by http://{login}@tracker:5000/x") == "refused by http://tracker:5000/x"
 
 
 def test_a_run_that_the_server_lost_begins_anew(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -100,9 +102,9 @@ def test_the_same_series_have_not_moved(references):
     assert all(one.apart.separation == 0 for one in found.things)
 
 
-@pytest.mark.parametrize("series", [1, 3])
-def test_false_alarms_of_a_whole_page_are_as_rare_as_promised(series):
-    """Patients of validation have two series that are alike, and each study of now has `series`."""
+@pytest.mark.parametrize(("series", "studies"), [(1, 0), (3, 0), (1, 5)])
+def test_false_alarms_of_a_whole_page_are_as_rare_as_promised(series, studies):
+    """Patients of validation have two series that are alike, each study of now `series`, a patient some studies."""
     alarms, things = 0, 0
     for seed in range(SEEDS):
         twice = portraits(40, 3 * seed + 1).take(np.repeat(np.arange(40), 2))
@@ -110,8 +112,9 @@ def test_false_alarms_of_a_whole_page_are_as_rare_as_promised(series):
             TRAINING: known(portraits(60, 3 * seed)),
             VALIDATION: Known(twice, np.repeat(np.arange(40), 2)),
         }
-        studies = portraits(FEWEST, 3 * seed + 2).take(np.repeat(np.arange(FEWEST), series))
-        found = compared(references, named(studies, series))
+        alike = series * max(studies, 1)
+        now = portraits(FEWEST, 3 * seed + 2).take(np.repeat(np.arange(FEWEST), alike))
+        found = compared(references, named(now, series, studies))
         things = len(found.things)
         alarms += bool(found.moved)
     assert things / 500 < ALPHA  # a correction that nothing could pass would keep any promise
@@ -153,9 +156,24 @@ def test_what_cannot_be_judged_says_why(references):
     }  # fmt: skip
 
 
-def test_too_few_studies_are_refused(references):
-    with pytest.raises(WrongUse, match=f"^19 studies with a prediction; to say what moved, {FEWEST} are needed$"):
-        compared(references, named(portraits(57, 9), series_a_study=3))
+@pytest.mark.parametrize("a_patient", [(3, 0), (1, 3)])
+def test_too_few_patients_are_refused(references, a_patient):
+    with pytest.raises(WrongUse, match=f"^19 patients with a prediction; to say what moved, {FEWEST} are needed$"):
+        compared(references, named(portraits(57, 9), *a_patient))
+
+
+def test_one_patient_for_everything_is_none(references):
+    """As de-identified folders have it; and who is named beside studies of nobody counts once."""
+    assert compared(references, named(portraits(25, 10), 1, 25)).patients["now"] == 25
+    some = pa.array([0, 0, *[None] * 23], pa.int32())
+    now = named(portraits(25, 10))
+    assert compared(references, now.set_column(2, "patient", some)).patients["now"] == 24
+
+
+def test_how_far_a_move_is_seen_from_follows_from_the_fewest_patients(references):
+    few = Known(portraits(200, 12), np.repeat(np.arange(20), 10))
+    found = compared({TRAINING: few, VALIDATION: few}, named(portraits(20, 13)))
+    assert found.seen_from == pytest.approx((math.log(2 * len(found.things) / ALPHA) / 2 * (1 / 20 + 1 / 20)) ** 0.5)
 
 
 def test_a_run_that_kept_too_little_is_refused():
@@ -170,12 +188,12 @@ def test_a_run_that_kept_too_little_is_refused():
 
 def test_series_without_a_study_stand_alone(references):
     now = named(portraits(25, 10)).drop_columns(["study_uid"]).append_column("study_uid", pa.nulls(25, pa.string()))
-    assert compared(references, now).studies == 25
+    assert compared(references, now).patients["now"] == 25
 
 
-def test_of_very_many_studies_some_are_drawn(references, monkeypatch):
+def test_of_very_many_patients_some_are_drawn(references, monkeypatch):
     monkeypatch.setattr(drift, "MOST", 50)
     found = compared(references, named(portraits(200, 11, kvp=100), series_a_study=2))
-    assert found.studies == 100
+    assert found.patients == {TRAINING: 300, VALIDATION: 250, "now": 100}
     assert found.series == {TRAINING: 300, VALIDATION: 250, "now": 200}
     assert [one.key for one in found.moved] == ["kvp"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 
@@ -136,6 +137,36 @@ def test_a_damaged_file_is_told_in_one_line(fitted, tmp_path, damage):
         np.savez(path, head=np.frombuffer(b"{}", np.uint8))
     with pytest.raises(WrongUse, match=r"cannot use .*scope\.npz"):
         scope_file.read(tmp_path, WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["vectors_centre", "validation_patients"])
+def test_numbers_that_are_none_are_damage(fitted, tmp_path, name):
+    path = scope_file.write(tmp_path, fitted)
+    with np.load(path) as arrays:
+        parts = dict(arrays)
+    parts[name] = parts[name] * np.nan if name == "vectors_centre" else np.stack([parts[name]] * 2, axis=1)
+    np.savez(path, **parts)
+    with pytest.raises(WrongUse, match=r"cannot use .*scope\.npz"):
+        scope_file.read(tmp_path, WEIGHTS)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_bytes_that_were_changed_are_damage_or_change_nothing(fitted, tmp_path, seed):
+    path = scope_file.write(tmp_path, fitted)
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for at in rng.integers(0, len(data), 3):
+        data[at] ^= 1 << rng.integers(0, 8)
+    path.write_bytes(data)
+    with contextlib.suppress(WrongUse):  # and nothing else
+        scope_file.read(tmp_path, WEIGHTS)
+
+
+def test_a_vector_that_is_no_number_harms_no_model(tmp_path):
+    """As of a slice whose vector is beyond float16."""
+    some = sample(30, 5)
+    some.vectors[3, 2] = np.inf
+    scope_file.write(tmp_path, scope.fit(WEIGHTS, some, sample(30, 6)))
+    assert judged(scope_file.read(tmp_path, WEIGHTS), sample(5, 7))
 
 
 def test_no_file_is_no_scope(tmp_path):

@@ -144,6 +144,22 @@ def test_unknown_labels_and_rare_values_are_never_suspects():
     assert found.judged == len(labels) - 1
 
 
+def test_a_model_that_knows_nothing_of_a_label_doubts_none_of_it():
+    """Its slices are judged by what stands beside them, and corrected by nobody."""
+    labels, turned, chances, neighbours = simulated()
+    blind = chances.copy()
+    blind[: len(blind) // 2, 0] = np.nan
+    found = judged(labels, blind, neighbours, any_label=1)
+    unseen = np.isnan(blind)
+    assert not (found.confident & unseen).any()
+    assert not (found.clear & unseen).any()
+    assert turned[found.suspect & unseen].mean() > 10 * turned.mean()
+    assert np.isfinite(found.score).all()
+    nobody = np.where(np.arange(2) == 0, np.nan, chances)
+    refused = judged(labels, nobody, neighbours, any_label=1).refused
+    assert refused == ("0 positive slices, and 10 are needed", "")
+
+
 def test_any_without_a_kind_contradicts():
     labels, chances = column([(0, 0.05), (1, 0.95), (1, 0.95)])
     kind = labels.copy()
