@@ -245,7 +245,7 @@ def _write(
     names, ranked = data.manifest.spec.labels.names, found.ranked()
     clear = [(row, label) for row, label in ranked.tolist() if found.clear[row, label]]
     fixed = suspects.corrections(pool.labels, clear, found.suspect, any_label)
-    first = {*[*dict.fromkeys(row for row, *_ in fixed)][:most]}
+    first = set(list(dict.fromkeys(row for row, *_ in fixed))[:most])  # slices, worst first
     fixed = [fix for fix in fixed if fix[0] in first]
     uids, studies = pool.table["sop_uid"].to_pylist(), pool.table["study_uid"].to_pylist()
     told = {(row, label) for row, label, _ in fixed}

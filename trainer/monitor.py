@@ -27,7 +27,7 @@ from trainer.prediction.folder import RUN, PredictFolder
 from trainer.shell import command
 from trainer.shell.problems import WorkFailed, WrongUse, in_short
 from trainer.trust import drift, portraits, scope_file
-from trainer.trust.drift import DRAWS, FEWEST, PROBABILITY, TRAINING, VALIDATION, Drift, Known
+from trainer.trust.drift import DRAWS, FEWEST, PROBABILITY, TRAINING, VALIDATION, Drift
 from trainer.trust.scope import Scope
 
 PAGE, VALUES = "drift.html", "drift.json"
@@ -108,7 +108,7 @@ def _monitor(args: argparse.Namespace) -> int:
     output = _output(args, folder)
     if args.predicted:
         read = _read(Path(args.predicted), weights)
-        _require_alike(PredictFolder(Path(args.predicted)).series, read.portraits, known.training)
+        _require_alike(PredictFolder(Path(args.predicted)).series, read.portraits, known.training.portraits)
     else:
         with tempfile.TemporaryDirectory(prefix="monitor-") as place:
             read = _predicted(folder, about, args.input, PredictFolder(Path(place) / "predicted"), weights)
@@ -141,17 +141,15 @@ def _known(job_dir: str, folder: Path, about: About) -> tuple[About, Scope]:
             "train command adds it, then predict again"
         )
     wide = len(about.spec.image.windows) * portraits.BINS
-    if len(found.training) and len(found.training["grey"][0]) != wide:
+    before = found.training.portraits
+    if len(before) and len(before["grey"][0]) != wide:
         raise WrongUse(f"{folder / scope_file.NAME} is of other windows than {model_file.ABOUT}; train again")
     return about, found
 
 
 def _compared(known: Scope, read: Read, seen: About, seed: int) -> Drift:
     """What has moved."""
-    references = {
-        TRAINING: Known(known.training, known.training_patients),
-        VALIDATION: Known(known.validation, known.validation_patients),
-    }
+    references = {TRAINING: known.training, VALIDATION: known.validation}
     windows = [one.name for one in seen.spec.image.windows]
     return drift.compare(references, read.portraits, windows, seen.spec.labels.names, read.without, seed)
 

@@ -17,6 +17,7 @@ from portrait_tables import AXES, named, portraits
 from trainer import monitor
 from trainer.models import model_file
 from trainer.trust import drift, measure, scope_file
+from trainer.trust.portraits import Known
 from trainer.trust.scope import Scope
 
 LABELS = 6
@@ -33,8 +34,8 @@ def run(export, tmp_path) -> Path:
     folder = Path(shutil.copytree(export, tmp_path / "run" / "export"))
     (folder.parent / "config.yaml").write_text("model: cnn\n")
     still = measure.Measure(*(np.zeros(shape, np.float32) for shape in (AXES, (AXES, AXES), 2)))
-    tables = (portraits(60, 1, labels=LABELS), portraits(40, 2, labels=LABELS))
-    scope_file.write(folder, Scope(model_file.digest(folder), still, still, *tables, np.arange(60), np.arange(40)))
+    known = [Known(portraits(many, seed, labels=LABELS), np.arange(many)) for many, seed in ((60, 1), (40, 2))]
+    scope_file.write(folder, Scope(model_file.digest(folder), still, still, *known))
     return folder.parent
 
 
@@ -202,11 +203,9 @@ def test_portraits_of_fewer_labels(call, predicted):
 def test_many_series_of_a_training_patient_count_once(call, run, predicted):
     """Ten copies of 19 patients are no 190 patients."""
     found = scope_file.read(run / "export", model_file.digest(run / "export"))
-    some = found.training.slice(0, 19)
-    few = dataclasses.replace(
-        found, training=pa.concat_tables([some] * 10), training_patients=np.tile(np.arange(19), 10)
-    )
-    scope_file.write(run / "export", few)
+    some = found.training.portraits.slice(0, 19)
+    few = Known(pa.concat_tables([some] * 10), np.tile(np.arange(19), 10))
+    scope_file.write(run / "export", dataclasses.replace(found, training=few))
     code, out, _ = call("--predicted", predicted(now()))
     assert code == 0
     assert "the run kept series of 19 training patients; 20 are needed" in " ".join(out)

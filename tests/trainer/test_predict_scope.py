@@ -77,5 +77,6 @@ def test_the_run_keeps_its_scope_with_its_weights(blob_run):
     found = scope_file.read(folder, model_file.digest(folder))
     assert found is not None
     assert found.lacking() == ""
-    assert found.training["slices"].to_pylist() == [20] * len(found.training)
-    assert len(found.training["vector"][0].as_py()) == 32
+    series = found.training.portraits
+    assert series["slices"].to_pylist() == [20] * len(series)
+    assert len(series["vector"][0].as_py()) == 32

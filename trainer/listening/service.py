@@ -21,6 +21,7 @@ from trainer.listening.screen import short, tell, warn
 from trainer.listening.server import Server
 from trainer.listening.studies import Studies
 from trainer.prediction.folder import PredictFolder
+from trainer.shell import command
 from trainer.shell.problems import WorkFailed, WrongUse
 from trainer.worklist.reading import How
 from trainer.worklist.spool import FAILED, Entry, Spool
@@ -72,8 +73,7 @@ def run(settings: Settings, listening: Callable[[int], None]) -> None:
 
 def make_place(folder: Path) -> None:
     """Make the folder of --spool where it is not there. Raises `WrongUse` where it is not this command's."""
-    if folder.parts[:1] == ("gs:",):
-        raise WrongUse(f"--spool {folder} is in a bucket; name a local folder")
+    command.require_local("--spool", folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds patients
         others = sorted({path.name for path in folder.iterdir()} - {INCOMING, STUDIES})

@@ -24,6 +24,7 @@ from trainer.models.model_file import About
 from trainer.prediction import picture_files, slice_stream
 from trainer.prediction.picture_files import Maps
 from trainer.prediction.triage import Study, Triage, rounded
+from trainer.shell import command
 from trainer.shell.problems import WrongUse
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class DicomFolder:
             raise WrongUse(
                 "--dicom needs highdicom, which is not installed: pip install 'ich-tfrecords[dicom]'"
             ) from error
-        if path.parts[:1] == ("gs:",):
-            raise WrongUse(f"--dicom {path} is in a bucket; name a local folder")
+        command.require_local("--dicom", path)
         if path.resolve() == output.resolve() or output.resolve() in path.resolve().parents:
             raise WrongUse(
                 f"--dicom {path} lies in --output {output}, which names no patient; choose a folder elsewhere"

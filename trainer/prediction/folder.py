@@ -13,7 +13,7 @@ from typing import Any
 
 from ich_tfrecords.storage import atomic
 from ich_tfrecords.storage.csv_text import safe_cell
-from trainer.shell import folder_lock
+from trainer.shell import command, folder_lock
 from trainer.shell.problems import WrongUse
 
 RUN = "run.json"
@@ -33,8 +33,7 @@ class PredictFolder:
         self.series = path / "series.parquet"
         self.page = path / "triage.html"
         self.pictures = path / "pictures"
-        if path.parts[:1] == ("gs:",):
-            raise WrongUse(f"--output {path} is in a bucket; name a local folder")
+        command.require_local("--output", path)
         if path.exists() and not path.is_dir():
             raise WrongUse(f"--output {path} is a file, not a folder; choose another")
         others = sorted({entry.name for entry in path.iterdir()} - {folder_lock.LOCK}) if path.is_dir() else []

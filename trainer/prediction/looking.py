@@ -69,9 +69,10 @@ class Scoping:
         if looked is not None:
             keys = [(found.study_uid, found.series_uid) for found in slices]
             self._gathered.take(keys, [found.facts for found in slices], *looked)
-            for key, patient in zip(keys, [found.patient for found in slices]):
+            for key, found in zip(keys, slices):
                 if key not in self._whose:
-                    self._whose[key] = self._patients.setdefault(patient, len(self._patients)) if patient else None
+                    number = self._patients.setdefault(found.patient, len(self._patients)) if found.patient else None
+                    self._whose[key] = number
 
     def table(self) -> pa.Table:
         """The portraits of the series, with their UIDs, and a number for the patient of each where one is named."""

@@ -52,14 +52,13 @@ def panel_of(abouts: Sequence[About]) -> Panel:
     names = abouts[0].spec.labels.names
     chosen = [[thresholds.headline(about.study_thresholds[name])[1] for name in names] for about in abouts]
     knows = np.array([about.calibration.slope != 0 for about in abouts])
-    refused = [set(about.calibration.refused) for about in abouts]
     told = [
         f"model {number} of {len(abouts)}: {line}"
         for number, about in enumerate(abouts, 1)
         for line in about.calibration.told()
     ]
-    of_all = tuple(name for name in names if all(name in one for one in refused))
-    return Panel(names, np.where(knows, np.array(chosen, np.float64), np.nan), of_all, tuple(told))
+    refused = tuple(name for name in names if all(name in about.calibration.refused for about in abouts))
+    return Panel(names, np.where(knows, np.array(chosen, np.float64), np.nan), refused, tuple(told))
 
 
 def require_alike(places: Sequence[str], abouts: Sequence[About]) -> None:

@@ -242,7 +242,7 @@ def _decode(
         contents.append(content(ct, images[len(slices)]))
         ids = (ct.header.sop_uid, ct.header.study_uid, ct.header.series_uid)
         told = header_facts.of(ct.header.facts)
-        patient = uid_hash(ct.header.patient_id) if ct.header.patient_id.strip() else 0
+        patient = uid_hash(ct.header.patient_id) if ct.header.patient_id else 0
         slices.append(FoundSlice(ref, number, *ids, ct.header.position_mm, facts=told, patient=patient))
     return Batch(slices, images[: len(slices)], rejects, contents, files)
 

@@ -225,7 +225,7 @@ class Triage:
         partial = partial_text(study.slices, reasons)
         # a file of nobody knows which study may be any study's, and the promise is made for studies like validation's
         sure = not (partial or self.astray or study.is_strange)
-        groups = self.promise.groups(study.probabilities, whole=sure) if self.promise else ()
+        groups = self.promise.groups(study.probabilities, sure) if self.promise else ()
         return study._replace(rejected=reasons.total(), partial=partial, groups=groups)
 
     def without_slices(self) -> list[tuple[str, int, str]]:

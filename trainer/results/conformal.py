@@ -95,13 +95,13 @@ class Promise(NamedTuple):
     alpha: float
     limits: Mapping[str, Limits]
 
-    def groups(self, probabilities: _Numbers, whole: bool = True) -> tuple[str, ...]:
+    def groups(self, probabilities: _Numbers, sure: bool = True) -> tuple[str, ...]:
         """The group of a study for each label, of its `probabilities` float64 [L] in label order.
 
-        One that is not `whole`, or unlike validation, is never called negative: what was not seen may be worse.
+        One that is not `sure`, since slices may lack or it is unlike validation, is never called negative.
         """
         found = map(group, probabilities.tolist(), self.limits.values())
-        return tuple(UNCERTAIN if one == NEGATIVE and not whole else one for one in found)
+        return tuple(UNCERTAIN if one == NEGATIVE and not sure else one for one in found)
 
     def sentence(self) -> str:
         """What it says, without a full stop."""

@@ -131,10 +131,15 @@ def data_place(given: str | None) -> str:
     return given or os.environ.get("ICH_DATA_DIR") or DATA_DIR
 
 
+def require_local(flag: str, folder: Path) -> None:
+    """Raise `WrongUse` where the folder of a flag is a `gs://` address, which would be made here as `gs:`."""
+    if folder.parts[:1] == ("gs:",):
+        raise WrongUse(f"{flag} {folder} is in a bucket; name a local folder")
+
+
 def require_room(folder: Path) -> None:
     """Raise `WrongUse` where the folder of `--output` is none, and cannot be made."""
-    if folder.parts[:1] == ("gs:",):
-        raise WrongUse(f"--output {folder} is in a bucket; name a local folder")
+    require_local("--output", folder)
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir():
         raise WrongUse(f"--output {folder}: {there} is a file, not a folder; choose another")

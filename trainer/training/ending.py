@@ -85,8 +85,8 @@ def scope_line(scope: Scope | None) -> str:
         return "scope: not fitted, for slices of a bucket come as streams; with --cache_dir DIR they can be drawn"
     if why := scope.lacking():
         return f"scope: predictions will not say what is unlike training: {why}"
-    patients = counted(len(np.unique(scope.validation_patients)), "patient")
-    return f"scope: by {counted(len(scope.training), 'series', 'series')} of training and {patients} of validation"
+    series, patients = len(scope.training.portraits), counted(scope.validation.many, "patient")
+    return f"scope: by {counted(series, 'series', 'series')} of training and {patients} of validation"
 
 
 def about_of(loop: Loop, data: Dataset, state: State, found: Fitted) -> About:

@@ -321,8 +321,9 @@ def _decides(key: str, values: Mapping[str, Any]) -> bool:
 
 def config_names() -> list[str]:
     """Names of the packaged training configs: those that name a model, which is seen without parsing all of them."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in config_dir().glob("*.yaml")}
-    return sorted(name for name, text in texts.items() if re.search("^model:", text, re.MULTILINE))
+    names_a_model = re.compile("^model:", re.MULTILINE)
+    every = config_dir().glob("*.yaml")
+    return sorted(path.stem for path in every if names_a_model.search(path.read_text(encoding="utf-8")))
 
 
 def config_path(name_or_path: str) -> Path:

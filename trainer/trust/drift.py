@@ -20,7 +20,7 @@ from ich_tfrecords.plural import counted
 from trainer.shell.problems import WrongUse
 from trainer.trust import permutation
 from trainer.trust.permutation import Apart, Deals, Floats, Ints
-from trainer.trust.portraits import BINS, NUMBERS, PATIENT, WORDS
+from trainer.trust.portraits import BINS, NUMBERS, PATIENT, WORDS, Known
 
 ALPHA = 0.05  # the chance that anything is called moved where nothing is
 FEWEST = 20  # patients now, and of a reference, of fewer of which nothing is said
@@ -86,18 +86,6 @@ class Drift(NamedTuple):
         sides = [min(MOST, many) for many in (self.patients[NOW], fewest)]
         least = -math.log(ALPHA / (2 * len(self.things))) / 2  # the limit of Kolmogorov and Smirnov, of one term
         return min(1.0, math.sqrt(least * sum(1 / many for many in sides)))
-
-
-class Known(NamedTuple):
-    """Portraits of series; `whose` int64: the patient of each, as a number; all of one count once."""
-
-    portraits: pa.Table
-    whose: Ints
-
-    @property
-    def many(self) -> int:
-        """How many patients."""
-        return len(np.unique(self.whose))
 
 
 class Sides(NamedTuple):

@@ -61,6 +61,18 @@ class Facts(Protocol):
     def tilt_deg(self) -> float | None: ...
 
 
+class Known(NamedTuple):
+    """Portraits of series; `whose` int64: the patient of each, as a number; all of one count once."""
+
+    portraits: pa.Table
+    whose: npt.NDArray[np.int64]
+
+    @property
+    def many(self) -> int:
+        """How many patients."""
+        return len(np.unique(self.whose))
+
+
 class Looks(NamedTuple):
     """What k slices look like.
 
@@ -87,7 +99,7 @@ def fault_of(table: pa.Table, fields: Iterable[pa.Field] = SCHEMA) -> str:
             return f"lacks values in column {field.name}"
         if pa.types.is_list(field.type):
             numbers = pc.list_flatten(column)
-            if column.null_count or numbers.null_count or not np.isfinite(numbers.to_numpy()).all():
+            if column.null_count or numbers.null_count or _has_infinite(numbers):
                 return f"lacks values in column {field.name}"
             if len(pc.list_value_length(column).unique()) > 1:
                 return f"has lists of different lengths in column {field.name}"

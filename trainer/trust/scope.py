@@ -24,7 +24,7 @@ from trainer.results import conformal
 from trainer.results.predictions import patients_of
 from trainer.trust import measure
 from trainer.trust.measure import Measure
-from trainer.trust.portraits import FACTS, NUMBERS, UIDS, Gathered, Looks
+from trainer.trust.portraits import FACTS, NUMBERS, UIDS, Gathered, Known, Looks
 
 RATE = 0.05  # of patients like those of the validation split that are refused, by all checks together
 MOST_SERIES, MOST_SLICES = 2_000, 10_000  # of a split that are looked at
@@ -63,18 +63,15 @@ class Sample(NamedTuple):
 class Scope:
     """What a model was trained on, as far as that can be told from a series.
 
-    `weights`: sha256 of its model file. `vectors`, `grey`: where those of slices lie. `training`, `validation`:
-    portraits of series of both splits (`portraits.SCHEMA`); `training_patients`, `validation_patients` int64: a number
-    for the patient of each.
+    `weights`: sha256 of its model file. `vectors`, `grey`: where those of slices lie. `training`, `validation`: series
+    of both splits.
     """
 
     weights: str
     vectors: Measure
     grey: Measure
-    training: pa.Table
-    validation: pa.Table
-    training_patients: Int64
-    validation_patients: Int64
+    training: Known
+    validation: Known
 
     def looks(self, grey: npt.NDArray[np.float32], vectors: npt.NDArray[np.float16]) -> Looks:
         """Of k slices: `grey` of `portraits.shares`, `vectors` float16 [k, dim] of `model_file.embedder`."""
@@ -85,7 +82,7 @@ class Scope:
 
     def lacking(self, rate: float = RATE) -> str:
         """Why nothing can be judged at that rate; empty where it can."""
-        patients, needed = len(np.unique(self.validation_patients)), conformal.needed(rate)
+        patients, needed = self.validation.many, conformal.needed(rate)
         if patients >= needed:
             return ""
         return f"{counted(patients, 'patient')} in validation, and a false-alarm rate of {100 * rate:g}% needs {needed}"
@@ -100,15 +97,15 @@ class Scope:
 
     def _of_patients(self, ranges: dict[str, tuple[float, float]]) -> Float64:
         """float64 [m, 3], the greatest score of each check over the series of each validation patient."""
-        scores = np.array([_scores(row, ranges) for row in self.validation.to_pylist()])
-        numbers, whose = np.unique(self.validation_patients, return_inverse=True)
+        scores = np.array([_scores(row, ranges) for row in self.validation.portraits.to_pylist()])
+        numbers, whose = np.unique(self.validation.whose, return_inverse=True)
         found = np.full((len(numbers), len(CHECKS)), -np.inf)
         np.maximum.at(found, whose, scores)
         return found
 
     def _ranges(self) -> dict[str, tuple[float, float]]:
         """From where to where each number of the headers lies in training; none that training does not tell."""
-        told = {name: self.training[name].drop_null().to_numpy().astype(np.float64) for name in NUMBERS}
+        told = {name: self.training.portraits[name].drop_null().to_numpy().astype(np.float64) for name in NUMBERS}
         return {
             name: (
                 float(np.quantile(values, EDGES[0], method="lower")),
@@ -201,28 +198,21 @@ def drawn(table: pa.Table, seed: int, most_series: int = MOST_SERIES, most_slice
 
 def fit(weights: str, training: Sample, validation: Sample | None) -> Scope:
     """The scope of a model by slices of its training split, and thresholds by those of validation."""
-    whole = Scope(
-        weights,
-        measure.fit(np.nan_to_num(training.vectors)),
-        measure.fit(np.sqrt(training.grey)),
-        Gathered().table(),
-        Gathered().table(),
-        *[np.empty(0, np.int64)] * 2,
-    )
-    found = dict(zip(("training", "training_patients"), _portraits(whole, training)))
-    if validation is not None:
-        found |= dict(zip(("validation", "validation_patients"), _portraits(whole, validation)))
-    return dataclasses.replace(whole, **found)
+    nobody = Known(Gathered().table(), np.empty(0, np.int64))
+    vectors, grey = measure.fit(np.nan_to_num(training.vectors)), measure.fit(np.sqrt(training.grey))
+    whole = Scope(weights, vectors, grey, nobody, nobody)
+    held = _known(whole, validation) if validation is not None else nobody
+    return dataclasses.replace(whole, training=_known(whole, training), validation=held)
 
 
-def _portraits(scope: Scope, sample: Sample) -> tuple[pa.Table, Int64]:
-    """Portraits of the series of a sample, and a number for the patient of each."""
+def _known(scope: Scope, sample: Sample) -> Known:
+    """Portraits of the series of a sample, and whose they are."""
     gathered, number = Gathered(), series.numbers(sample.table, UIDS)
     gathered.take(
         number.tolist(), facts_of(sample.table), scope.looks(sample.grey, sample.vectors), sample.probabilities
     )
     first = np.unique(number, return_index=True)[1]
-    return gathered.table(), patients_of(sample.table)[first[np.array(gathered.keys, np.int64)]]
+    return Known(gathered.table(), patients_of(sample.table)[first[np.array(gathered.keys, np.int64)]])
 
 
 class _Facts(NamedTuple):

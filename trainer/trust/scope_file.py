@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,19 @@ import pyarrow.parquet as pq
 from ich_tfrecords.storage import atomic
 from trainer.shell.problems import WrongUse
 from trainer.trust import measure
-from trainer.trust.portraits import fault_of
+from trainer.trust.portraits import Known, fault_of
 from trainer.trust.scope import Scope
 
 NAME = "scope.npz"
 FORMAT = 1
-SPLITS = ("training", "validation")
 
 
 def write(folder: Path, scope: Scope) -> Path:
     """Path of the file, put into a folder whole or not at all. Raises `OSError`."""
     head = json.dumps({"format": FORMAT, "weights": scope.weights}).encode()
     parts: dict[str, Any] = {"head": np.frombuffer(head, np.uint8)}
-    for name in SPLITS:
-        parts |= {name: _bytes(getattr(scope, name)), f"{name}_patients": getattr(scope, f"{name}_patients")}
+    for name, known in (("training", scope.training), ("validation", scope.validation)):
+        parts |= {name: _bytes(known.portraits), f"{name}_patients": known.whose}
     parts |= {**scope.vectors.to_arrays("vectors"), **scope.grey.to_arrays("grey")}
     file = io.BytesIO()
     np.savez(file, **parts)
@@ -44,20 +44,17 @@ def read(folder: Path, weights: str) -> Scope | None:
     """
     path = folder / NAME
     try:
-        with np.load(path) as arrays:
-            head = json.loads(bytes(arrays["head"]))
+        with np.load(path) as file:
+            head = json.loads(bytes(file["head"]))
             if head["format"] != FORMAT:
                 raise ValueError(f"this version reads format {FORMAT}")
             if head["weights"] != weights:
                 return None
-            measures = (measure.of_arrays(arrays, "vectors"), measure.of_arrays(arrays, "grey"))
-            tables = [_table(arrays[name]) for name in SPLITS]
-            patients = [np.asarray(arrays[f"{name}_patients"], np.int64) for name in SPLITS]
-            if [len(part) for part in patients] != [len(part) for part in tables]:
-                raise ValueError("its parts have different sizes")
-            if any(part.ndim != 1 for part in patients) or not all(_is_finite(arrays[name]) for name in arrays.files):
-                raise ValueError("its numbers are none")
-            return Scope(weights, *measures, *tables, *patients)
+            arrays = dict(file)
+        if not all(map(_is_finite, arrays.values())):
+            raise ValueError("its numbers are none")
+        measures = (measure.of_arrays(arrays, "vectors"), measure.of_arrays(arrays, "grey"))
+        return Scope(weights, *measures, _known(arrays, "training"), _known(arrays, "validation"))
     except FileNotFoundError:
         return None
     except _DAMAGE as error:
@@ -82,8 +79,11 @@ def _bytes(table: pa.Table) -> np.ndarray:
     return np.frombuffer(file.getvalue(), np.uint8)
 
 
-def _table(data: np.ndarray) -> pa.Table:
-    table = pq.read_table(pa.BufferReader(data.tobytes()))
+def _known(arrays: Mapping[str, Any], name: str) -> Known:
+    table = pq.read_table(pa.BufferReader(arrays[name].tobytes()))
     if fault := fault_of(table):
         raise ValueError(f"it {fault}")
-    return table
+    whose = np.asarray(arrays[f"{name}_patients"], np.int64)
+    if whose.shape != (len(table),):
+        raise ValueError("its parts have different sizes")
+    return Known(table, whose)

@@ -16,7 +16,8 @@ from portrait_tables import LABELS, WINDOWS, named, portraits
 from ich_tfrecords.spec import Window
 from trainer.pages import drift_page
 from trainer.trust import drift
-from trainer.trust.drift import TRAINING, VALIDATION, Drift, Known
+from trainer.trust.drift import TRAINING, VALIDATION, Drift
+from trainer.trust.portraits import Known
 
 HOSTILE = "<script>alert(1)</script>$x^2$ {{ 7 * 7 }}"
 BRAIN = Window("brain", 40, 80)

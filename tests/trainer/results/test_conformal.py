@@ -152,7 +152,7 @@ def test_a_study_that_lacks_slices_is_never_called_negative():
     promised = conformal.Promise(0.05, {"any": Limits(0.2, 0.6), "epidural": Limits(0.2, 0.6)})
     shown = np.array([0.1, 0.9])
     assert promised.groups(shown) == (NEGATIVE, POSITIVE)
-    assert promised.groups(shown, whole=False) == (UNCERTAIN, POSITIVE)
+    assert promised.groups(shown, sure=False) == (UNCERTAIN, POSITIVE)
     assert "at most 5 of 100 are called negative" in promised.sentence()
 
 

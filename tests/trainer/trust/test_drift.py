@@ -12,7 +12,8 @@ from scipy import stats
 
 from trainer.shell.problems import WrongUse
 from trainer.trust import drift
-from trainer.trust.drift import ALPHA, FEWEST, GREY, HEADER, PROBABILITY, TRAINING, VALIDATION, VECTORS, Drift, Known
+from trainer.trust.drift import ALPHA, FEWEST, GREY, HEADER, PROBABILITY, TRAINING, VALIDATION, VECTORS, Drift
+from trainer.trust.portraits import Known
 
 SEEDS = 30
 

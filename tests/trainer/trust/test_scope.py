@@ -44,7 +44,7 @@ def fitted() -> Scope:
 
 def judged(fitted: Scope, new: Sample) -> list[scope.Judgement]:
     """Of its series, as `predict` judges them."""
-    return fitted.judge(scope._portraits(fitted, new)[0])
+    return fitted.judge(scope._known(fitted, new).portraits)
 
 
 def test_at_most_the_stated_part_of_patients_like_those_of_validation_is_refused():
@@ -118,7 +118,8 @@ def test_the_file_keeps_it_and_belongs_to_its_weights(fitted, tmp_path):
     assert found is not None
     new = sample(20, 9, moved=0.7)
     assert judged(found, new) == judged(fitted, new)
-    assert found.training.equals(fitted.training)
+    assert found.training.portraits.equals(fitted.training.portraits)
+    assert np.array_equal(found.training.whose, fitted.training.whose)
     assert scope_file.read(tmp_path, "b" * 64) is None
     first = path.read_bytes()
     scope_file.write(tmp_path, dataclasses.replace(fitted))
@@ -157,8 +158,10 @@ def test_bytes_that_were_changed_are_damage_or_change_nothing(fitted, tmp_path, 
     for at in rng.integers(0, len(data), 3):
         data[at] ^= 1 << rng.integers(0, 8)
     path.write_bytes(data)
+    found = None
     with contextlib.suppress(WrongUse):  # and nothing else
-        scope_file.read(tmp_path, WEIGHTS)
+        found = scope_file.read(tmp_path, WEIGHTS)
+    assert found is None or judged(found, sample(4, 9)) == judged(fitted, sample(4, 9))
 
 
 def test_a_vector_that_is_no_number_harms_no_model(tmp_path):
