@@ -64,7 +64,8 @@ def by_number(slices: Slices, columns: Columns, parts: Positions, in_step: bool 
     def several(inputs: tf.data.Dataset) -> tf.data.Dataset:
         size = inputs.element_spec["row"].shape[0] * int(np.prod(shape)) * np.dtype(image.dtype).itemsize
         calls = inputs.batch(max(1, min(READ_TOGETHER, MOST_TOGETHER_BYTES // size)))
-        return calls.map(drawn, num_parallel_calls=threads, deterministic=True).unbatch()
+        read_calls = calls.map(drawn, num_parallel_calls=threads, deterministic=True)
+        return read_calls.flat_map(tf.data.Dataset.from_tensor_slices)  # `unbatch` would copy each batch
 
     return _finished(inputs_of(columns, parts, several), in_step)
 

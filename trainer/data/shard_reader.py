@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import resource
 import struct
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -22,11 +23,13 @@ import numpy.typing as npt
 
 from ich_tfrecords.dataset import records
 from ich_tfrecords.spec import DatasetSpec
+from trainer.data import gather
 from trainer.shell.problems import TrainingFailed
 
 FRAME_BYTES = 16  # length and its crc32c before the payload, the crc32c of the payload after it
 _HEAD, _LENGTH, _CRC = struct.Struct("<QL"), struct.Struct("<Q"), struct.Struct("<L")
 SLOW_S = 1e-4  # a record from memory takes a tenth of it
+WORTH_COMPILING = 32_768  # slices read by one reader before the compiler is asked, which takes two seconds
 SPARE_FILES = 256  # open files left to TensorFlow, logs and checkpoints
 
 
@@ -69,6 +72,7 @@ class _Shard:
 
 _shards: weakref.WeakValueDictionary[tuple[int, int], _Shard] = weakref.WeakValueDictionary()  # device and number
 _shards_lock = threading.Lock()
+_compiling = threading.Lock()  # held by whoever comes first, while the others wait
 
 
 class _Around(NamedTuple):
@@ -100,12 +104,14 @@ class ShardReader:
         self._files: dict[int, _Shard] = {}
         self._lock = threading.Lock()
         self._waiting = False  # whether the last batch waited for the disk
+        self._count = 0  # slices read
         self._image_bytes = slices.spec.image.size_bytes
         self._hands: list[dict[int, _Around]] = []  # length of a payload -> what is around its pixels
         self._rooms: list[tuple[npt.NDArray[np.uint8], weakref.ref[Any]]] = []
         self._table = records.features(slices.spec)
         self._front, self._pixels_at = _layout(slices.spec)
         self._heads: dict[int, bytes] = {}  # length of a payload -> all bytes before its pixels, once one was parsed
+        self._known = gather.Heads.of({})  # the same as arrays
 
     def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """Images [..., size, size, channels] and labels int64 [..., L] of the slices at `rows` [...] of the split.
@@ -119,14 +125,15 @@ class ShardReader:
         if self._waiting:
             self._announce(shards, offsets, lengths)
         images = self.room(len(each))
-        hand = self._hand()
-        for position, where in enumerate(zip(images, shards, offsets, lengths, strict=True)):
+        places = list(zip(images, shards, offsets, lengths, strict=True))
+        as_usual = self._compiled(images, each) or functools.partial(self._one_by_one, places)
+        position = as_usual(0)
+        while position < len(each):
             try:
-                if not self._read_as_usual(hand, *where):
-                    self._read_any(*where)
+                self._read_any(*places[position])
             except (OSError, ValueError) as error:
                 raise self._failed(int(each[position]), error) from error
-        self._hands.append(hand)
+            position = as_usual(position + 1)
         self._waiting = time.perf_counter() - begin > SLOW_S * len(each)
         # the table's labels are those of the records, and its sha256 stands in the manifest
         shape = (*rows.shape, *slices.spec.image.shape)
@@ -155,6 +162,44 @@ class ShardReader:
             self._rooms[at : at + 1] = [(memory, weakref.ref(lent))]
         return lent.reshape(count, self._image_bytes)
 
+    def _compiled(self, images: npt.NDArray[np.uint8], each: npt.NDArray[np.int64]) -> Callable[[int], int] | None:
+        """What reads the records of rows `each` from a position on, to the first one that is not as usual.
+
+        None while so few were read that compiling would take longer than it saves, and where it is not to be had.
+        """
+        if self._count < WORTH_COMPILING:
+            self._count += len(each)
+            return None
+        with _compiling:
+            gather_all = gather.compiled()
+        if gather_all is None or not len(each):
+            return None
+        shards = self._slices.shard[each]
+        numbers, back = np.unique(shards, return_inverse=True)
+        held = [self._kept(shard) for shard in numbers.tolist()]
+        files = np.array([gather.NO_FILE if kept is None else kept.file for kept in held], np.int32)
+        where = gather.Records(files[back], self._slices.offset[each], self._slices.length[each])
+
+        def read(first: int) -> int:
+            # of a length that nobody has met yet one record is parsed, and its head is known then
+            heads = self._known
+            if len(heads.kind) < len(self._heads):
+                heads = self._known = gather.Heads.of(dict(self._heads))
+            return gather_all(where, heads, images, first)
+
+        return read
+
+    def _one_by_one(self, places: list[Any], first: int) -> int:
+        """The same in Python, which needs no compiler; `places`: what `_read_as_usual` takes, for each record."""
+        hand = self._hand()
+        try:
+            for position in range(first, len(places)):
+                if not self._read_as_usual(hand, *places[position]):
+                    return position
+            return len(places)
+        finally:
+            self._hands.append(hand)
+
     def _hand(self) -> dict[int, _Around]:
         """Room for what stands around pixels, which no other thread has meanwhile."""
         try:
@@ -165,7 +210,7 @@ class ShardReader:
     def _read_as_usual(
         self, hand: dict[int, _Around], image: npt.NDArray[np.uint8], shard: int, offset: int, length: int
     ) -> bool:
-        """Read the pixels straight into `image` (flat); False for a record that is laid out otherwise, or damaged.
+        """Read the pixels straight into `image` (flat); False for a record that `_read_any` has to judge.
 
         Of records as `records.encode` has them, all bytes before the pixels follow from the length.
         """
@@ -173,7 +218,11 @@ class ShardReader:
         if around is None:
             return False
         head, head_crc, began, rest, body, told = around
-        if self._read_into((began, image, rest), shard, offset) < length + FRAME_BYTES or began.tobytes() != head:
+        try:
+            got = self._read_into((began, image, rest), shard, offset)
+        except OSError:  # it is read once more, and what fails then is told
+            return False
+        if got < length + FRAME_BYTES or began.tobytes() != head:
             return False
         return records.masked(google_crc32c.extend(google_crc32c.extend(head_crc, image), body)) == told[0]
 
@@ -200,16 +249,21 @@ class ShardReader:
 
     def _read_into(self, parts: Sequence[Any], shard: int, offset: int) -> int:
         """Fill `parts`, uint8 arrays, one after the other from a shard; returns how many bytes there were."""
-        kept = self._files.get(shard)
-        if kept is None:
-            with self._lock:
-                if shard not in self._files and _may_keep_another():
-                    self._files[shard] = _opened(self._slices.paths[shard])
-            kept = self._files.get(shard)
+        kept = self._kept(shard)
         if kept is not None:
             return os.preadv(kept.file, parts, offset)
         with open(self._slices.paths[shard], "rb", buffering=0) as once:
             return os.preadv(once.fileno(), parts, offset)
+
+    def _kept(self, shard: int) -> _Shard | None:
+        """The shard, open; None where no more files may be kept open, or where opening fails, as reading will tell."""
+        kept = self._files.get(shard)
+        if kept is None:
+            with self._lock, contextlib.suppress(OSError):
+                if shard not in self._files and _may_keep_another():
+                    self._files[shard] = _opened(self._slices.paths[shard])
+            kept = self._files.get(shard)
+        return kept
 
     def _failed(self, row: int, error: Exception) -> TrainingFailed:
         what = f"cannot be read: {error}" if isinstance(error, OSError) else str(error)

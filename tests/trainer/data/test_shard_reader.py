@@ -1,18 +1,31 @@
 import dataclasses
+import os
 import resource
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ich_tfrecords.dataset import records
-from trainer.data import shard_reader
+from trainer.data import gather, shard_reader, warp
 from trainer.data.dataset import Slices, open_dataset
 from trainer.data.shard_reader import ShardReader, damage_of
 from trainer.shell.problems import TrainingFailed
+
+
+@pytest.fixture(autouse=True, params=["one by one", "compiled"])
+def way(request, monkeypatch) -> str:
+    """Every test here is run with either way of reading."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+        assert gather.compiled() is not None
+        monkeypatch.setattr(shard_reader, "WORTH_COMPILING", 0)
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +53,34 @@ def test_any_rows_in_any_order(slices, monkeypatch):
     monkeypatch.setattr(records, "parse", None)  # one record of each length is parsed, the others are not
     for rows in (np.arange(len(slices)), np.random.default_rng(0).integers(0, len(slices), 200), np.arange(0)):
         assert same(reader.read(rows), expected, rows)
+
+
+def test_the_compiler_is_asked_once_many_were_read(slices, monkeypatch, way):
+    expected, reader, rows = plain(slices), ShardReader(slices), np.arange(20)
+    calls = []
+    monkeypatch.setattr(shard_reader, "WORTH_COMPILING", 50)
+    ask = gather.compiled
+    monkeypatch.setattr(gather, "compiled", lambda: calls.append(0) or ask())
+    for _ in range(5):
+        assert same(reader.read(rows), expected, rows)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("lacks", ["numba", "the function of C", "its values"])
+def test_without_a_compiler_records_are_read_one_by_one(slices, monkeypatch, way, lacks):
+    expected, reader, rows = plain(slices), ShardReader(slices), np.arange(20)
+    reader.read(rows)
+    monkeypatch.setattr(shard_reader, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(gather, "compiled", gather.compiled.__wrapped__)
+    if lacks == "numba":
+        monkeypatch.setattr(warp, "installed", lambda: False)
+    elif lacks == "its values":
+        monkeypatch.setattr(gather, "_KNOWN_CRC32C", 1)
+    else:
+        monkeypatch.setitem(sys.modules, "google_crc32c._crc32c", None)
+        monkeypatch.delattr(google_crc32c, "_crc32c", raising=False)
+    assert gather.compiled() is None
+    assert same(reader.read(rows), expected, rows)
 
 
 def test_the_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(slices):
@@ -211,6 +252,15 @@ def test_a_shard_that_vanishes_is_named(dataset_copy):
     Path(slices.paths[0]).unlink()
     with pytest.raises(TrainingFailed, match=f"shard {slices.names[0]}, record 0 at byte 0: cannot be read: "):
         slices.reader.read(np.array([0]))
+
+
+def test_a_disk_that_fails_is_named(dataset_copy):
+    slices = open_dataset(str(dataset_copy)).split("train")
+    slices.reader.read(np.arange(len(slices)))  # its lengths are known
+    shard = int(slices.shard[-1])
+    slices.reader._files[shard] = shard_reader._Shard(os.open("/", os.O_RDONLY))
+    with pytest.raises(TrainingFailed, match=f"{slices.names[shard]}, record 0 at byte 0: cannot be read: .*directory"):
+        slices.reader.read(np.arange(len(slices)))
 
 
 @given(payload=st.binary(max_size=40), place=st.integers(0, 55), bit=st.integers(0, 7))
