@@ -69,6 +69,11 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
         return uint8(int32(np.rint(min(max(np.rint(value) * gain + bias, float32(0)), float32(255)))))
 
     @inlined
+    def grey_as_it_is(value: Any, gain: Any, bias: Any, air: Any) -> Any:
+        """The same where gain is 1 and bias 0: a mean of grey levels is one."""
+        return uint8(int32(np.rint(value)))
+
+    @inlined
     def hu_above(bits_found: Any, air: Any) -> Any:
         return float32(int32(int16(uint16(bits_found ^ (uint32(air) & mask)))) - air)
 
@@ -77,6 +82,7 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
         return uint16(int32(np.rint(value)) + air)
 
     above_air, level, word_of = (grey_of, grey_level, uint8) if bits == 8 else (hu_above, hu_of, uint16)
+    same_level = grey_as_it_is if bits == 8 else hu_of
 
     @inlined
     def pack(image: Any, words: Any, columns: Any, air: Any) -> tuple[int, int]:
@@ -115,11 +121,11 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
         return max(begin, min(one, other) - 1.0), min(end, max(one, other) + 1.0)
 
     @inlined
-    def places(change: Any, y: int, at: Any, parts: Any) -> None:
-        """Where each pixel of row `y` lies among the words, and the parts that its neighbours have in it."""
+    def places(change: Any, y: int, at: Any, parts: Any, begin: Any, end: Any) -> None:
+        """Where each pixel of row `y` from `begin` to `end` lies, and the parts that its neighbours have in it."""
         across, down = change[1] * float32(y), change[4] * float32(y)
         low, high = float32(-BORDER), float32(side)
-        for x in range(pixels):
+        for x in range(begin, end):
             u = (change[0] * float32(int32(x)) + across) + change[2]
             v = (change[3] * float32(int32(x)) + down) + change[5]
             left, top = np.floor(u), np.floor(v)
@@ -137,22 +143,27 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
             near[uint64(2) * pixels + x] = words[place + uint64(wide)]
             near[uint64(3) * pixels + x] = words[place + uint64(wide + 1)]
 
-    @inlined
-    def blend(
-        near: Any, parts: Any, image: Any, row: Any, begin: Any, end: Any, gain: Any, bias: Any, air: Any
-    ) -> None:
-        """Write the pixels from `begin` to `end` of a row."""
-        for x in range(begin, end):
-            after_x, before_x = parts[x], parts[pixels + x]
-            after_y, before_y = parts[uint64(2) * pixels + x], parts[uint64(3) * pixels + x]
-            for channel in range(count):
-                shift = uint32(bits * channel)
-                one = above_air((near[x] >> shift) & mask, air)
-                two = above_air((near[pixels + x] >> shift) & mask, air)
-                three = above_air((near[uint64(2) * pixels + x] >> shift) & mask, air)
-                four = above_air((near[uint64(3) * pixels + x] >> shift) & mask, air)
-                value = after_y * (after_x * one + before_x * two) + before_y * (after_x * three + before_x * four)
-                image[row + stride * x + uint64(channel)] = level(value, gain, bias, air)
+    def blend_to(level: Any) -> Any:
+        @inlined
+        def blend(
+            near: Any, parts: Any, image: Any, row: Any, begin: Any, end: Any, gain: Any, bias: Any, air: Any
+        ) -> None:
+            """Write the pixels from `begin` to `end` of a row."""
+            for x in range(begin, end):
+                after_x, before_x = parts[x], parts[pixels + x]
+                after_y, before_y = parts[uint64(2) * pixels + x], parts[uint64(3) * pixels + x]
+                for channel in range(count):
+                    shift = uint32(bits * channel)
+                    one = above_air((near[x] >> shift) & mask, air)
+                    two = above_air((near[pixels + x] >> shift) & mask, air)
+                    three = above_air((near[uint64(2) * pixels + x] >> shift) & mask, air)
+                    four = above_air((near[uint64(3) * pixels + x] >> shift) & mask, air)
+                    value = after_y * (after_x * one + before_x * two) + before_y * (after_x * three + before_x * four)
+                    image[row + stride * x + uint64(channel)] = level(value, gain, bias, air)
+
+        return blend
+
+    blend, blend_as_it_is = blend_to(level), blend_to(same_level)
 
     @inlined
     def fill(image: Any, row: Any, begin: Any, end: Any, value: Any) -> None:
@@ -186,9 +197,12 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
                 fill(image, row, uint64(0), low, outside)
                 fill(image, row, high, pixels, outside)
                 if high > low:
-                    places(change, y, at, parts)
+                    places(change, y, at, parts, low, high)
                     gather(words, at, near, low, high)
-                    blend(near, parts, image, row, low, high, gain, bias, air)
+                    if gain == float32(1) and bias == float32(0):
+                        blend_as_it_is(near, parts, image, row, low, high, gain, bias, air)
+                    else:
+                        blend(near, parts, image, row, low, high, gain, bias, air)
                 if change[11] <= y < change[13]:
                     fill(image, row, uint64(change[10]), uint64(change[12]), word_of(air))
 
