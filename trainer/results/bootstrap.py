@@ -12,6 +12,7 @@ carry the measure, on a scale that fits it. The percentiles of the resamples the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from scipy.special import ndtri, stdtrit
 from trainer.data.sampling import random_words
 
 LEVEL = 0.95  # of the intervals
-SHARE, LOSS, DIFFERENCE = "share", "loss", "difference"  # scales of an interval
+SHARE, AVERAGE_PRECISION, LOSS, DIFFERENCE = "share", "average precision", "loss", "difference"  # scales
 GUESSING = 0.01  # of a patient, of whom a model that guesses is right in half: no share is known to be 0 or 1
 # behind an interval: of 5, all lie on the same side of the truth with a chance of 2 * 0.5**5 = 6% (the sign test), and
 # then no resample reaches across it; of 6, with 3%
@@ -83,8 +84,8 @@ def interval(drawn: Any, scale: str, patients: int, level: float = LEVEL) -> tup
     """Low and high end of the interval of `level` around the first of `drawn`, float [1 + r]; the others: resamples.
 
     `patients`: how many carry the measure. `scale`: `SHARE` (0 to 1) Wilson's interval of as many independent trials
-    as have that standard error, wider towards 1/2; `LOSS` (0 and more) even on the scale of logarithms; `DIFFERENCE`
-    even as it is.
+    as have that standard error, wider towards 1/2; `AVERAGE_PRECISION` the same with more degrees of freedom; `LOSS`
+    (0 and more) even on the scale of logarithms; `DIFFERENCE` even as it is.
     (nan, nan) where the value is not defined, with fewer than `FEWEST_PATIENTS`, and with fewer than half of the
     resamples defined, or none at all.
     """
@@ -96,15 +97,16 @@ def interval(drawn: Any, scale: str, patients: int, level: float = LEVEL) -> tup
     return _SCALES[scale](value, float(defined.std()), patients, (1 + level) / 2)
 
 
-def _share(value: float, deviation: float, patients: int, below: float) -> tuple[float, float]:
+def _share(value: float, deviation: float, patients: int, below: float, more: int = 1) -> tuple[float, float]:
     """Wilson's interval with `GUESSING` added to the `patients`, each end at its own multiple of the error.
 
     How many patients carry the measure differs between resamples, which widens them by what n / (n - 1) would.
+    `more`: degrees of freedom above them.
     """
     every = patients + GUESSING
     centre = (patients * value + GUESSING / 2) / every
     variance = ((patients * deviation) ** 2 + GUESSING * patients / every * (value - 0.5) ** 2) / every**2
-    times = float(stdtrit(patients + 1, below))
+    times = float(stdtrit(patients + more, below))
     # a sample of easy patients has a value too near to its bound and an error too low, one of hard patients has not;
     # how much wider one end is than the other for that was chosen by simulation
     lean = 2 * (2 * centre - 1) * (times - float(ndtri(below)))
@@ -137,7 +139,9 @@ def _reach(deviation: float, patients: int, below: float) -> float:
     return float(stdtrit(patients - 1, below)) * deviation * math.sqrt(patients / (patients - 1))
 
 
-_SCALES = {SHARE: _share, LOSS: _loss, DIFFERENCE: _difference}
+# what an average precision errs by is partly known from the patients without the label, of whom there are many
+_precision = functools.partial(_share, more=3)
+_SCALES = {SHARE: _share, AVERAGE_PRECISION: _precision, LOSS: _loss, DIFFERENCE: _difference}
 
 
 def middle(values: Any, level: float = LEVEL) -> tuple[float, float]:

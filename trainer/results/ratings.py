@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.results import bootstrap, calibration
-from trainer.results.bootstrap import FEWEST_PATIENTS, LOSS, SHARE, Ranking, per_patient
+from trainer.results.bootstrap import FEWEST_PATIENTS, LOSS, AVERAGE_PRECISION, SHARE, Ranking, per_patient
 from trainer.results.probability import log_losses
 
 BINS = 15  # of the calibration error
@@ -133,7 +133,9 @@ class Rating:
 
 def scale(measure: str) -> str:
     """The scale of `bootstrap.interval` that fits a measure, whose name may go on behind it."""
-    return LOSS if measure.startswith(_LOSSES) else SHARE
+    if measure.startswith(_LOSSES):
+        return LOSS
+    return AVERAGE_PRECISION if measure.startswith("average_precision") else SHARE
 
 
 def telling(known: int, rarer: int) -> int:

@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from trainer.results import bootstrap
 from trainer.results.bootstrap import Ranking
+from trainer.results.ratings import scale
 
 # label, score with ties, patient
 SLICES = st.lists(st.tuples(st.integers(-1, 1), st.integers(-3, 3), st.integers(0, 4)), min_size=1, max_size=40)
@@ -200,6 +201,18 @@ def test_no_error_among_few_patients_is_no_proof():
     low, high = bootstrap.interval([1.0] * 100, SHARE, 8)
     assert (low, high) == (pytest.approx(0.66, abs=0.01), 1)  # 0.63 of 8 independent trials (Clopper and Pearson)
     assert low < bootstrap.interval([1.0] * 100, SHARE, 80)[0] < 1
+
+
+def test_an_average_precision_has_three_degrees_of_freedom_above_its_patients():
+    """t of 11 is 2.201 and of 9, which a share of 8 patients has, 2.262; 1.960 from the normal distribution."""
+    drawn = spread(0.5, 0.001)  # at 1/2 the ends are even, and so near that Wilson's scale is none
+    low, high = bootstrap.interval(drawn, bootstrap.AVERAGE_PRECISION, 8)
+    assert (high - low) / 2 == pytest.approx(2.201 * 0.001 * 8 / 8.01, rel=1e-3)
+    low, high = bootstrap.interval(drawn, SHARE, 8)
+    assert (high - low) / 2 == pytest.approx(2.262 * 0.001 * 8 / 8.01, rel=1e-3)
+    assert [scale(name) for name in ("auc", "average_precision", "average_precision_before", "precision")] == [
+        SHARE, bootstrap.AVERAGE_PRECISION, bootstrap.AVERAGE_PRECISION, SHARE,
+    ]  # fmt: skip
 
 
 def test_without_a_value_or_enough_patients_there_is_no_interval():
