@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,7 +141,12 @@ def _reach(deviation: float, patients: int, below: float) -> float:
 
 # what an average precision errs by is partly known from the patients without the label, of whom there are many
 _precision = functools.partial(_share, more=3)
-_SCALES = {SHARE: _share, AVERAGE_PRECISION: _precision, LOSS: _loss, DIFFERENCE: _difference}
+_SCALES: dict[str, Callable[[float, float, int, float], tuple[float, float]]] = {
+    SHARE: _share,
+    AVERAGE_PRECISION: _precision,
+    LOSS: _loss,
+    DIFFERENCE: _difference,
+}
 
 
 def middle(values: Any, level: float = LEVEL) -> tuple[float, float]:

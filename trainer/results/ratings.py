@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.results import bootstrap, calibration
-from trainer.results.bootstrap import FEWEST_PATIENTS, LOSS, AVERAGE_PRECISION, SHARE, Ranking, per_patient
+from trainer.results.bootstrap import AVERAGE_PRECISION, FEWEST_PATIENTS, LOSS, SHARE, Ranking, per_patient
 from trainer.results.probability import log_losses
 
 BINS = 15  # of the calibration error
