@@ -12,7 +12,7 @@ TRAIN = $(RUN) trainer.task --model cnn --data_dir $(DEMO)/rsna_ich --epochs 8 \
 
 help:
 	@echo "make demo    synthetic CT slices -> TFRecords -> slice and series models, compared; triage of unseen studies (into $(DEMO)/)"
-	@echo "make check   format, lint, types and the quick tests, in some minutes: the loop for daily work"
+	@echo "make check   format, lint, types and the quick tests, in about two minutes: the loop for daily work"
 	@echo "make test    lint, types and tests"
 	@echo "make test-long   the tests of a minute or more alone (also part of make test; .ci/run leaves them out)"
 	@echo "make test-faults  the faults of a conversion alone: kills, full disks, damage (also part of make test)"
@@ -74,7 +74,7 @@ demo: $(VENV)/.train
 
 # what starts no process, trains and converts nothing: the loop for daily work
 check: lint
-	$(RUN) pytest -n 2 -m "not slow and not fetches" --hypothesis-profile=quick \
+	$(RUN) pytest -n 2 --dist worksteal -m "not slow and not fetches" --hypothesis-profile=quick \
 	  --ignore tests/beam_pipelines --ignore tests/faults --ignore tests/benchmarks --ignore tests/tfio
 
 lint: $(VENV)/.test

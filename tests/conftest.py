@@ -76,7 +76,7 @@ sys.addaudithook(_watch)
 
 # a deadline would be a promise about the machine
 hypothesis.settings.register_profile("any_machine", deadline=None)
-hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)  # of `make check`
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=8)  # of `make check`
 hypothesis.settings.load_profile("any_machine")
 
 

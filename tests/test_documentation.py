@@ -55,6 +55,7 @@ def test_files_that_a_page_names_exist(page):
     assert lacking == []
 
 
+@pytest.mark.slow
 @BY_PAGE
 def test_tests_that_a_page_names_exist(page):
     """`tests/test_x.py::test_y`, `test_x::test_y`, and `::test_z` for another one of the same file."""

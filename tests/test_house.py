@@ -199,6 +199,7 @@ def test_tensorflow_is_never_imported_at_the_top_of_the_library():
         assert "tensorflow" not in {name.split(".")[0] for name in imported(path, top_only=True)}, path.name
 
 
+@pytest.mark.slow
 def test_the_windows_have_their_numbers_in_yaml_alone(rsna_spec):
     """A width of 380 HU, the subset counts and the label order occur in no Python file."""
     for path in [path for path in ALL if "synthetic" not in path.parts]:

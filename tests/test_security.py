@@ -88,11 +88,13 @@ def found_in(node: ast.AST, known: dict[str, str], forbidden: set[str]) -> Itera
             yield node.lineno, full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_no_file_runs_or_unpacks_what_it_reads(path):
     assert offences(path.read_text(encoding="utf-8"), FORBIDDEN) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_inflated_without_a_cap():
     assert [path.name for path in SOURCES if offences(path.read_text(encoding="utf-8"), UNCAPPED)] == []
 

@@ -147,6 +147,7 @@ def test_whole_blocks_count_each_input_alike(size, block, seed):
     np.testing.assert_array_equal(pixels.box_sums(values, size, 999), blocks * size**2)
 
 
+@pytest.mark.slow
 def test_the_widest_windows_over_the_greatest_slice_overflow_nowhere():
     hu = np.full((4096, 4096), 32767, np.int16)
     hu[:, :2048] = -32768

@@ -54,6 +54,7 @@ def test_the_thesis_subset_differs_in_name_and_subset_alone(rsna_spec):
     assert subset["test"] == 5_000
 
 
+@pytest.mark.slow
 def test_every_packaged_spec_loads_and_returns_from_its_dict():
     assert spec.config_names() == ["hospital", "rsna_hu", "rsna_ich", "thesis_subset", "unlabelled"]
     for name in spec.config_names():

@@ -72,6 +72,7 @@ def now(count: int = 40, **changes) -> pa.Table:
     return named(portraits(count, 3, labels=LABELS, **changes))
 
 
+@pytest.mark.slow
 def test_it_writes_a_page_and_values_and_prints_what_moved(call, run, predicted):
     place = predicted(now(kvp=100))
     code, out, err = call("--predicted", place)
@@ -92,6 +93,7 @@ def test_it_writes_a_page_and_values_and_prints_what_moved(call, run, predicted)
         assert str(place) not in text
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes_and_can_fail_on_drift(call, predicted, tmp_path):
     place, files = predicted(now(kvp=100)), []
     for name in ("a", "b"):
@@ -100,6 +102,7 @@ def test_the_same_command_gives_the_same_bytes_and_can_fail_on_drift(call, predi
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_probabilities_of_mirror_images_are_not_compared(call, predicted):
     code, out, _ = call("--predicted", predicted(now(prevalence=0.9), flags={"flip": True}), "--fail_on_drift")
     assert code == 0  # nothing else has moved
@@ -200,6 +203,7 @@ def test_portraits_of_fewer_labels(call, predicted):
     assert "holds 5 numbers in column probabilities, and the run 6" in refused(call("--predicted", predicted(table)))
 
 
+@pytest.mark.slow
 def test_many_series_of_a_training_patient_count_once(call, run, predicted):
     """Ten copies of 19 patients are no 190 patients."""
     found = scope_file.read(run / "export", model_file.digest(run / "export"))

@@ -60,6 +60,7 @@ def one_line(capsys) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_every_number_in_full(files, capsys):
     assert score.main(files()) == 0
     found = numbers(capsys)
@@ -74,6 +75,7 @@ def test_every_number_in_full(files, capsys):
     assert found["competition loss"] == pytest.approx(np.average(parts, weights=[1, 1, 1, 1, 1, 2]), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "expected"), [(0.5, math.log(2)), (None, 1e-15)])
 def test_a_constant_and_a_perfect_submission(value, expected, files, capsys):
     rows = [f"{key},{value or label}" for key, label in (line.split(",") for line in truth_lines())]
@@ -81,6 +83,7 @@ def test_a_constant_and_a_perfect_submission(value, expected, files, capsys):
     assert numbers(capsys)["competition loss"] == pytest.approx(expected, rel=1e-3 if value is None else 1e-15)
 
 
+@pytest.mark.slow
 def test_the_order_of_the_rows_does_not_matter(files, capsys):
     assert score.main(files()) == 0
     first = capsys.readouterr().out
@@ -92,6 +95,7 @@ def test_the_order_of_the_rows_does_not_matter(files, capsys):
     assert capsys.readouterr().out == first
 
 
+@pytest.mark.slow
 def test_usage_gives_a_line_each_and_ignored_images_do_not_count(files, capsys):
     lines = [f"{line},{USAGES[line[:4]]}" for line in truth_lines()]
     assert score.main(files(labels=lines, head="ID,Label,Usage")) == 0
@@ -118,6 +122,7 @@ def test_a_usage_that_is_no_text(files, capsys):
     assert "labels.csv: cannot read its Usage: " in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_labels_of_one_row_an_image_are_read_too(files, capsys):
     lines = [f"{image},{','.join(map(str, row))}" for image, row in zip(IDS, TRUTH)]
     assert score.main(files()) == 0
@@ -126,6 +131,7 @@ def test_labels_of_one_row_an_image_are_read_too(files, capsys):
     assert capsys.readouterr().out == expected
 
 
+@pytest.mark.slow
 def test_agreeing_repeats_of_the_labels_are_told_and_merged(files, capsys):
     assert score.main(files()) == 0
     once = capsys.readouterr().out
@@ -143,6 +149,7 @@ def test_missing_rows_are_counted_and_the_first_named(files, capsys):
     assert "first ID_a_epidural, ID_b_any, ID_b_epidural; predict every image" in line
 
 
+@pytest.mark.slow
 def test_rows_too_many_need_leave(files, capsys):
     flags = files(labels=truth_lines(["ID_a", "ID_b"]))
     assert score.main(flags) == 2

@@ -72,6 +72,7 @@ def test_tensorflow_reads_what_we_write_and_writes_the_same():
     assert example.SerializeToString(deterministic=True) == payload
 
 
+@pytest.mark.slow
 def test_decode_batch_eagerly_and_inside_map(tmp_path):
     tf = pytest.importorskip("tensorflow")
     payloads = [records.encode(values(slice_index=i), TABLE) for i in range(5)]

@@ -27,6 +27,7 @@ def test_one_reason_for_all_or_one_each():
 texts = st.text(st.characters(codec="utf-8"), max_size=3)
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.tuples(texts, texts, texts, texts), max_size=5), min_size=1, max_size=4))
 def test_joined_against_sorting_rows(tables):
     """By code points, and rows of one name and UID in the order in which they came."""

@@ -608,6 +608,7 @@ def test_the_study_of_a_refused_file(reason, syntax):
     assert ct_slice.study_uid(dicom_file(slice_elements(STORED, **REFUSED[reason][0]), syntax)) == "ID_study"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG])
 def test_the_study_of_a_cut_file_is_whole_or_unknown(syntax):
     data = dicom_file(slice_elements(STORED, StudyInstanceUID=b"1.2.840.113619.2.55"), syntax)

@@ -142,6 +142,7 @@ def groups(rng: random.Random, depth: int = 0) -> bytes:
     return struct.pack("<HHL", 0xFFFE, 0xE000, size) + content + end
 
 
+@pytest.mark.slow
 def test_functional_groups_of_any_kind_are_refused_by_name():
     for number in range(300):
         rng = random.Random(number)

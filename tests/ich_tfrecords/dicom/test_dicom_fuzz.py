@@ -221,6 +221,7 @@ def test_damaged_files_give_a_slice_or_a_typed_problem(tmp_path):
     assert "out of memory" not in outcomes
 
 
+@pytest.mark.slow
 def test_damage_inside_a_deflated_data_set():
     plain, rng = dicom_file(slice_elements(head_slice()))[len(meta(EXPLICIT)) :], random.Random(2)
     damaged = [meta(DEFLATED) + deflate(mutated(bytes(132) + plain, 1 << 20, rng)[132:]) for _ in range(300)]

@@ -51,6 +51,7 @@ def table_of(counts: bytes, seed: int) -> jpeg_numpy.Huffman:
     return jpeg_lossless._huffman(counts, symbols)
 
 
+@pytest.mark.slow
 @given(st.binary(min_size=1, max_size=90), st.integers(1, 200), tables, st.integers(0, 99))
 @settings(max_examples=300, deadline=None)
 def test_both_forms_find_the_same_in_any_bits(data, count, counts, seed):
@@ -61,6 +62,7 @@ def test_both_forms_find_the_same_in_any_bits(data, count, counts, seed):
         assert np.array_equal(one.differences, other.differences)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 7), st.integers(1, 1 << 15), st.integers(0, 99))
 @settings(max_examples=200, deadline=None)
 def test_both_forms_undo_every_predictor(rows, columns, selection, first, seed):
@@ -175,6 +177,7 @@ def outcomes(count: int, seed: int, gdcm: Gdcm | None = None) -> Counter[str]:
     return found
 
 
+@pytest.mark.slow
 def test_damaged_streams_are_refused_alike_or_are_what_the_standard_says():
     found = outcomes(1500, 1)
     assert found.keys() == {"picture", "BadStream", "CutShort"}

@@ -138,6 +138,7 @@ def test_a_slice_of_which_nobody_speaks(may_miss):
         assert joined.details == ["the label file has no row for 'T2'; its nearest id is 'T1'"]
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_slices_in_no_order():
     count = 100_000
     at = np.random.default_rng(3).permutation(count)

@@ -577,6 +577,7 @@ def test_wide_tables_equal_the_oracle(images, any_shift):
     assert table.counts == {**counts, "rows": len(images), "duplicate_rows": counts["duplicate_rows"] // 6}
 
 
+@pytest.mark.slow
 def test_many_rows_in_blocks_of_the_parser():
     """Enough rows for several blocks of the CSV parser, scattered and in order."""
     rng = np.random.default_rng(7)

@@ -468,6 +468,7 @@ def test_many_deletes_in_a_batch(server, client, bucket):
     assert server.kinds["batch"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_faults_by_chance_are_retried_away(server, client, bucket, seed):
     server.random_faults(0.2, seed)

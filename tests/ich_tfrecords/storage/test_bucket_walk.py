@@ -48,6 +48,7 @@ def found(*inputs: str) -> object:
         return SourceError
 
 
+@pytest.mark.slow
 def test_inputs_are_those_of_the_same_tree_in_a_folder(gcs, tmp_path):
     place = fill(gcs, tmp_path, TREE)
     expected = {pattern: found(str(tmp_path / pattern)) for pattern in PATTERNS}
@@ -55,6 +56,7 @@ def test_inputs_are_those_of_the_same_tree_in_a_folder(gcs, tmp_path):
     assert {pattern: found(f"{place}/{pattern}") for pattern in PATTERNS} == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     name=st.lists(st.text("ab.[-", min_size=1, max_size=3).filter(lambda part: part not in (".", "..")), max_size=3),
@@ -146,6 +148,7 @@ def pages_in_memory(names: set[str], rows: int) -> object:
 LETTERS = st.one_of(st.sampled_from("ab/_09 ~\x01\x7f\ud7ff\ue000\U0010ffff\u00e9"), st.characters(codec="utf-8"))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     names=st.sets(st.text(LETTERS, max_size=6), max_size=80), rows=st.integers(2, 9), prefix=st.text("ab/", max_size=2)
@@ -169,6 +172,7 @@ def test_between_cuts_hexadecimal_names():
     assert bucket_ranges.between("ID_1", "ID_2")[:4] == "ID_1"
 
 
+@pytest.mark.slow
 def test_ranges_against_the_plain_listing(gcs):
     """On the server: the same objects, pages of 1,000 at most, several at once."""
     bucket = gcs.bucket()

@@ -210,6 +210,7 @@ def test_pages_and_folders(gcs, bucket):
     assert not buckets.holds_any(bucket, "g")
 
 
+@pytest.mark.slow
 def test_many_are_moved_at_once_and_no_more(gcs, bucket):
     items = [(bucket, f"{number:03d}", b"%d" % number) for number in range(100)]
     gcs.fail(how="slow", times=40, seconds=0.2)
@@ -221,6 +222,7 @@ def test_many_are_moved_at_once_and_no_more(gcs, bucket):
     buckets.write_many([])
 
 
+@pytest.mark.slow
 def test_many_survive_faults_by_chance(gcs, bucket):
     gcs.random_faults(0.2, seed=1)
     items = [(bucket, f"{number:03d}", DATA[:number]) for number in range(60)]

@@ -47,6 +47,7 @@ def content(wanted: Wanted) -> bytes:
     return DATA[wanted.start : wanted.start + wanted.size_bytes]
 
 
+@pytest.mark.slow
 def test_what_is_announced_is_fetched_ahead_but_not_too_far(gcs, reader, place):
     wanted = pieces(place, 60)
     gcs.fail("alt=media", how="slow", times=AHEAD, seconds=600)
@@ -104,6 +105,7 @@ def test_an_error_comes_up_where_its_range_is_asked_for(gcs, reader, place):
     assert reader.fetch(good[2]) == content(good[2])  # nobody asked for the other
 
 
+@pytest.mark.slow
 def test_random_faults_change_nothing(gcs, reader, place):
     gcs.random_faults(0.2, seed=2)
     wanted = pieces(place, 100)

@@ -370,6 +370,7 @@ def write_members(path: Path, members: list[tuple], prefix: bytes, comment: byte
                     member.write(content)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @settings(max_examples=80, deadline=None)
 @given(
@@ -553,6 +554,7 @@ def test_only_slices_need_a_supported_method(tmp_path):
     assert names(tmp_path / "a.zip") == ["a.dcm"]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_flipped_bytes_raise_only_our_errors(data):
@@ -764,6 +766,7 @@ def test_error_survives_pickling():
     assert (error.reason, error.detail, str(error)) == ("changed", "a.dcm: gone", "changed: a.dcm: gone")
 
 
+@pytest.mark.slow
 def test_refs_over_many_batches_and_containers(tmp_path):
     make_folder(tmp_path / "d", *(f"{index:05}.dcm" for index in range(300)))
     archive = make_zip(tmp_path / "z.zip", {f"{index:05}.dcm": b"" for index in range(5000)})

@@ -64,6 +64,7 @@ def test_all_bytes_from_a_bucket(gcs, tmp_path, kind):
         assert file.read() == DATA
 
 
+@pytest.mark.slow
 def test_an_object_that_is_not_what_the_listing_says(gcs):
     name = gcs.bucket()
     blob = gcs.client().bucket(name).blob("in/v.nii")

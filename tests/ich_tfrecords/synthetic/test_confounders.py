@@ -79,6 +79,7 @@ def test_a_focus_tapers_to_both_ends(z_mm: float, size: float) -> None:
     assert CLOT.size(z_mm) == pytest.approx(size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("focus", TWINS, ids=lambda focus: f"{focus.site}-{focus.label}")
 def test_a_bleed_goes_on_where_what_looks_like_it_does_not(
     focus: Focus, head: phantom.Head, textures: noise.Textures
@@ -201,6 +202,7 @@ def digests(directory: Path) -> dict[str, str]:
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_with_defects_as_well(tmp_path: Path) -> None:
     for name in ("one", "again"):
         generate(tmp_path / name, context=True, defects=True, **SMALL)
@@ -212,6 +214,7 @@ def test_the_same_seed_gives_the_same_bytes_with_defects_as_well(tmp_path: Path)
     assert sum(one[name] == without[name] for name in slices) < len(slices) / 10
 
 
+@pytest.mark.slow
 def test_every_label_occurs_and_only_blood_is_labelled(tmp_path: Path) -> None:
     output = tmp_path / "set"
     words = ["--patients", "3", "--test_patients", "1", "--slices_per_study", "16", "--every_label", "--context"]

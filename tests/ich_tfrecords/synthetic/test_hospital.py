@@ -79,6 +79,7 @@ def test_a_study_has_the_labels_of_its_slices(made):
     assert len(list((made.output / "ct_unlabelled").iterdir())) >= 1
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(made, tmp_path):
     hospital.generate(tmp_path, **WANTED)
 

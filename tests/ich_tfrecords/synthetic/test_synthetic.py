@@ -433,6 +433,7 @@ def test_defects_are_refused_where_they_find_no_room(tmp_path: Path) -> None:
 SMALL = {"patients": 3, "test_patients": 1, "slices_per_study": 6, "defects": True}
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     for name, seed in (("one", 5), ("again", 5), ("other", 6)):
         generate(tmp_path / name, seed=seed, **SMALL)
@@ -472,6 +473,7 @@ def test_progress_counts_every_slice(tmp_path: Path) -> None:
     assert [done for done, _ in seen] == list(range(1, seen[0][1] + 1))
 
 
+@pytest.mark.slow
 def test_command_writes_and_lists_the_defects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "set"
     words = ["--patients", "3", "--test_patients", "1", "--slices_per_study", "6", "--defects"]

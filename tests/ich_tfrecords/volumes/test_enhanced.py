@@ -284,6 +284,7 @@ def test_no_detail_quotes_what_names_a_person():
     assert "Doe" not in str(refused(written(ds)))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.integers(0, 2**32 - 1))
 def test_damage_gives_slices_or_a_typed_problem(seed):

@@ -122,6 +122,7 @@ def test_oblique_volumes_lie_as_dicom_says_it(axes, axis, degrees):
         assert ct.header.position_mm == pytest.approx(float(corner @ normal) * math.copysign(1, normal[2]), abs=1e-3)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.sampled_from(EIGHT + OTHER_AXES),
@@ -269,6 +270,7 @@ def test_a_gzip_that_is_cut_or_damaged():
     assert refused(bytes(middle)).reason in ("inflate_failed", "truncated")
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_is_unpacked_no_further_than_its_header_says(monkeypatch):
     written = []
 
@@ -310,6 +312,7 @@ def test_a_volume_longer_than_the_cap_is_refused_before_it_is_read(monkeypatch):
     assert refused(nifti(HEAD, "RAS")).reason == "too_large"
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.integers(0, 2**32 - 1))
 def test_damage_gives_slices_or_a_typed_problem(seed):

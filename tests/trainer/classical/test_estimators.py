@@ -34,6 +34,7 @@ def fitted(kind: str, told: list | None = None, **more: object):
     return estimators.fit(wanted(kind, **more), vectors, labels, tell)
 
 
+@pytest.mark.slow
 def test_unknown_labels_are_left_out_of_a_forest_that_grows():
     """Grown ten trees at a time, it is the forest of one fit."""
     last, _ = fitted(FOREST)
@@ -74,6 +75,7 @@ def test_margins_become_log_odds_whatever_the_weights_of_values():
         assert shown[known, at].mean() == pytest.approx((labels[known, at] == 1).mean(), abs=0.01)
 
 
+@pytest.mark.slow
 def test_how_far_a_fit_is():
     told: list[tuple[int, int]] = []
     fitted(FOREST, told)

@@ -69,6 +69,7 @@ def oracle(image: np.ndarray, row: np.ndarray) -> np.ndarray:
 # exact cases
 
 
+@pytest.mark.slow
 @WAYS
 @pytest.mark.parametrize("size_px", [1, 2, 7, 32])
 def test_identity_keeps_every_bit(way, size_px):
@@ -76,6 +77,7 @@ def test_identity_keeps_every_bit(way, size_px):
     assert (way(images, np.repeat(one(size_px), 3, axis=0)) == images).all()
 
 
+@pytest.mark.slow
 @WAYS
 @pytest.mark.parametrize("size_px", [1, 2, 7, 32, 223, 512])
 def test_a_flip_equals_np_flip(way, size_px):
@@ -83,6 +85,7 @@ def test_a_flip_equals_np_flip(way, size_px):
     assert (way(images, np.repeat(one(size_px, flip=True), 2, axis=0)) == np.flip(images, 2)).all()
 
 
+@pytest.mark.slow
 @WAYS
 @pytest.mark.parametrize("turn_deg", [90, 180, 270, -90])
 @pytest.mark.parametrize("size_px", [2, 7, 32, 223])
@@ -92,6 +95,7 @@ def test_a_quarter_turn_equals_np_rot90(way, turn_deg, size_px):
     assert (way(images, one(size_px, turn_deg=turn_deg)) == np.rot90(images, turn_deg // 90, (1, 2))).all()
 
 
+@pytest.mark.slow
 @WAYS
 @pytest.mark.parametrize(("right_px", "down_px"), [(3, 0), (0, 2), (-1, 4), (-5, -5), (0, 9), (40, -40)])
 def test_a_move_by_whole_pixels_is_a_copy_with_air(way, right_px, down_px):
@@ -124,6 +128,7 @@ def test_an_empty_batch_stays_empty():
 # bilinear
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     size_px=st.sampled_from([1, 2, 3, 5, 8]),
@@ -140,6 +145,7 @@ def test_bilinear_as_counted_by_hand(size_px, channels, seed, flip, turn_deg, mo
     assert np.abs(eagerly(images, rows)[0] - oracle(images[0], rows[0].astype(np.float64))).max() <= 0.51
 
 
+@pytest.mark.slow
 @WAYS
 def test_drawn_transforms_agree_with_the_oracle(way):
     images, rows = noise(5, 24), augment.draw(ALL, 3, 1, 5, 24)
@@ -147,6 +153,7 @@ def test_drawn_transforms_agree_with_the_oracle(way):
     assert np.abs(way(images, rows) - expected).max() <= 0.51
 
 
+@pytest.mark.slow
 def test_each_image_goes_through_its_own_transform():
     images, rows = noise(6, 16), augment.draw(ALL, 0, 0, 6, 16)
     singly = np.concatenate([eagerly(images[i : i + 1], rows[i : i + 1]) for i in range(6)])
@@ -254,6 +261,7 @@ def changed_by_hand(image: np.ndarray, change: np.ndarray) -> np.ndarray:
     return seen
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     parts=st.fixed_dictionaries({name: st.floats(0, 0.9) for name in PARTS}),
@@ -273,6 +281,7 @@ def test_a_recipe_as_counted_by_hand(parts, channels, seed):
     assert not warp.installed() or (warp.changed(images, changes) == found).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     parts=st.fixed_dictionaries({name: st.floats(0, 0.9) for name in ("scale", "crop", "erase")}),
@@ -299,6 +308,7 @@ def test_hu_as_counted_by_hand(parts, channels, air, seed):
     assert not warp.installed() or (warp.changed(images, changes) == found).all()
 
 
+@pytest.mark.slow
 def test_hu_outside_of_a_slice_are_air():
     images, moved = np.zeros((1, 4, 4, 1), np.int16), one(4, right_px=2)
     moved[:, 14] = -1000
@@ -306,6 +316,7 @@ def test_hu_outside_of_a_slice_are_air():
         assert way(images, moved)[0, 0, :, 0].tolist() == [-1000, -1000, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_step_that_xla_compiles_differs_by_a_grey_level_at_most():
     """A compiler may join multiplication and addition, which rounds once instead of twice."""
     images = noise(16, 64)
@@ -386,6 +397,7 @@ def test_parts_out_of_range_are_refused(name, value):
         recipe(**{name: value})
 
 
+@pytest.mark.slow
 def test_without_numba_the_host_does_the_same(monkeypatch):
     images, changes = noise(6, 16), augment.draw(ALL, 0, 0, 6, 16)
     before = in_a_pipeline(images, changes)

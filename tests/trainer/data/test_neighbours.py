@@ -106,6 +106,7 @@ def test_slices_without_a_place_are_refused(places, words):
     assert str(caught.value).startswith(words)
 
 
+@pytest.mark.slow
 def test_single_slices_have_no_neighbours(tmp_path):
     slices = open_dataset(str(odd_dataset.make(tmp_path / "odd"))).split("train")
     with pytest.raises(WrongUse) as caught:
@@ -124,6 +125,7 @@ SHAPES = st.tuples(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numba", [pytest.param(True, marks=NUMBA), False])
 @given(shape=SHAPES, dtype=st.sampled_from([np.uint8, np.int16]), given_room=st.booleans())
 def test_images_are_stacked_slice_by_slice(numba, shape, dtype, given_room):
@@ -171,6 +173,7 @@ def by_hand(slices: Slices, context: int) -> np.ndarray:
     return np.stack([np.concatenate([images[row] for row in rows], axis=-1) for rows in near])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [1, 2])
 def test_slices_are_read_with_their_neighbours(slices, context):
     seen, rows = slices.with_neighbours(context), np.arange(len(slices))[::-1].reshape(2, -1)
@@ -193,6 +196,7 @@ def test_a_slice_that_is_taken_away_stays_a_neighbour(slices):
     np.testing.assert_array_equal(labels, slices.labels[kept])
 
 
+@pytest.mark.slow
 def test_every_split_and_fold_is_read_so(runs_of_blobs):
     """A series lies in one of them."""
     data = open_dataset(str(runs_of_blobs))
@@ -218,6 +222,7 @@ def plan_of(slices: Slices, augmentation: Augmentation, in_step: bool = False) -
     return EpochPlan("balanced", shares, 5, 1, 96, 16, 2, augmentation, in_step=in_step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numba", [pytest.param(True, marks=NUMBA), False])
 def test_neighbours_are_changed_as_their_slice_is(slices, numba, monkeypatch):
     monkeypatch.setattr(warp, "installed", lambda: numba)
@@ -233,6 +238,7 @@ def test_neighbours_are_changed_as_their_slice_is(slices, numba, monkeypatch):
     assert all(batch["image"].shape == (8, 16, 16, 9) for batch in found)
 
 
+@pytest.mark.slow
 def test_in_the_step_as_well(slices):
     """There the batch holds the slices as they are, with their changes."""
     augmentation = Augmentation(True, 30, 0.2)
@@ -246,6 +252,7 @@ def test_in_the_step_as_well(slices):
     assert np.abs(np.concatenate(images).astype(int) - wanted).max() <= 1
 
 
+@pytest.mark.slow
 def test_two_workers_read_the_batch_of_one(slices):
     """Several processes train in step: each reads its own part of every batch."""
     seen = slices.with_neighbours(1)
@@ -298,6 +305,7 @@ def dataset_of_copy(runs_of_blobs, tmp_path):
     return data, int(train.record[row]), other
 
 
+@pytest.mark.slow
 def test_two_sets_are_opened_as_one(runs_of_blobs, tmp_path):
     """The neighbours of a slice are the same whether its set is alone or beside another one."""
     second = blob_dataset.make(tmp_path / "second", patients=9, slices_a_patient=5, seed=1, first=500)

@@ -80,6 +80,7 @@ def test_labels_and_strata_of_series():
 # evaluation
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=9),
@@ -125,6 +126,7 @@ def test_a_batch_for_evaluation():
 # training
 
 
+@pytest.mark.slow
 def test_a_natural_epoch_has_every_labelled_series_once_and_a_short_last_batch():
     feed = feed_of(MIXED)
     batches = trained(feed, plan_of(feed))
@@ -134,6 +136,7 @@ def test_a_natural_epoch_has_every_labelled_series_once_and_a_short_last_batch()
     assert found == Counter(tuple(sorted((rows + 1).tolist())) for at, rows in enumerate(feed.series) if at != 5)
 
 
+@pytest.mark.slow
 def test_slices_without_labels_are_neighbours():
     """They are seen, and their labels stay unknown; a series of nothing else is never drawn."""
     feed = feed_of([[UNKNOWN, NONE, UNKNOWN], [UNKNOWN] * 2])
@@ -143,6 +146,7 @@ def test_slices_without_labels_are_neighbours():
     assert batch["labels"][0].tolist() == [list(UNKNOWN), list(NONE), list(UNKNOWN)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["natural", "balanced"])
 def test_skipping_steps_is_dropping_them(policy):
     feed = feed_of(MIXED, BLUR)
@@ -155,6 +159,7 @@ def test_skipping_steps_is_dropping_them(policy):
                 np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.slow
 @SHARES
 def test_a_step_has_the_same_series_on_any_replicas_and_workers(parts):
     feed = feed_of(MIXED, BLUR)
@@ -170,6 +175,7 @@ def test_a_step_has_the_same_series_on_any_replicas_and_workers(parts):
         assert sorted(samples(pieces), key=repr) == sorted(samples([batch]), key=repr)
 
 
+@pytest.mark.slow
 def test_what_a_batch_is_padded_to_changes_no_draw():
     """Noise and parts left out are the same numbers, beside longer series or in batches of one length."""
     feed = feed_of(MIXED, BLUR)
@@ -180,6 +186,7 @@ def test_what_a_batch_is_padded_to_changes_no_draw():
     assert samples(batches) == samples(trained(feed, plan))
 
 
+@pytest.mark.slow
 def test_each_epoch_and_each_place_in_it_has_its_own_noise():
     feed = feed_of([[NONE] * 3], Blur(0.1, 0.0, 0.0))
     batches = [trained(feed, plan_of(feed, "balanced", 4, epoch=epoch))[0]["vectors"] for epoch in (0, 1)]
@@ -188,6 +195,7 @@ def test_each_epoch_and_each_place_in_it_has_its_own_noise():
     assert len(noise) == 8
 
 
+@pytest.mark.slow
 def test_noise_is_in_deviations_and_dropout_a_part():
     plain, noisy, holed = (
         trained(feed, plan_of(feed))[0]["vectors"].astype(np.float64)
@@ -265,6 +273,7 @@ def test_the_weighted_mean_over_drawn_series_is_that_of_nature(policy, explicit)
 # what the network never sees
 
 
+@pytest.mark.slow
 def test_training_does_not_see_the_logits_of_the_slice_model():
     feed = feed_of(MIXED, BLUR)
     planted = [dataclasses.replace(view, said=view.said + 1e4) for view in feed.views]

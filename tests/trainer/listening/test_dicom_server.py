@@ -27,6 +27,8 @@ from trainer.listening.inbox import study_id
 from trainer.listening.peers import Caller
 from trainer.shell.problems import WrongUse
 
+pytestmark = pytest.mark.slow  # each test waits for its peer
+
 
 def a_slice(number: int = 1, study: str = "1.2.3", syntax: str = files.EXPLICIT, **changes: bytes) -> bytes:
     uids = {"SOPInstanceUID": f"1.3.{number}".encode(), "StudyInstanceUID": study.encode()}
@@ -55,7 +57,6 @@ def test_an_echo_is_answered(port):
     association.release()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK is not installed")
 def test_another_implementation_is_understood(port, spool, tmp_path):
     """DCMTK, which is in most of what stands in hospitals."""

@@ -16,6 +16,8 @@ from trainer.listening import sending
 from trainer.listening.peers import Entity, destination
 from trainer.listening.sending import NotSent
 
+pytestmark = pytest.mark.slow  # each test waits for its peer
+
 CT, CAPTURE = CTImageStorage, SecondaryCaptureImageStorage
 
 

@@ -45,6 +45,7 @@ def walked(tree, vector: np.ndarray) -> float:
     return float(tree.value[node, 0, 1])
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 1000), dim=st.integers(1, 6), slices=st.integers(2, 60),
     trees=st.integers(1, 7), depth=st.integers(1, 8), labels=st.integers(1, 3),

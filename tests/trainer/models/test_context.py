@@ -77,6 +77,7 @@ def assert_same(found: list[tuple], wanted: list[tuple], rtol: float = 0) -> Non
             np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6)
 
 
+@pytest.mark.slow
 @KINDS
 def test_padding_and_company_change_nothing(kind):
     model, some = scored(kind), made([5, 1, 12])
@@ -99,6 +100,7 @@ def test_padding_and_company_change_nothing_of_a_trained_run(series_run):
     assert_same(said(score, some[::-1], empty=250)[::-1], alone, rtol=1e-6)
 
 
+@pytest.mark.slow
 @KINDS
 def test_what_lies_behind_the_mask_changes_nothing(kind):
     score, batch = scored(kind), batch_of(made([5, 12]))
@@ -110,6 +112,7 @@ def test_what_lies_behind_the_mask_changes_nothing(kind):
     np.testing.assert_allclose(before[1], after[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @KINDS
 def test_the_order_slices_are_handed_in_changes_nothing(kind):
     """As a feed plans them: the same slices under other row numbers."""
@@ -150,6 +153,7 @@ def test_neighbours_are_seen_on_both_sides(kind):
     assert (moved > 1e-5).all()
 
 
+@pytest.mark.slow
 @KINDS
 def test_one_slice_and_two_thousand(kind):
     model, some = scored(kind), made([1, 2000])
@@ -163,6 +167,7 @@ def test_one_slice_and_two_thousand(kind):
     assert np.abs(said(model, [changed])[0][0][-1] - long[0][-1]).max() > 1e-3
 
 
+@pytest.mark.slow
 @KINDS
 def test_attention_is_a_mean_over_the_slices(kind):
     model, some = built(kind), made([5, 12])
@@ -173,6 +178,7 @@ def test_attention_is_a_mean_over_the_slices(kind):
     assert (weights[batch["mask"]] > 0).all()
 
 
+@pytest.mark.slow
 def test_no_series_is_all_behind_the_mask_for_the_recurrent_layers(monkeypatch):
     """cuDNN stops at a sequence of no steps, and batches for evaluation are filled up with such."""
     model, seen = built("gru"), []
@@ -190,6 +196,7 @@ def test_no_series_is_all_behind_the_mask_for_the_recurrent_layers(monkeypatch):
         assert mask.sum(axis=1).tolist() == [3, 1, 1, 1]
 
 
+@pytest.mark.slow
 @KINDS
 def test_vectors_are_scaled_in_float32(kind):
     """Rounded to float16, a vector would tip over to its neighbour in batches of another size."""
@@ -202,6 +209,7 @@ def test_vectors_are_scaled_in_float32(kind):
 # on disk
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_saved_network_opens_with_keras_alone(kind, tmp_path):
     model, some = built(kind, dropout=0.2), made([5, 12])

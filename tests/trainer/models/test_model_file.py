@@ -61,6 +61,7 @@ def test_a_copy_computes_in_float32_with_the_same_values(precision, policy):
     np.testing.assert_array_equal(copy(IMAGES), plain(IMAGES))
 
 
+@pytest.mark.slow
 def test_the_policy_comes_back_when_building_fails(policy):
     policy("mixed_bfloat16")
     with pytest.raises(ZeroDivisionError):

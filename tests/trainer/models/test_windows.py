@@ -128,6 +128,7 @@ def test_fixed_windows_are_those_of_the_data_set_within_a_grey_level():
     assert np.abs(255 * of_model - of_set).max() <= 0.51
 
 
+@pytest.mark.slow
 def test_a_model_of_hu_is_keras_alone(tmp_path):
     for learned in (False, True):
         inside = Windows(windows.of_settings("", CLIPPED, HU).shown, CLIPPED, learned)

@@ -114,6 +114,7 @@ def test_words_of_headers_stay_text(text):
     assert "&lt;script&gt;" in text
 
 
+@pytest.mark.slow
 def test_whatever_comes_in_as_text_stays_text(monkeypatch, moved):
     assert_every_text_stays_text(monkeypatch, lambda: drift_page.page(moved, SHOWN, MADE, 0))
 

@@ -143,6 +143,7 @@ def test_a_slice_alone_has_a_level_line():
     assert triage_page._corners(np.array([0.25], np.float32)) == "0,75.0 1000,75.0"
 
 
+@pytest.mark.slow
 def test_five_hundred_studies_are_rows_and_the_page_stays_small(about):
     text = made(about, 500, explained=50, slices=30)
     page = Page(text)
@@ -168,6 +169,7 @@ def test_nothing_found(about):
     assert "Every file gave a prediction." in Page(made(about, 1)).words
 
 
+@pytest.mark.slow
 def test_every_text_stays_text(about, monkeypatch):
     assert_every_text_stays_text(monkeypatch, lambda: made(about, 55, rejects=LOST))
 

@@ -172,6 +172,7 @@ def piece(key: str, count: int) -> Embedded:
     return Embedded(slices, vectors, logits, np.zeros((count, 2, 2), np.uint8), np.zeros((count, 0), np.float32))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 300), max_size=40))
 def test_series_wait_for_each_other_no_further_than_they_fit(lengths):
     groups = list(series_stream._together([piece(f"k{at}", length) for at, length in enumerate(lengths)]))

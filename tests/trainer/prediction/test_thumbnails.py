@@ -27,6 +27,7 @@ def looks(size_px: int) -> spec.ImageSpec:
     return dataclasses.replace(spec.load("rsna_ich").image, size_px=size_px)
 
 
+@pytest.mark.slow
 @given(st.integers(8, 300), st.integers(0, 2**32 - 1))
 def test_a_thumbnail_holds_the_mean_of_each_block_of_the_first_window(size, seed):
     image = np.random.default_rng(seed).integers(0, 256, (1, size, size, 3), np.uint8)

@@ -236,6 +236,7 @@ ROWS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(ROWS)
 def test_never_worse_on_the_slices_it_was_chosen_on(rows):

@@ -76,6 +76,7 @@ LOGITS = st.floats(-60, 60, width=32)
 ROWS = st.lists(st.tuples(st.integers(-1, 1), LOGITS), min_size=2, max_size=40)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(ROWS, st.floats(-3, 3), st.integers(1, 6), st.randoms(use_true_random=False))
 def test_order_and_unknown_labels_do_not_change_a_bit(rows, shift, count, random):
@@ -88,6 +89,7 @@ def test_order_and_unknown_labels_do_not_change_a_bit(rows, shift, count, random
     assert first.to_dict() == second.to_dict()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(ROWS, st.lists(LOGITS, min_size=2, max_size=20))
 def test_a_higher_logit_never_has_a_lower_probability(rows, logits):
@@ -98,6 +100,7 @@ def test_a_higher_logit_never_has_a_lower_probability(rows, logits):
     assert (np.diff(shown[:, 0]) >= 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(ROWS, st.floats(-0.1, 0.1), st.floats(-0.1, 0.1))
 def test_no_neighbour_of_platts_has_a_lower_loss(rows, more_slope, more_intercept):
@@ -361,6 +364,7 @@ def test_edges_belong_to_the_bin_below():
 PAIRS = st.lists(st.tuples(st.integers(-1, 1), st.integers(0, 20).map(lambda n: n / 20)), min_size=1, max_size=60)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(PAIRS, st.integers(1, 15))
 def test_calibration_error_is_the_mean_gap_of_the_bins(pairs, bins):

@@ -33,6 +33,7 @@ def brute_aucs(labels: np.ndarray, probabilities: np.ndarray) -> list[float]:
     return [float(roc_auc_score(labels[:, at], probabilities[:, at])) for at in range(labels.shape[1])]
 
 
+@pytest.mark.slow
 def test_paired_differences_are_those_of_a_plain_loop():
     one, other = predictions(2.0, seed=1, patients=range(12)), predictions(2.5, seed=2, patients=range(12))
     (gap,) = compare([run("a", one), run("b", other)], DRAWS, 3, False)["differences"]
@@ -201,6 +202,7 @@ def test_unknown_labels_leave_no_best():
 # folds
 
 
+@pytest.mark.slow
 def test_pooled_folds_are_compared_as_one_run_on_all_slices():
     runs = [*folds("a", 2.0, 10), *folds("b", 2.6, 30)]
     found = compare(runs, DRAWS, 0, False)
@@ -277,6 +279,7 @@ def test_an_averaged_roc_lies_between_those_of_its_runs():
 # beside the numbers
 
 
+@pytest.mark.slow
 def test_notes_tell_what_a_reader_must_know():
     incomplete = compare(folds("a", 2.0, 1)[:3], DRAWS, 0, False)["notes"]
     assert incomplete[0] == "a (3 of 4 folds): only fold 0, 1, 2 of 4; the numbers stand for these alone."

@@ -198,6 +198,7 @@ def closed_formula(labels: np.ndarray, probabilities: np.ndarray) -> float:
 EDGES = st.sampled_from([0.0, 1.0, 5e-324, 1e-16, 1e-15, 2e-15, 1 - 1e-15, 1 - 1e-16, 0.5])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.integers(1, 8))
 def test_the_loss_is_the_closed_formula(data, size):

@@ -92,6 +92,7 @@ def precision_by_copies(labels, scores, grid) -> np.ndarray:
     return np.array([precision[:-1][recall[:-1] >= max(wanted, 1e-9)][-1] for wanted in grid - 1e-12])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("band", "by_copies"), [(curves.roc_band, roc_by_copies), (curves.pr_band, precision_by_copies)]
 )

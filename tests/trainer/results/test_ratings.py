@@ -55,6 +55,7 @@ def test_decisions_are_those_of_sklearn_with_weights(slices):
         assert every["accuracy"][row] == pytest.approx(accuracy_score(truth, called, sample_weight=weights))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(SLICES)
 def test_losses_and_calibration_errors_are_those_of_copied_slices(slices):
@@ -79,6 +80,7 @@ def test_log_losses_are_clipped_on_both_sides():
     assert found.tolist() == [-math.log(1e-15), -math.log1p(-(1 - 1e-15)), -math.log(0.25), -math.log1p(-0.25)]
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(SLICES)
 def test_areas_of_sklearn_are_those_of_the_ranking(slices):

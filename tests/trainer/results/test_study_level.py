@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_predictions import predictions_of
@@ -24,6 +25,7 @@ def test_a_study_is_its_worst_slice():
     assert found_labels.dtype == np.int8
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(ROWS)
 def test_studies_beside_loops(rows):

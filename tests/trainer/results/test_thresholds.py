@@ -40,6 +40,7 @@ def tried(labels, probabilities) -> dict[str, float]:
     return chosen | ({"specificity_95": min(specific)} if specific else {})
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(SLICES)
 def test_no_other_threshold_is_better(slices):
@@ -119,6 +120,7 @@ def made(patients: int, ill: int, rng: np.random.Generator) -> tuple[np.ndarray,
     return labels, 1 / (1 + np.exp(-logits)), of
 
 
+@pytest.mark.slow
 def test_what_thresholds_will_hold():
     """On few positives a threshold promises more than it holds, and the interval knows it."""
     many = made(4000, 800, np.random.default_rng(99))

@@ -59,6 +59,7 @@ def loss_and_gradients(networks, given, recompute=False, whole=False, blur=Blur(
     return loss.numpy(), [tf.convert_to_tensor(one).numpy() for one in gradients]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [{"recompute": True}, {"whole": True}], ids=lambda one: next(iter(one)))
 def test_gradients_do_not_depend_on_how_they_are_computed(networks, other):
     loss, gradients = loss_and_gradients(networks, batch())
@@ -70,6 +71,7 @@ def test_gradients_do_not_depend_on_how_they_are_computed(networks, other):
     assert all(np.abs(one).max() > 0 for one in gradients[:2])  # the slice model learns
 
 
+@pytest.mark.slow
 def test_what_pads_changes_nothing(networks):
     loss, gradients = loss_and_gradients(networks, batch())
     padded, others = loss_and_gradients(networks, batch(longest=9))
@@ -78,6 +80,7 @@ def test_what_pads_changes_nothing(networks):
         np.testing.assert_allclose(one, another, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_batch_norm_stays_at_rest(networks):
     normal = networks[0].get_layer("normal_1")
     before = [normal.moving_mean.numpy().copy(), normal.moving_variance.numpy().copy()]

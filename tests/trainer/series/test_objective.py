@@ -72,6 +72,7 @@ LABELS = st.lists(st.lists(st.tuples(*[st.integers(-1, 1)] * 2), min_size=1, max
 SETTINGS = st.sampled_from([(0.0, 0.0, 0.25, 0.1), (0.1, 0.0, 1.0, 0.0), (0.0, 2.0, 0.0, 1.0), (0.2, 0.5, 0.0, 0.0)])
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(LABELS, st.integers(0, 9), st.integers(0, 2**32 - 1), SETTINGS)
 def test_as_a_plain_loop_has_it(labels, length, seed, given_settings):

@@ -48,6 +48,7 @@ def by_hand(model: keras.Model, feed: SeriesFeed) -> tuple[np.ndarray, np.ndarra
     return slices, heads
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis 1")  # of a series of one slice, eagerly
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 16])
 def test_every_slice_and_series_in_the_order_of_the_table(batch_size, model, feed):
@@ -61,6 +62,7 @@ def test_every_slice_and_series_in_the_order_of_the_table(batch_size, model, fee
     assert told == sorted(told)
 
 
+@pytest.mark.slow
 def test_the_head_of_a_study_is_the_greatest_of_its_series(model, feed):
     found = said(model, feed, 16)
     studies = np.zeros(len(feed.slices), np.int64)
@@ -70,6 +72,7 @@ def test_the_head_of_a_study_is_the_greatest_of_its_series(model, feed):
     np.testing.assert_array_equal(found.study_heads(studies), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "what"), [("logits", "slice ID_"), ("series_values", "series 0000: ")])
 def test_logits_that_are_not_finite_are_refused(layer, what, model, feed):
     broken = keras.models.clone_model(model)

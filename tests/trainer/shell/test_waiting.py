@@ -107,6 +107,7 @@ def test_a_chief_that_leaves_is_waited_for(places, monkeypatch):
     assert [task.ended() for task in (worker, *others)] == [None] * 3
 
 
+@pytest.mark.slow
 def test_after_the_limit_the_missing_are_named(places):
     cluster = places(3)
     chief, worker, lonely = Task(cluster[0], 0.01), Task(cluster[1]), Task(places(2)[1], 0.01)
@@ -145,6 +146,7 @@ def test_without_a_limit(places):
     assert chief.ended() is None
 
 
+@pytest.mark.slow
 def test_the_lines_are_short_and_say_how_long(places, monkeypatch):
     monkeypatch.setattr(waiting, "TELL_EVERY_S", 0.0)
     chief = Task(places(9)[0], 0.01)

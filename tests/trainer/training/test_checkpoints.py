@@ -68,6 +68,7 @@ DTYPES = st.sampled_from(["float32", "float16", "float64", "int64", "uint32", "b
 DRAWN = DTYPES.flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0, max_side=3)))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(DRAWN, max_size=4), st.dictionaries(st.text(), st.floats(allow_nan=False) | st.integers()))
 def test_any_arrays_and_state_round_trip(tmp_path_factory, arrays, state):
@@ -105,6 +106,7 @@ def good(tmp_path_factory) -> bytes:
     return save(tmp_path_factory.mktemp("good")).read_bytes()
 
 
+@pytest.mark.slow
 def test_every_truncation_is_found(good, tmp_path):
     path = tmp_path / "cut.npz"
     for length in [*range(0, 300), *range(300, len(good), 7), len(good) - 1]:
@@ -226,6 +228,7 @@ def test_an_unreadable_folder_is_not_an_empty_one(tmp_path, monkeypatch):
         checkpoints.newest(tmp_path, print)
 
 
+@pytest.mark.slow
 def test_writing_holds_no_second_copy(tmp_path):
     arrays = [np.ones(16 << 20, np.uint8) for _ in range(6)]
     tracemalloc.start()
@@ -326,6 +329,7 @@ def model_and_optimizer() -> list:
     return [*model.variables, *optimizer.variables]
 
 
+@pytest.mark.slow
 def test_keras_variables_round_trip(tmp_path):
     variables = model_and_optimizer()
     before = checkpoints.values(variables)

@@ -52,6 +52,7 @@ def arrays(low: int, elements=LOGITS):
     return rows.flatmap(with_logits)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(arrays(low=-1))
 def test_what_lacks_a_value_is_known_from_the_labels(batch):
@@ -82,6 +83,7 @@ def test_what_lacks_is_told_in_counts(name, any_labels, words):
     assert metrics.lacking(name, NAMES, labels) == words
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(arrays(low=0))
 def test_log_loss_is_the_competitions(batch):
@@ -128,6 +130,7 @@ def test_memory_order_does_not_matter():
     assert turned == metrics.log_loss(labels, logits, WEIGHTS)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(-1, 1), st.integers(-3, 3)), max_size=30))
 def test_auc_is_the_share_of_pairs_in_order(pairs):
@@ -160,6 +163,7 @@ def scores_of(labels, logits, parts, padding=0) -> metrics.Scores:
     return scores
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(2, 60), st.integers(1, 17), st.integers(0, 3))
 def test_scores_are_those_of_the_whole_arrays(random, size, batch, padding):
@@ -229,6 +233,7 @@ IN_GRAPH = tf.function(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(arrays(low=-1))
 def test_step_sums_are_those_of_the_metrics(batch):

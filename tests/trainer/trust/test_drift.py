@@ -103,6 +103,7 @@ def test_the_same_series_have_not_moved(references):
     assert all(one.apart.separation == 0 for one in found.things)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("series", "studies"), [(1, 0), (3, 0), (1, 5)])
 def test_false_alarms_of_a_whole_page_are_as_rare_as_promised(series, studies):
     """Patients of validation have two series that are alike, each study of now `series`, a patient some studies."""

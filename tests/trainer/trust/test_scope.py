@@ -47,6 +47,7 @@ def judged(fitted: Scope, new: Sample) -> list[scope.Judgement]:
     return fitted.judge(scope._known(fitted, new).portraits)
 
 
+@pytest.mark.slow
 def test_at_most_the_stated_part_of_patients_like_those_of_validation_is_refused():
     """Over many draws of validation and of a new patient, as the promise says: on average."""
     refused = total = 0

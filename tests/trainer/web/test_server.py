@@ -88,6 +88,7 @@ def answer(one: socket.socket, last: bytes = b"here") -> bytes:
     return came
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX-A: "])
 def test_who_sends_no_whole_head_is_let_go(running, sent):
     with connection(running, sent) as one:
@@ -95,6 +96,7 @@ def test_who_sends_no_whole_head_is_let_go(running, sent):
     until(lambda: not running.server_state.connections)
 
 
+@pytest.mark.slow
 def test_a_head_that_comes_letter_by_letter_does_not_buy_time(running):
     with connection(running, b"GET / HTTP/1.1\r\n") as one, contextlib.suppress(ConnectionError):
         begin = time.monotonic()
@@ -104,6 +106,7 @@ def test_a_head_that_comes_letter_by_letter_does_not_buy_time(running):
         pytest.fail("the server went on listening")
 
 
+@pytest.mark.slow
 def test_who_does_not_take_the_answer_is_let_go(running):
     with connection(running, GET.replace(b"/ ", b"/much ", 1)) as one:
         until(lambda: running.server_state.connections)
@@ -111,6 +114,7 @@ def test_who_does_not_take_the_answer_is_let_go(running):
         assert len(ended(one)) < len(MUCH)
 
 
+@pytest.mark.slow
 def test_a_body_that_was_refused_is_not_taken_to_its_end(running):
     with connection(running, POST % (b"/refuse", 1 << 40)) as one:
         assert answer(one, b"too large").startswith(b"HTTP/1.1 413")
@@ -121,6 +125,7 @@ def test_a_body_that_was_refused_is_not_taken_to_its_end(running):
             pytest.fail("the server went on taking it")
 
 
+@pytest.mark.slow
 def test_a_body_that_takes_its_time_is_watched_by_the_application_alone(running):
     with connection(running, POST % (b"/read", 4)) as one:
         for _ in range(4):
@@ -129,6 +134,7 @@ def test_a_body_that_takes_its_time_is_watched_by_the_application_alone(running)
         assert answer(one, b"\r\n\r\n4").startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.slow
 def test_a_connection_serves_again_and_again(running):
     with connection(running) as one:
         for _ in range(5):
