@@ -42,7 +42,7 @@ SERVE = [
     "uvicorn>=0.54,<1",
 ]
 LISTEN = [*DICOM, "dicomweb-client>=0.60", "pynetdicom>=3,<4"]  # studies by DICOM's network, results back
-FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless, and what augmentation does to slices
+FAST = ["numba>=0.61"]  # compiles the decoder of JPEG Lossless, reading by number, and what augmentation does
 ONNX = [  # export --format onnx, with a check of what it wrote
     "onnx>=1.17",
     "onnxruntime>=1.20",
