@@ -14,7 +14,7 @@ help:
 	@echo "make demo    synthetic CT slices -> TFRecords -> slice and series models, compared; triage of unseen studies (into $(DEMO)/)"
 	@echo "make check   format, lint, types and the quick tests, in about two minutes: the loop for daily work"
 	@echo "make test    lint, types and tests"
-	@echo "make test-long   the tests of a minute or more alone (also part of make test; .ci/run leaves them out)"
+	@echo "make test-long   the tests of half a minute or more alone (also part of make test; .ci/run leaves them out)"
 	@echo "make test-faults  the faults of a conversion alone: kills, full disks, damage (also part of make test)"
 	@echo "make test-extras  each extra alone in a clean environment (minutes of pip)"
 	@echo "make test-tfio  our decoder against tensorflow-io's, in an environment of its own (Python 3.10 to 3.12)"
@@ -92,7 +92,7 @@ test-environment: $(VENV)/.test
 test-extras: $(VENV)/.test
 	$(RUN) pytest -m fetches tests/trainer/test_extras_alone.py
 
-# the tests of a minute or more, which .ci/run leaves out of `make test`
+# the tests of half a minute or more, which .ci/run leaves out of `make test`
 test-long: $(VENV)/.test
 	$(RUN) pytest -n 2 --dist worksteal -m long
 

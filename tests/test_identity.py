@@ -112,6 +112,7 @@ def test_what_was_planted_is_there(planted):
     assert {word for _, word in leaks(slices)} == set(secrets())
 
 
+@pytest.mark.long
 def test_it_is_in_nothing_that_comes_out(planted, tmp_path, convert, capfd):
     slices, labels = planted
     out = tmp_path / "out"

@@ -173,6 +173,7 @@ def check_no_data(cloud: Cloud, staged: dict[str, bytes], place: bytes) -> None:
     assert place in texts["graph"]
 
 
+@pytest.mark.long
 def test_templates_step_by_step(cloud, tmp_path, monkeypatch, capsys):
     """Each call stages what is left to do; staged code does it; the last call commits the bytes of a local run."""
     monkeypatch.setattr(job, "LISTING_ROWS", PART_SLICES)

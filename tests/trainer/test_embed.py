@@ -110,6 +110,7 @@ def test_logits_follow_from_vectors(embedded, blobs):
     np.testing.assert_allclose(layer(found.astype(np.float32)).numpy(), logits, atol=0.02)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "densenet121", "xception"])
 def test_vectors_of_every_architecture(name):

@@ -126,6 +126,7 @@ def probabilities(report: pydicom.Dataset) -> dict[str, float]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_three_studies_over_two_associations_of_which_one_breaks_off(listening, tmp_path, about):
     """Each gives a result, the broken one after its rest came; a late object makes one be judged again; all is sent."""
@@ -171,6 +172,7 @@ def test_three_studies_over_two_associations_of_which_one_breaks_off(listening, 
     assert not [word for word in ("1.2.1", "1.2.2", "1.2.3") if f"{word} " in screen]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_nothing_is_lost_by_a_kill(listening, tmp_path):
     """Killed with a study received, one judged that nobody took, and half an object on its way."""
@@ -200,6 +202,7 @@ def test_nothing_is_lost_by_a_kill(listening, tmp_path):
     assert [row["slices"] for study in (1, 2) for row in rows(tmp_path / "spool", study)] == [str(LEAST)] * 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_study_without_a_slice_fails_by_name_and_others_go_on(listening, tmp_path):
     """By STOW-RS this time. SIGTERM to the whole group, as systemd sends it, costs no study, and is waited out."""

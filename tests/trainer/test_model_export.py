@@ -221,6 +221,7 @@ def as_onnx(trained, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_run_becomes_onnx_files_and_the_screen_says_how_to_ask_them(run, capfd):
     assert main("--job_dir", run, "--format", "onnx") == 0
     folder = run / "onnx"
@@ -243,6 +244,7 @@ def test_a_run_becomes_onnx_files_and_the_screen_says_how_to_ask_them(run, capfd
     np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=0)
 
 
+@pytest.mark.long
 def test_an_older_onnx_is_replaced_and_another_format_is_not(as_onnx, capsys):
     assert main("--job_dir", as_onnx, "--output", as_onnx / "onnx") == 2
     assert "is not empty and no export of this command (it has no saved_model.pb)" in one_line(capsys)

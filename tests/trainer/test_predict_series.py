@@ -124,6 +124,7 @@ def put(folder: Path, name: str, patient: int, number: int, sop_uid: str = "", a
     (folder / name).write_bytes(blob_dataset.dicom(sop_uid or uid(patient, number), patient, place, hu))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flip", [False, True])
 def test_slices_and_studies_have_the_probabilities_of_evaluation(run, series_run, runs_of_blobs, files, flip):
     """The files through the command, beside the records through the vectors of the run."""

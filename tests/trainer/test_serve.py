@@ -153,6 +153,7 @@ def _odd_names() -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kills_lose_no_study_that_is_done_and_none_that_waits(export, tmp_path):
     with process("--model", export, "--data", tmp_path / "spool") as server:
@@ -174,6 +175,7 @@ def test_kills_lose_no_study_that_is_done_and_none_that_waits(export, tmp_path):
     assert psutil.pid_exists(model.pid) is False
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_stop_of_the_whole_group_fails_no_study(export, tmp_path):
     """A service manager sends SIGTERM to every process of a service at once."""

@@ -281,6 +281,7 @@ def test_a_recipe_as_counted_by_hand(parts, channels, seed):
     assert not warp.installed() or (warp.changed(images, changes) == found).all()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(

@@ -91,6 +91,7 @@ def test_mixed_precision_trains_and_exports_float32(kind, precision, runs_of_blo
     assert {layer.compute_dtype for layer in computing} == {"float32"}
 
 
+@pytest.mark.long
 def test_balanced_drawing_keeps_the_odds_of_nature(runs_of_blobs, slice_run, tmp_path):
     """Series by their rarest label; the loss weighs them back, so that the context needs no correction."""
     run = short(runs_of_blobs, tmp_path / "run", slice_run, "--sampling", "balanced", epochs=10, architecture__units=16)
@@ -101,6 +102,7 @@ def test_balanced_drawing_keeps_the_odds_of_nature(runs_of_blobs, slice_run, tmp
     assert result_of(run)["test"]["log_loss"] < 0.3
 
 
+@pytest.mark.long
 def test_a_fold_needs_the_slice_run_of_the_same_fold(runs_of_blobs, tmp_path, capsys):
     tiny = {"architecture__filters": [4], "architecture__dense": [8], "epochs": 1, "steps_per_epoch": 2}
     folds = ["--folds", "3", "--fold"]
@@ -134,6 +136,7 @@ def test_parts_of_a_batch_train_as_the_whole(runs_of_blobs, slice_run, tmp_path)
     np.testing.assert_allclose(runs.losses(one)[:5], runs.losses(two)[:5], rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_without_a_validation_split_the_context_speaks_alone(runs_of_blobs, tmp_path):
     tiny = {"architecture__filters": [4], "architecture__dense": [8], "epochs": 1, "steps_per_epoch": 2}
     without = ["--set", "validation_split="]

@@ -65,6 +65,7 @@ def result(job_dir: Path) -> dict[str, float]:
     return json.loads((job_dir / "result.json").read_text())["test"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_devices_train_as_one(tiny_dataset, one, tmp_path):
     two = several(tiny_dataset, tmp_path, {"plain": TWO_DEVICES, "clipped": {**CLIPPED, **TWO_DEVICES}})

@@ -90,6 +90,7 @@ def killed_while_it_writes(run: runs.Run, job_dir: Path, step: int) -> None:
     assert half()
 
 
+@pytest.mark.long
 def test_killed_three_times_it_ends_with_the_same_bits(tiny_dataset, whole, tmp_path):
     seed = random.randrange(2**32)
     print("random seed", seed)
@@ -107,6 +108,7 @@ def test_killed_three_times_it_ends_with_the_same_bits(tiny_dataset, whole, tmp_
     assert_same_outcome(job_dir, whole)
 
 
+@pytest.mark.long
 def test_signals_save_and_the_same_command_goes_on(tiny_dataset, whole, tmp_path):
     job_dir = tmp_path / "run"
     for number, code, step in ((signal.SIGTERM, 143, 4), (signal.SIGINT, 130, 22)):

@@ -232,6 +232,7 @@ def test_ctrl_c_twice_is_one_line(tiny_dataset, tmp_path, monkeypatch, capsys):
     assert one_line(capsys) == "train: interrupted; what was saved stays, the same command goes on"
 
 
+@pytest.mark.long
 def test_slices_changed_in_the_compiled_step_train_the_same_model(tiny_dataset, tmp_path):
     """But for a grey level in some pixels; and a run that was begun on a host goes on on a device."""
     recipe = {"flip": True, "rotate_deg": 15, "shift": 0.1, "scale": 0.1, "crop": 0.1, "contrast": 0.2}

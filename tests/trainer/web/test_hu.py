@@ -36,6 +36,7 @@ def test_each_hu_has_the_grey_of_pixels_py(page, level, width):
     assert np.array_equal(page.evaluate(GREYS, [level, width]), oracle(ALL_HU, level, width).ravel())
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(-2000, 4000), st.integers(1, 8000))
 def test_any_window_has_the_grey_of_pixels_py(page, level, width):
