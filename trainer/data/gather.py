@@ -15,6 +15,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from ich_tfrecords.dataset import records
 from trainer.data import warp
 
 NO_FILE = -1
@@ -90,10 +91,7 @@ def _compiled(preadv: Any, crc32c: Any) -> Callable[..., int]:
     from numba import int32, uint32
 
     inlined = numba.njit(inline="always")
-
-    @inlined
-    def masked(crc: Any) -> Any:
-        return uint32((crc >> uint32(15) | crc << uint32(17)) + uint32(0xA282EAD8))
+    masked = inlined(records.masked)
 
     @inlined
     def told(rest: Any, at: int) -> Any:
@@ -124,7 +122,7 @@ def _compiled(preadv: Any, crc32c: Any) -> Callable[..., int]:
                 return at
             pixels_at = images[at].ctypes.data
             parts[2], parts[5] = pixels_at, after
-            if preadv(file[at], parts.ctypes.data, int32(3), offset[at]) != length[at] + 16:
+            if preadv(file[at], parts.ctypes.data, int32(3), offset[at]) != before + pixels + after:
                 return at
             for place in range(before):
                 if began[place] != heads[row, place]:

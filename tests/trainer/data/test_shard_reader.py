@@ -19,13 +19,12 @@ from trainer.shell.problems import TrainingFailed
 
 
 @pytest.fixture(autouse=True, params=["one by one", "compiled"])
-def way(request, monkeypatch) -> str:
+def way(request, monkeypatch) -> None:
     """Every test here is run with either way of reading."""
     if request.param == "compiled":
         pytest.importorskip("numba")
         assert gather.compiled() is not None
         monkeypatch.setattr(shard_reader, "WORTH_COMPILING", 0)
-    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_any_rows_in_any_order(slices, monkeypatch):
         assert same(reader.read(rows), expected, rows)
 
 
-def test_the_compiler_is_asked_once_many_were_read(slices, monkeypatch, way):
+def test_the_compiler_is_asked_once_many_were_read(slices, monkeypatch):
     expected, reader, rows = plain(slices), ShardReader(slices), np.arange(20)
     calls = []
     monkeypatch.setattr(shard_reader, "WORTH_COMPILING", 50)
@@ -67,7 +66,7 @@ def test_the_compiler_is_asked_once_many_were_read(slices, monkeypatch, way):
 
 
 @pytest.mark.parametrize("lacks", ["numba", "the function of C", "its values"])
-def test_without_a_compiler_records_are_read_one_by_one(slices, monkeypatch, way, lacks):
+def test_without_a_compiler_records_are_read_one_by_one(slices, monkeypatch, lacks):
     expected, reader, rows = plain(slices), ShardReader(slices), np.arange(20)
     reader.read(rows)
     monkeypatch.setattr(shard_reader, "WORTH_COMPILING", 0)
