@@ -12,7 +12,8 @@ rounds of images a second after the first batch, so that no way pays for its sta
 - bare tf.data.TFRecordDataset(files).batch(32): nothing shuffled, nothing parsed, the ceiling
 - ours by number (local shards) and as streams (what a bucket gets), natural and balanced
 
-Then the peak RSS of a process that reads a balanced epoch of six strata in 512 shards, with either reader.
+Then what it costs to change a slice (flip, 10 degrees, 5%) by TensorFlow's operation and by numba, in processor time;
+and the peak RSS of a process that reads a balanced epoch of six strata in 512 shards, with either reader.
 Exit code 1 when a promise is broken: natural 25 and balanced 22 times Keras, both 60% of the ceiling, balanced 90% of
 natural, and 60% of balanced with augmentation on the host (all by number), peak RSS under 2,500 MB.
 """
@@ -44,7 +45,7 @@ from benchmarks.peak import peak_bytes
 from ich_tfrecords import spec
 from ich_tfrecords.dataset import records
 from ich_tfrecords.dataset.manifest import Manifest
-from trainer.data import sampling
+from trainer.data import augment, sampling, warp
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Dataset, Slices
 from trainer.data.input_pipeline import EpochPlan, Share, train_batches
@@ -54,6 +55,7 @@ STRATA = SPEC.labels.strata[:-1]
 PARTS = (0.01, 0.07, 0.05, 0.06, 0.08, 0.73)  # of the strata, rarest first, about as in the RSNA set
 BATCH = 32
 TIMES = 15
+CHANGES = Augmentation(True, 10.0, 0.05)
 AUTOTUNE = tf.data.AUTOTUNE
 WAYS = (
     *("keras generator, PNG", "tf.data, PNG", "bare TFRecordDataset", "natural", "balanced"),
@@ -150,7 +152,7 @@ def png_batches(folder: Path, table: pd.DataFrame) -> Iterator[int]:
 def our_batches(slices: Slices, policy: str, size: int = 0, augmented: bool = False) -> Iterator[int]:
     """Sizes of the batches of an epoch of `size`, or as long as there are slices."""
     shares = sampling.proportions(policy, slices.stratum_counts, {})
-    how = Augmentation(True, 10.0, 0.05) if augmented else Augmentation(False, 0.0, 0.0)
+    how = CHANGES if augmented else Augmentation(False, 0.0, 0.0)
     plan = EpochPlan(policy, shares, 0, 0, size or len(slices), BATCH, 1, how)
     for batch in train_batches(slices, plan, Share.whole()):
         yield batch["image"].shape[0]
@@ -188,13 +190,29 @@ def bench(work: Path, count: int, rounds: int) -> dict[str, list[float]]:
         lambda: our_batches(slices, "balanced"),
         lambda: our_batches(streams, "natural"),
         lambda: our_batches(streams, "balanced"),
-        lambda: our_batches(slices, "balanced", slices.stratum_counts["none"] // TIMES, augmented=True),
+        lambda: our_batches(slices, "balanced", augmented=True),
     )
     seen: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(rounds):
         for name, way in zip(WAYS, ways, strict=True):
             seen[name].append(rate(way()))
     return seen
+
+
+def change_us(rounds: int) -> dict[str, float]:
+    """Microseconds of processor time that it takes to change a slice, the median over rounds of four batches."""
+    made = np.stack(list(images(4 * BATCH)))
+    changes = augment.draw(CHANGES, 0, 0, len(made), SPEC.image.size_px)
+    ways: dict[str, Callable[[], Any]] = {"TensorFlow": lambda: augment.apply(made, changes).numpy()}
+    if warp.installed():
+        ways["numba"] = lambda: warp.change(made.copy(), changes)
+    seen: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(1 + 8 * rounds):
+        for name, way in ways.items():
+            begin = time.process_time()
+            way()
+            seen[name].append((time.process_time() - begin) / len(made) * 1e6)
+    return {name: statistics.median(values[1:]) for name, values in seen.items()}
 
 
 def peak_rss_mb(reader: str, shards: int) -> float:
@@ -242,12 +260,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         rates = bench(Path(name), args.slices, args.rounds)
     memory = {} if args.skip_memory else {name: peak_rss_mb(name, args.shards) for name in ("random", "stream")}
-    ratios = ratios_of(rates)
+    costs, ratios = change_us(args.rounds), ratios_of(rates)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     show(medians, ratios, memory, args.shards)
+    print("to change a slice, processor time:", ", ".join(f"{name} {us:.1f} us" for name, us in costs.items()))
     if args.output:
         found = {"images_per_s": medians, "ratios": {name: value for name, (value, _) in ratios.items()}}
-        args.output.write_text(json.dumps({**found, "peak_rss_mb": memory}, indent=1) + "\n")
+        args.output.write_text(json.dumps({**found, "change_us": costs, "peak_rss_mb": memory}, indent=1) + "\n")
     return int(any(value < promise for value, promise in ratios.values()) or any(mb > 2500 for mb in memory.values()))
 
 

@@ -269,7 +269,7 @@ def changed_by_hand(image: np.ndarray, change: np.ndarray) -> np.ndarray:
     seed=st.integers(0, 1000),
 )
 def test_a_recipe_as_counted_by_hand(parts, channels, seed):
-    """All of it at once, on every way there is, and all ways with the same bits."""
+    """All of it at once, on every way there is; on the host with the same bits."""
     images = noise(2, 8, channels, seed)
     changes = augment.draw(Augmentation(True, 20, 0.1, **parts), seed, 1, 2, 8)
     found = eagerly(images, changes)
@@ -277,7 +277,9 @@ def test_a_recipe_as_counted_by_hand(parts, channels, seed):
     # half a level for each rounding, the first one times the gain, and the rest for float32
     allowed = 0.51 + 0.51 * changes[:, 8].max()
     assert np.abs(found - expected).max() <= allowed
-    assert (in_a_step(images, changes) == found).all()
+    # where TensorFlow joins multiplication and addition, halves may go the other way before the gain
+    assert np.abs(in_a_step(images, changes).astype(int) - found).max() <= np.ceil(changes[:, 8].max())
+    assert (augment.in_step(tf.constant(images), tf.constant(changes)).numpy() == found).all()
     assert not warp.installed() or (warp.changed(images, changes) == found).all()
 
 
