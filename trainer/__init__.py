@@ -1,4 +1,4 @@
-"""Training, comparing and serving classifiers on a converted data set."""
+"""Training, comparing and serving classifiers on a converted data set. Files here are commands, folders rooms."""
 
 import sys
 

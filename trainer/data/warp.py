@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 BORDER = 2  # of air around an image, so that each place that is far outside has four neighbours there too
-_LANES = 8  # pixels that are changed at once: a row is changed in whole parts of as many
+_LANES = 8  # pixels that are changed at once: what is changed of a row begins and ends at a multiple, or at its end
 _WORD, _PAIR = 32, 64  # bits, which hold several channels of a pixel, or of two
 
 # what may be done to floats: nothing that changes a finite number, so no fused multiply-add
@@ -70,7 +70,8 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
     """A compiled function that changes `count` channels from `first` on of images [n, s * s * channels] in place.
 
     `bits`: 8 of grey levels, whose air is 0; 16 of HU. All that the shape says is a constant of the program, so that
-    its loops become vector instructions. A pixel and its right neighbour are fetched as one word of 64 bits.
+    its loops become vector instructions. A pixel and its right neighbour are fetched as one word of 64 bits where their
+    channels fit into it.
     """
     import numba
     from numba import float32, int16, int32, uint8, uint16, uint32, uint64
@@ -136,9 +137,13 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
 
     @inlined
     def crossing(begin: float, end: float, start: float, slope: float, low: int, high: int) -> tuple[float, float]:
-        """The part of begin .. end where start + slope * x may lie within low .. high, a pixel more on each side."""
+        """The part of begin .. end where start + slope * x may lie within low .. high.
+
+        A pixel more on each side, of both: float32 rounds the place of a pixel and `start` each in its own way.
+        """
+        low, high = low - 1, high + 1
         if slope == 0.0:
-            return (begin, end) if low - 1 <= start <= high + 1 else (0.0, -1.0)
+            return (begin, end) if low <= start <= high else (0.0, -1.0)
         one, other = (low - start) / slope, (high - start) / slope
         return max(begin, min(one, other) - 1.0), min(end, max(one, other) + 1.0)
 
@@ -146,7 +151,8 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
     def places(change: Any, y: int, at: Any, parts: Any, begin: Any, end: Any) -> None:
         """Where each pixel of row `y` from `begin` to `end` lies, and the parts that right and lower neighbours have.
 
-        The rest is that of the others: where a neighbour is not air, 1 - (u - left) is (left + 1) - u to the bit.
+        The rest is that of the left and upper ones: where these lie in the image, 1 - (u - left) is (left + 1) - u to
+        the bit; elsewhere they are air, and it multiplies 0.
         """
         across, down = change[1] * float32(y), change[4] * float32(y)
         low, high = float32(-BORDER), float32(side)
@@ -161,7 +167,7 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
 
     @inlined
     def pair(laid: Any, place: Any) -> Any:
-        """The channels of a pixel and, `apart`, of its right neighbour."""
+        """The channels of a pixel and, from bit `apart` on, those of its right neighbour."""
         if together:
             return word_at(laid, place)
         return (word_at(laid, place) & uint64((1 << _WORD) - 1)) | (word_at(laid, place + stride) << uint64(_WORD))

@@ -1,4 +1,5 @@
-"""Owns DICOM -> triage: slices as batches, studies by urgency, the folder of results and its pictures.
+"""Owns DICOM -> triage: slices as batches, studies by urgency, the folder of results, its pictures, and
+what a PACS gets of it.
 
 It never trains and never needs a label.
 """

@@ -312,6 +312,25 @@ def test_hu_as_counted_by_hand(parts, channels, air, seed):
 
 
 @pytest.mark.slow
+def test_a_turn_by_almost_nothing_loses_no_pixel():
+    """A row's pixels lie beside the image or in it, as float32 rounds each place."""
+    images = np.full((1, 256, 256, 1), 32767, np.int16)
+    changes = np.zeros((1, augment.WIDTH), np.float32)
+    changes[0, :6] = [1, 0, 0, -(2**-15) / 250, 1, 60 + 5 * 2**-18]
+    changes[0, 8], changes[0, 14] = 1, -32768
+    found = eagerly(images, changes)
+    assert found[0, 196, 188, 0] > -32768
+    assert (compiled(images, changes) == found).all()
+
+
+@pytest.mark.slow
+def test_images_of_one_call_may_have_other_air():
+    images, moved = np.zeros((3, 4, 4, 1), np.int16), np.repeat(one(4, right_px=2), 3, axis=0)
+    moved[:, 14] = [-1000, 0, -3024]
+    assert compiled(images, moved)[:, 0, :, 0].tolist() == [[-1000, -1000, 0, 0], [0] * 4, [-3024, -3024, 0, 0]]
+
+
+@pytest.mark.slow
 def test_hu_outside_of_a_slice_are_air():
     images, moved = np.zeros((1, 4, 4, 1), np.int16), one(4, right_px=2)
     moved[:, 14] = -1000

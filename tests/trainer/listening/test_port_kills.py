@@ -68,10 +68,11 @@ def killed_while_it_takes(root: Path, numbers: itertools.count, after_s: float) 
 
 
 def test_what_was_told_is_there(tmp_path):
-    numbers, rng, told = itertools.count(), random.Random(4), {}
-    for _ in range(4):
+    numbers, rng, told, kills = itertools.count(), random.Random(4), {}, 0
+    while kills < 4 or len(told) <= 20:  # a busy machine takes few in a second
         told |= killed_while_it_takes(tmp_path, numbers, rng.uniform(0.05, 0.8))
-    assert len(told) > 20
+        kills += 1
+        assert kills <= 40, f"{len(told)} objects were taken in {kills} starts"
     spool = Spool(tmp_path / "studies", "--spool")
     inbox = Inbox(tmp_path / "incoming", Studies(spool, 1.0, sends=False))
     assert list(inbox.incoming.iterdir()) == []
@@ -79,6 +80,6 @@ def test_what_was_told_is_there(tmp_path):
     assert set(told.values()) <= set(there)
     whole = {split(a_slice(number))[1] for number in range(next(numbers))}
     assert set(there) <= whole  # one more a kill at most: it was there, and its sender not told yet
-    assert len(there) <= len(told) + 4
+    assert len(there) <= len(told) + kills
     assert {entry.id for entry in spool.entries()} <= {study_id(f"1.2.{number}") for number in range(STUDIES)}
     spool.close()
