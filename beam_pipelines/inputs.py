@@ -41,9 +41,12 @@ def data_spec(args: argparse.Namespace) -> spec.DatasetSpec:
     if args.subset is None:
         return loaded
     try:
-        subset = {name: int(count) for name, count in (part.split("=") for part in args.subset.split(","))}
+        parts = [(name, int(count)) for name, count in (part.split("=") for part in args.subset.split(","))]
     except ValueError as error:
         raise WrongUse(f"--subset {args.subset}: write SPLIT=N,SPLIT=N, such as train=50000,test=5000") from error
+    subset = dict(parts)
+    if len(subset) < len(parts):
+        raise WrongUse(f"--subset {args.subset}: names a split twice")
     return dataclasses.replace(loaded, split=dataclasses.replace(loaded.split, subset=subset))
 
 

@@ -32,5 +32,5 @@ def check(rejects: pa.Table, found: int, limit: float) -> None:
         raise ConversionFailed(
             f"{lost.num_rows:,} of {slices:,} slices ({lost.num_rows / slices:.1%}) give no record, more than "
             f"--max_reject_fraction {limit:g} allows: {plan.top_reasons(lost)}; "
-            "nothing was committed"
+            "nothing was committed; mend those files, or raise --max_reject_fraction"
         )

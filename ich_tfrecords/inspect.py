@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m ich_tfrecords.inspect",
         description="Look into a data set that beam_pipelines.convert has made.",
-        epilog="Begin with `info DIR`. Exit codes: 0 done, 1 the data set is damaged, 2 wrong use or input.",
+        epilog="Begin with `info DIR`. Exit codes: 0 done, 1 the data set is damaged, 2 wrong use or input, "
+        "130 interrupted.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

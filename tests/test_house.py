@@ -34,7 +34,7 @@ LIBRARY = {
     "dataset": ("plural spec labels storage", "numpy pandas pyarrow google google_crc32c tensorflow"),
     "conversion": ("plural problems spec pixels labels storage dicom volumes dataset", "numpy pyarrow google_crc32c"),
     "views": ("spec pixels storage dataset", "numpy pyarrow PIL jinja2 markupsafe"),
-    "synthetic": ("environment command_line dicom views", "numpy"),
+    "synthetic": ("environment command_line storage dicom views", "numpy"),
     "kaggle": ("environment command_line storage views", "pyarrow"),
     "inspect": ("plural environment command_line storage dataset views", ""),
 }

@@ -78,6 +78,7 @@ def _enough(text: str) -> int:
 
 
 def _compare(args: argparse.Namespace) -> None:
+    command.require_local("--output", args.output)
     table = _csv_beside(args.output)
     places = distinct([vertex.mounted(run) for run in args.runs])
     _require_evaluated(places, args.split)

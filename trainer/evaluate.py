@@ -25,7 +25,7 @@ from ich_tfrecords.views import progress_line
 from trainer.data import subgroup_columns
 from trainer.data.dataset import EVERY, Dataset, Slices
 from trainer.data.joined import join, open_datasets
-from trainer.models import model_file
+from trainer.models import model_file, model_folder
 from trainer.models.model_file import About
 from trainer.results import cohort, conformal, evaluated
 from trainer.results.evaluated import FORMAT, METRICS, PAGE, PREDICTIONS
@@ -74,7 +74,7 @@ def _parser() -> command.Parser:
     parser.add_argument("--split", default="test", metavar="NAME", help="split to evaluate, or all (default: test)")
     parser.add_argument(
         "--output", type=Path, metavar="DIR",
-        help="folder for the files (default: RUN/evaluation/SPLIT, with -flip and -<data set> where those differ)",
+        help="folder for the files (default: RUN/evaluation/SPLIT, then -recalibrated, -flip, -<data set> where meant)",
     )  # fmt: skip
     parser.add_argument(
         "--recalibrate", nargs="?", type=command.part(1), const=OWN, metavar="SHARE",
@@ -152,7 +152,7 @@ def _recalibrated(folder: Path, about: About, data: Dataset) -> About:
     from trainer.series import judging
     from trainer.training import fitting
 
-    if (folder / "saved_model.pb").exists():
+    if model_folder.is_export(folder):
         raise WrongUse(f"{folder} is an export, whose graph keeps its calibration; give the folder of its run")
     with progress_line.shown("validation", "slices", sys.stdout) as tell:
         found = (fitting.anew if about.blend is None else judging.anew)(folder, about, data, tell)

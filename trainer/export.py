@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from ich_tfrecords.storage import atomic
-from trainer.models import model_file
+from trainer.models import model_file, model_folder
 from trainer.models.model_file import About
 from trainer.results import evaluated
 from trainer.serving import model_card
@@ -31,7 +31,7 @@ from trainer.shell import command, extras, quiet, vertex
 from trainer.shell.problems import WorkFailed, WrongUse
 
 CARD = "MODEL_CARD.md"
-MARKS = {SAVED_MODEL: "saved_model.pb", ONNX: "image.onnx"}  # a file of each that no other folder has
+MARKS = dict(zip((SAVED_MODEL, ONNX), model_folder.EXPORT_MARKS, strict=True))
 SLICE_TOLD = f", {model_file.SLICE}/ (the slice model)"
 EPILOG = """\
 Written to --output: a SavedModel with the signatures hu, serving_default, records and
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _export(args: argparse.Namespace) -> None:
     source = model_file.find(args.job_dir)
-    if any((source / mark).exists() for mark in MARKS.values()):
+    if model_folder.is_export(source):
         raise WrongUse(f"{args.job_dir} is an export already; give the folder of the run that it was made from")
     if args.format == ONNX:
         extras.require("--format onnx", "onnx", ("tf2onnx", "onnx", "onnxruntime"))

@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds without an object after which a study counts as whole (default: %(default)g)",
     )  # fmt: skip
     when.add_argument(
-        "--keep_days", type=_number(0, 36_500), default=7.0, metavar="N",
+        "--keep_days", type=_number(0.0, 36_500), default=7.0, metavar="N",
         help="how long a study that is done with is kept (default: %(default)g)",
     )  # fmt: skip
     return parser

@@ -137,8 +137,8 @@ def _known(job_dir: str, folder: Path, about: About) -> tuple[About, Scope]:
     found = scope_file.read(folder, model_file.digest(folder))
     if found is None:
         raise WrongUse(
-            f"{job_dir} kept no series to compare with ({scope_file.NAME}), as runs of an earlier version; the same "
-            "train command adds it, then predict again"
+            f"{job_dir} kept no series to compare with ({scope_file.NAME}); the same train command adds it to a run of "
+            "an earlier version, and one that reads a bucket needs --cache_dir; then predict again"
         )
     wide = len(about.spec.image.windows) * portraits.BINS
     before = found.training.portraits

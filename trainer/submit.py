@@ -59,6 +59,7 @@ def _parser() -> Parser:
 
 
 def _submit(args: argparse.Namespace) -> None:
+    command.require_local("--output", args.output)
     _check_output(args.output)
     folder = model_file.find(args.job_dir)
     about = model_file.read_about(folder)

@@ -9,11 +9,11 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from ich_tfrecords import environment
 from ich_tfrecords.command_line import Parser, WrongUse
+from ich_tfrecords.storage.bucket_path import local_path
 from ich_tfrecords.synthetic import hospital
 from ich_tfrecords.synthetic.confounders import FEWEST_SLICES
 from ich_tfrecords.synthetic.plan import SyntheticError
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "defaults make some 1,700 slices. Example: python -m ich_tfrecords.synthetic --output data/tiny --patients 6 "
         "--slices_per_study 5 --test_patients 1 --every_label",
     )
-    parser.add_argument("--output", type=Path, required=True, help="directory to make; it must be empty")
+    parser.add_argument("--output", type=local_path, required=True, help="directory to make; it must be empty")
     parser.add_argument("--patients", type=int, help="train patients, 1 or 2 studies each (%(default)s)")
     parser.add_argument("--test_patients", type=int, help="patients of the unlabelled test set (%(default)s)")
     parser.add_argument("--slices_per_study", type=int, help="give or take an eighth (%(default)s)")

@@ -343,7 +343,15 @@ def test_wrong_flags(folder, convert, capsys, more, words):
             ["--input", "x"],
             "the following arguments are required: --labels, --output; `python -m beam_pipelines.convert",
         ),
-        (["--max_reject_fraction", "2"], "argument --max_reject_fraction: 2 is not between 0 and 1; `"),
+        (
+            ["--max_reject_fraction", "2"],
+            "argument --max_reject_fraction: 2 is no number between 0 and 1, such as 0.01; `",
+        ),
+        (
+            ["--max_reject_fraction", "1%"],
+            "argument --max_reject_fraction: 1% is no number between 0 and 1, such as 0.01; `",
+        ),
+        (["--subset", "train=5,train=9"], "--subset train=5,train=9: names a split twice"),
         (
             ["--input", "x", "--labels", "none", "--output", "o", "--job_name"],
             "argument --job_name: expected one argument",

@@ -45,7 +45,7 @@ def test_ten_thousand_rejects_are_ten_thousand_rows(mostly_bad, tmp_path, conver
     assert run(convert, mostly_bad, output, 0.01) == 1
     line = only_line(capsys.readouterr().err)
     assert "more than --max_reject_fraction 0.01 allows" in line
-    assert line.endswith("nothing was committed")
+    assert line.endswith("nothing was committed; mend those files, or raise --max_reject_fraction")
     assert run(convert, mostly_bad, output, 1) == 0
     with (output / manifest.REJECTS).open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -161,6 +161,10 @@ def test_an_output_that_is_no_page(two, call, tmp_path, name):
     assert "does not end in .html" in refused(call(*two, output=tmp_path / name))
 
 
+def test_an_output_in_a_bucket(two, call):
+    assert "--output gs:/b/x.html is in a bucket; name a local folder" in refused(call(*two, output="gs://b/x.html"))
+
+
 def test_an_output_that_is_a_folder(two, call, tmp_path):
     (tmp_path / "x.html").mkdir()
     assert "is a folder" in refused(call(*two, output=tmp_path / "x.html"))

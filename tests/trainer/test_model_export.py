@@ -187,10 +187,15 @@ def test_what_is_no_run_is_refused(run, tmp_path, capsys):
     assert "is a run whose training has not ended" in one_line(capsys)
 
 
-def test_an_export_is_no_run(run, capsys):
-    (run / "export" / "saved_model.pb").write_text("x")  # beside model.keras and about.json
+@pytest.mark.parametrize("mark", ["saved_model.pb", "image.onnx"])
+def test_an_export_is_no_run(run, capsys, mark):
+    (run / "export" / mark).write_text("x")  # beside model.keras and about.json
     assert main("--job_dir", run / "export") == 2
     assert "export is an export already; give the folder of the run" in one_line(capsys)
+    before = (run / "export" / "about.json").read_bytes()
+    assert evaluate.main(["--job_dir", str(run / "export"), "--recalibrate"]) == 2
+    assert "is an export, whose graph keeps its calibration; give the folder of its run" in capsys.readouterr().err
+    assert (run / "export" / "about.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", json.dumps({"what": {}, "calibration": {}})])

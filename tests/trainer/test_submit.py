@@ -155,6 +155,7 @@ def one_line(capsys) -> str:
         ("", "the following arguments are required: --job_dir, --output"),
         ("--job_dir nowhere --output a.csv", "nowhere does not exist; give the folder of a run"),
         ("--job_dir nowhere --output a.csv --flips", "unknown flag --flips; did you mean '--flip'?"),
+        ("--job_dir nowhere --output gs://b/s.csv", "--output gs:/b/s.csv is in a bucket; name a local folder"),
         ("--job_dir nowhere --output .", "--output . is a folder; name a file in it, such as submission.csv"),
         ("--job_dir nowhere --output no/a.csv", "--output no/a.csv lies in no folder that is there; make no first"),
         ("--job_dir . --output a.csv", ". holds no model.keras with its about.json"),

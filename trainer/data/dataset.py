@@ -190,7 +190,10 @@ class Dataset:
         not at hand as files, and where one side is empty.
         """
         if not self.local:
-            raise WrongUse(f"{self.place}: folds need the shards as files; copy them here with --cache_dir DIR")
+            raise WrongUse(
+                f"{self.place}: folds need the shards as files; copy them here, trainer.task with --cache_dir DIR, and "
+                "name that folder with --data_dir"
+            )
         pool = self._joined(names, " and ".join(names), random_access=True)
         groups = splits.groups(pool.table, self.manifest.groups)
         held = (splits.fold_of(groups.keys.to_pylist(), self.manifest.spec.split.salt, folds) == fold)[groups.of_row]

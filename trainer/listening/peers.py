@@ -29,7 +29,9 @@ class Caller(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Caller:
         """`AE` or `AE@HOST`; the name of a host is looked up now. Raises `ValueError`."""
-        name, _, host = text.partition("@")
+        name, at, host = text.partition("@")
+        if at and not host:  # it would be everywhere
+            raise ValueError(f"{text!r} names no host after the @; write AE or AE@HOST")
         return cls(title(name), frozenset(_addresses(host)) if host else frozenset())
 
 

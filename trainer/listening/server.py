@@ -79,9 +79,10 @@ class Server:
         try:
             place: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4]
             self._server = self._entity.make_server(place, evt_handlers=handlers, server_class=_Listener)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            told = getattr(error, "strerror", None) or "no name of a host"
             raise WrongUse(
-                f"cannot listen at {host}:{port} ({error.strerror}); end what listens there, or choose another --port"
+                f"cannot listen at {host}:{port} ({told}); end what listens there, or choose another --host or --port"
             ) from error
         return int(self._server.server_address[1])
 

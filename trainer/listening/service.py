@@ -69,6 +69,7 @@ def run(settings: Settings, listening: Callable[[int], None]) -> None:
         listening(port)
         _turns(settings, studies, inbox, worker, outbox, asked_to_end)
         tell("ending: open associations first")
+        server.close()
 
 
 def make_place(folder: Path) -> None:

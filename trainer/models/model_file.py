@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ich_tfrecords.spec import DatasetSpec, SpecError, from_dict, sample_differences, to_dict
 from ich_tfrecords.storage import atomic
 from trainer.data import neighbours
-from trainer.models import keras_file, windows
+from trainer.models import keras_file, model_folder, windows
 from trainer.results import blend as blends
 from trainer.results import calibration as calibrations
 from trainer.results.joint import Odds, coherent
@@ -32,9 +32,7 @@ from trainer.trust.scope import Scope
 if TYPE_CHECKING:
     import keras
 
-MODEL = "model.keras"
-SLICE = "slice"  # beside the context of a series model: the folder of its slice model
-ABOUT = "about.json"
+MODEL, SLICE, ABOUT = model_folder.MODEL, model_folder.SLICE, model_folder.ABOUT
 CLASSIFIER = "classifier"  # among the settings: what takes the place of the last layer, see `classical`
 Embedder = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]]
 FORMAT = 2
@@ -45,15 +43,15 @@ READABLE = (1, 2)  # format 1 has no odds
 class About:
     """What a trained model takes, where it comes from, and how its logits become probabilities and decisions.
 
-    `fingerprint`: of the data set it was trained on. `settings`: of its run. `thresholds`: label -> rule ->
-    probability from which on a slice counts as positive, chosen on the validation split; `study_thresholds`: the
-    same for the greatest probability of a study. `facts`: data_dir (of several
-    data sets a list, with data_sets, their fingerprints), parameters, epoch (of the weights), step (at the end of
-    training), prevalence (label -> share of positives of the training split), foreseen (what the
-    thresholds rest on and will hold, see `thresholds.foreseen`), conformal (what a promise about studies rests on, see
-    `conformal.scores`), versions. `odds`: what lies between logits and
-    natural log odds, before the calibration; None for one of the earlier kind, which takes one shift off each label.
-    `blend`: of a series model, what joins context and slice model; its "logits" are the natural log odds of both.
+    `fingerprint`: of the data set it was trained on. `settings`: of its run. `thresholds`: label -> rule -> probability
+    from which on a slice counts as positive, chosen on the validation split; `study_thresholds`: the same for the
+    greatest probability of a study. `facts`: data_dir (of several data sets a list, with data_sets, their
+    fingerprints), parameters, epoch (of the weights), step (at the end of training), prevalence (label -> share of
+    positives of the training split), foreseen (what the thresholds rest on and will hold, see `thresholds.foreseen`),
+    conformal (what a promise about studies rests on, see `conformal.scores`), versions. `odds`: what lies between
+    logits and natural log odds, before the calibration; None for one of the earlier kind, which takes one shift off
+    each label. `blend`: of a series model, what joins context and slice model; its "logits" are the natural log odds of
+    both.
     """
 
     spec: DatasetSpec
@@ -144,7 +142,9 @@ def read_about(folder: Path) -> About:
         return about
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise WrongUse(f"cannot use {path} ({reason}); end the training again to write it anew") from error
+        raise WrongUse(
+            f"cannot use {path} ({reason}); let the command that wrote it, train, classify or export, write it anew"
+        ) from error
 
 
 def _check(about: About) -> None:
@@ -173,50 +173,30 @@ def _check(about: About) -> None:
 def find(place: str) -> Path:
     """The folder with `MODEL` and `ABOUT`: `place` itself, or what the run at `place` exported. Raises `WrongUse`."""
     folder = vertex.mounted(place)
-    if _is_model(folder):
+    if model_folder.is_model(folder):
         return folder
-    if _is_model(folder / "export"):
-        _require_ended(folder, place)
-        return folder / "export"
-    raise WrongUse(f"{place} {_what_else(folder)}")
+    for written in (folder / name for name in model_folder.WRITTEN):
+        if model_folder.is_model(written):
+            _require_ended(folder, written, place)
+            return written
+    raise WrongUse(f"{place} {model_folder.what_else(folder)}")
 
 
 def run_folder(folder: Path) -> Path:
     """The run that exported into `folder` (as `find` gives it); where there is none, `folder` itself."""
-    own = folder.name == "export" and (folder.parent / "config.yaml").is_file()
+    own = folder.name in model_folder.WRITTEN and (folder.parent / "config.yaml").is_file()
     return folder.parent if own else folder
 
 
-def _is_model(folder: Path) -> bool:
-    return (folder / MODEL).is_file() and (folder / ABOUT).is_file()
-
-
-def _require_ended(run: Path, place: str) -> None:
+def _require_ended(run: Path, written: Path, place: str) -> None:
     """Refuse a run that was trained on after its model was written."""
     newest = max((path.stem for path in run.glob("checkpoints/step-*.npz")), default="step-0")
-    step, written = int(newest.removeprefix("step-")), read_about(run / "export").facts["step"]
-    if step > written:
+    step, before = int(newest.removeprefix("step-")), read_about(written).facts["step"]
+    if step > before:
         raise WrongUse(
-            f"{place} has been trained on to step {step:,} since its model was written at step {written:,}; the same "
-            f"train command ends it, or give {run / 'export'} for the model of then"
+            f"{place} has been trained on to step {step:,} since its model was written at step {before:,}; the same "
+            f"train command ends it, or give {written} for the model of then"
         )
-
-
-def _what_else(folder: Path) -> str:
-    """What a folder without a model is, and what to do."""
-    if not folder.exists():
-        return "does not exist; give the folder of a run (--job_dir of trainer.task) or of an export"
-    if folder.is_file():
-        return f"is a file; give the folder it lies in, with its {ABOUT}"
-    if any(folder.glob("checkpoints/step-*.npz")):
-        return (
-            "is a run whose training has not ended; the same train command goes on, and with --epochs N it ends earlier"
-        )
-    if (folder / "config.yaml").is_file():
-        return "is a run without a checkpoint, so there is no model yet; start its train command again"
-    if (folder / "saved_model.pb").is_file():
-        return f"is a SavedModel without {MODEL} and {ABOUT}; give one that python -m trainer.export wrote"
-    return f"holds no {MODEL} with its {ABOUT}; give the folder of a run (--job_dir of trainer.task) or of an export"
 
 
 def files(folder: Path) -> tuple[str, ...]:
@@ -242,7 +222,9 @@ def load_model(folder: Path, about: About) -> keras.Model:
         classical.require_whole(model)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise WrongUse(f"cannot read {path} ({reason}); end the training again to write it anew") from error
+        raise WrongUse(
+            f"cannot read {path} ({reason}); let the command that wrote it, train, classify or export, write it anew"
+        ) from error
     wanted = _shapes(about)
     if (model.input_shape, model.output_shape) != wanted:
         raise WrongUse(

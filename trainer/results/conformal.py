@@ -116,8 +116,8 @@ def promise(found: Scores, alpha: float) -> Promise:
     """Raises `WrongUse` where no label has the patients for it."""
     if not found:
         raise WrongUse(
-            "the model has no patients to promise by: it was trained without a validation split, or before this was "
-            "kept; python -m trainer.evaluate --job_dir RUN --recalibrate adds them"
+            "the model has no patients to promise by; if it was trained before they were kept, python -m "
+            "trainer.evaluate --job_dir RUN --recalibrate adds them; if without a validation split, train with one"
         )
     told = {name: lacking(of_label, alpha) for name, of_label in found.items()}
     decided = {name: limits(of_label, alpha) for name, of_label in found.items()}

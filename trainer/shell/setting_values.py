@@ -49,7 +49,8 @@ def typed(key: str, value: Any, kind: Any) -> Any:
         return int(value)
     if str(kind).startswith("dict"):
         require(isinstance(value, dict), f"{key} is {value!r}; it must be a mapping")
-        return dict(value)
+        of_numbers = str(kind).endswith("float]")
+        return {name: typed(f"{key}.{name}", one, float) if of_numbers else one for name, one in value.items()}
     if str(kind).startswith("list"):
         require(isinstance(value, list), f"{key} is {value!r}; it must be a list, such as [1, 3]")
         return [typed(key, one, float) for one in value]

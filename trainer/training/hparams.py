@@ -157,7 +157,11 @@ _RANGES: dict[str, tuple[float, float]] = {
 def _check_pairs(hparams: HParams) -> None:
     """Refuse a setting that another one would leave without effect."""
     explicit = hparams.sampling == "explicit"
-    require(explicit == bool(hparams.proportions), "proportions and sampling: explicit go together")
+    require(
+        explicit == bool(hparams.proportions),
+        "proportions and sampling: explicit go together; write both, such as --sampling explicit "
+        "--set 'proportions={none: 1, epidural: 1}'",
+    )
     shares = hparams.data_shares
     require(
         not shares or (all(0 <= share < _INF for share in shares) and sum(shares) > 0),
@@ -264,6 +268,9 @@ FREE_ON_RESUME = frozenset(
 )
 
 
+MERGED = ("architecture", "series")  # settings that hold settings
+
+
 def resolve(model: str | None, config: str | None, sets: Mapping[str, Any]) -> HParams:
     """Settings of a run: `defaults`, then `config` (a packaged name or a YAML file), then `sets`.
 
@@ -275,9 +282,12 @@ def resolve(model: str | None, config: str | None, sets: Mapping[str, Any]) -> H
     _require_known(name, MODELS, "model is")
     conflict = model is not None and overlay.get("model", model) != model
     require(not conflict, f"--model {model} and --config {config} (model: {overlay.get('model')}) disagree")
+    require(sets.get("model", name) == name, f"--set model={sets.get('model')}: write --model {sets.get('model')}")
     values = _overlay(defaults(str(name)), overlay, str(config))
     for key, value in sets.items():
-        values = _overlay(values, nested(key, value), f"--set {key}")
+        # proportions as a whole are given anew, a stratum with a dot beside those that are there
+        merged = (*MERGED, "proportions") if "." in key else MERGED
+        values = _overlay(values, nested(key, value), f"--set {key}", merged)
     return from_dict(values)
 
 
@@ -353,12 +363,14 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _overlay(base: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`values` over `base`: architecture and series merge key by key, everything else is replaced."""
+def _overlay(
+    base: Mapping[str, Any], values: Mapping[str, Any], where: str, merges: Sequence[str] = MERGED
+) -> dict[str, Any]:
+    """`values` over `base`: those of `merges` key by key, everything else is replaced."""
     for key in values:
         _require_known(key, base, f"{where}: unknown setting")
     merged = {**base, **values}
-    for key in ("architecture", "series"):
+    for key in merges:
         if isinstance(values.get(key), dict):
             merged[key] = {**base[key], **values[key]}
     return merged

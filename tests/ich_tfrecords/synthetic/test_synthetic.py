@@ -506,6 +506,12 @@ def test_wrong_use_is_one_line_and_exit_2(
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.parametrize(("output", "words"), [("gs://b/x", "is an address"), ("", "the path is empty")])
+def test_an_output_that_is_no_place_here(output, words, capsys):
+    assert command.main(["--output", output]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_a_directory_with_files_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").write_text("keep")
     assert command.main(["--output", str(tmp_path)]) == 2

@@ -207,7 +207,9 @@ def test_folds_without_patients_are_refused(opened):
 
 
 def test_folds_need_files(opened):
-    with pytest.raises(WrongUse, match="folds need the shards as files; copy them here with --cache_dir DIR"):
+    with pytest.raises(
+        WrongUse, match=r"folds need the shards as files; .* with --cache_dir DIR, and name that folder"
+    ):
         dataclasses.replace(opened, local=False).fold(("train", "validation"), 0, 5)
 
 

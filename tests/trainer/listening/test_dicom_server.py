@@ -394,8 +394,13 @@ def test_what_does_not_end_is_aborted(studies, inbox, serve, monkeypatch):
 
 
 def test_a_port_that_is_taken_is_one_line(port, studies, inbox):
-    with pytest.raises(WrongUse, match=f"cannot listen at 127.0.0.1:{port} .*choose another --port"):
+    with pytest.raises(WrongUse, match=f"cannot listen at 127.0.0.1:{port} .*choose another --host or --port"):
         server.Server("ICH", (), inbox, studies).bind("127.0.0.1", port)
+
+
+def test_a_host_that_is_no_name_is_one_line(studies, inbox):
+    with pytest.raises(WrongUse, match=r"cannot listen at 10\.0\.0\.\.5:0 \(no name of a host\); .*another --host"):
+        server.Server("ICH", (), inbox, studies).bind("10.0.0..5", 0)
 
 
 def test_a_port_that_was_not_begun_is_left(studies, inbox):

@@ -83,6 +83,12 @@ def test_callers():
     assert not may_call([anywhere, here], "CT3", "127.0.0.1")
 
 
+def test_no_host_after_the_at_is_not_everywhere():
+    """As `--allow CT1@$SCANNER` is where the variable is not set."""
+    with pytest.raises(ValueError, match="'CT1@' names no host after the @; write AE or AE@HOST"):
+        Caller.read("CT1@")
+
+
 def test_a_host_that_nobody_knows(monkeypatch):
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")

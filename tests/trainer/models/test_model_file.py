@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -176,6 +177,20 @@ def test_the_run_of_an_export(exported):
     assert model_file.run_folder(exported) == exported.parent
 
 
+def test_a_run_of_vertex_ai_has_its_model_beside_its_checkpoints(exported, tmp_path):
+    """AIP_MODEL_DIR is the folder `model` of the job's folder, AIP_CHECKPOINT_DIR the folder `checkpoints`."""
+    run = tmp_path / "job"
+    shutil.copytree(exported, run / "model")
+    (run / "config.yaml").write_text("model: cnn\n")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "step-000000219.npz").write_text("x")
+    assert model_file.find(str(run)) == run / "model"
+    assert model_file.run_folder(run / "model") == run
+    (run / "checkpoints" / "step-000000290.npz").write_text("x")
+    with pytest.raises(WrongUse, match=r"trained on to step 290 .* or give .*job/model for the model of then"):
+        model_file.find(str(run))
+
+
 def test_the_file_itself_is_no_folder(exported):
     with pytest.raises(WrongUse, match=r"is a file; give the folder it lies in, with its about\.json"):
         model_file.find(str(exported / "model.keras"))
@@ -210,7 +225,8 @@ def test_the_same_weights_have_the_same_name_whenever_they_are_written(about, tm
         ([], "holds no model.keras with its about.json"),
         (["config.yaml"], "is a run without a checkpoint, so there is no model yet; start its train command again"),
         (["config.yaml", "checkpoints/step-000000003.npz"], "is a run whose training has not ended; the same train"),
-        (["saved_model.pb"], "is a SavedModel without model.keras and about.json"),
+        (["saved_model.pb"], "is an export without model.keras and about.json"),
+        (["image.onnx"], "is an export without model.keras and about.json"),
         (["model.keras"], "holds no model.keras with its about.json"),
     ],
 )

@@ -47,6 +47,7 @@ def test_precedence_defaults_then_config_then_sets(tmp_path):
         ({"wait_minutes": -1}, "wait_minutes is -1.0; use 0"),
         ({"replicas": 2}, "replicas belongs to strategy: mirrored"),
         ({"architecture": 3}, "must be a mapping"),
+        ({"proportions.none": "abc"}, r"proportions\.none is 'abc'; it must be a number"),
         ({"validation_split": "", "patience": 2}, "patience needs a validation_split"),
         ({"flip": 1}, "must be true or false"),
         ({"erase": 1.5}, "erase is 1.5; use 0 to 1"),
@@ -63,6 +64,21 @@ def test_precedence_defaults_then_config_then_sets(tmp_path):
 def test_a_wrong_setting_is_refused_by_name(sets, words):
     with pytest.raises(WrongUse, match=words):
         resolve(**sets)
+
+
+def test_the_model_is_no_setting_beside_its_flag():
+    assert hparams.resolve("cnn", None, {"model": "cnn"}).model == "cnn"
+    with pytest.raises(WrongUse, match="--set model=xception: write --model xception"):
+        hparams.resolve("cnn", None, {"model": "xception"})
+
+
+def test_a_stratum_with_a_dot_stands_beside_the_others(tmp_path):
+    dotted = {"sampling": "explicit", "proportions.epidural": 1, "proportions.none": 2}
+    assert resolve(**dotted).proportions == {"epidural": 1.0, "none": 2.0}
+    config = tmp_path / "explicit.yaml"
+    config.write_text("model: cnn\nsampling: explicit\nproportions: {none: 1, subdural: 1}\n")
+    assert resolve(config=str(config), **{"proportions.none": 3}).proportions == {"none": 3.0, "subdural": 1.0}
+    assert resolve(config=str(config), proportions={"epidural": 1}).proportions == {"epidural": 1.0}
 
 
 def test_a_config_names_the_model_and_must_not_contradict_the_flag(tmp_path):
