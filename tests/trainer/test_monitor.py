@@ -129,7 +129,7 @@ def test_a_run_of_before(call, run, predicted):
     place = predicted(now())
     (run / "export" / "scope.npz").unlink()
     line = refused(call("--predicted", place))
-    assert "kept no series to compare with (scope.npz), as runs of an earlier version; the same train command" in line
+    assert "kept no series to compare with (scope.npz); the same train command" in line
 
 
 def test_predictions_of_another_model(call, predicted):
