@@ -326,6 +326,7 @@ def test_a_really_full_disk(folder, convert, capsys):
         (("--runner", "DataflowRunner"), "--runner DataflowRunner: "),
         (("--spec", "rsna_icc"), "did you mean 'rsna_ich'"),
         (("--subset", "train"), "write SPLIT=N"),
+        (("--subset", "train=5,train=9"), "--subset train=5,train=9: names a split twice"),
         (("--subset", "tarin=5"), "did you mean 'train'"),
         (("--subset", "train=500"), "the subset asks for 500 train slices"),
         (("--include", "*/nothing/*"), "nothing"),
@@ -351,7 +352,6 @@ def test_wrong_flags(folder, convert, capsys, more, words):
             ["--max_reject_fraction", "1%"],
             "argument --max_reject_fraction: 1% is no number between 0 and 1, such as 0.01; `",
         ),
-        (["--subset", "train=5,train=9"], "--subset train=5,train=9: names a split twice"),
         (
             ["--input", "x", "--labels", "none", "--output", "o", "--job_name"],
             "argument --job_name: expected one argument",
