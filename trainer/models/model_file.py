@@ -37,6 +37,7 @@ CLASSIFIER = "classifier"  # among the settings: what takes the place of the las
 Embedder = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]]
 FORMAT = 2
 READABLE = (1, 2)  # format 1 has no odds
+_ANEW = "let the command that wrote it, train, classify or export, write it anew"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,9 +143,7 @@ def read_about(folder: Path) -> About:
         return about
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise WrongUse(
-            f"cannot use {path} ({reason}); let the command that wrote it, train, classify or export, write it anew"
-        ) from error
+        raise WrongUse(f"cannot use {path} ({reason}); {_ANEW}") from error
 
 
 def _check(about: About) -> None:
@@ -222,9 +221,7 @@ def load_model(folder: Path, about: About) -> keras.Model:
         classical.require_whole(model)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise WrongUse(
-            f"cannot read {path} ({reason}); let the command that wrote it, train, classify or export, write it anew"
-        ) from error
+        raise WrongUse(f"cannot read {path} ({reason}); {_ANEW}") from error
     wanted = _shapes(about)
     if (model.input_shape, model.output_shape) != wanted:
         raise WrongUse(
