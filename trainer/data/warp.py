@@ -13,9 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data import lanes
+
 BORDER = 2  # of air around an image, so that each place that is far outside has four neighbours there too
-_LANES = 8  # pixels that are changed at once: what is changed of a row begins and ends at a multiple, or at its end
-_WORD, _PAIR = 32, 64  # bits, which hold several channels of a pixel, or of two
+# along x and y: how far what is not air goes in each of these directions, and in the opposite one, makes the hull
+_WAYS = ((1, 0), (0, 1), (1, 1), (1, -1))
+_MARGIN = 1 / 16  # of a pixel, by which float32 cannot misplace one
+_BAND = 4  # rows that are looked at together for what is not air
+_FLAT = 1e-20  # a lesser slope is taken for this, so that nothing is divided by 0
 
 # what may be done to floats: nothing that changes a finite number, so no fused multiply-add
 _FLOATS = {"nnan", "ninf", "nsz"}
@@ -42,27 +47,8 @@ def change(images: npt.NDArray[Any], changes: npt.NDArray[np.float32]) -> None:
     """Change `images` uint8 or int16 [n, s, s, c] in place by `changes` float32 [n, 15], see `augment.apply`."""
     side, channels, bits = images.shape[1], images.shape[3], 8 * images.dtype.itemsize
     flat = images.view(f"u{images.dtype.itemsize}").reshape(len(images), side * side * channels)
-    for first in range(0, channels, _WORD // bits):
-        _kernel(side, channels, first, min(_WORD // bits, channels - first), bits)(flat, changes)
-
-
-@functools.cache
-def _word_at() -> Callable[[Any, Any], Any]:
-    """A compiled function: the 64 bits that begin with an element of an array, whether or not they are aligned."""
-    from numba import types
-    from numba.core import cgutils
-    from numba.extending import intrinsic
-
-    @intrinsic
-    def word_at(typing: Any, elements: Any, place: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-            array = cgutils.create_struct_proxy(signature.args[0])(context, builder, given[0])
-            word = context.get_value_type(types.uint64).as_pointer()
-            return builder.load(builder.bitcast(builder.gep(array.data, [given[1]]), word), align=1)
-
-        return types.uint64(elements, types.uint64), code
-
-    return word_at
+    for first in range(0, channels, lanes.WORD // bits):
+        _kernel(side, channels, first, min(lanes.WORD // bits, channels - first), bits)(flat, changes)
 
 
 @functools.cache
@@ -74,81 +60,75 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
     channels fit into it.
     """
     import numba
-    from numba import float32, int16, int32, uint8, uint16, uint32, uint64
+    from numba import float32, int32, uint8, uint16, uint32, uint64
 
-    wide, pixels, stride = side + 2 * BORDER, uint64(side), uint64(channels)
-    mask = uint32((1 << bits) - 1)
-    together = bits * (channels + count) <= _PAIR
-    apart = bits * channels if together else _WORD  # bits from a channel to that of the right neighbour
-    word_at = _word_at()
+    wide, pixels, stride, over = side + 2 * BORDER, uint64(side), uint64(channels), lanes.PAIR // bits
+    together = bits * (channels + count) <= lanes.PAIR
+    apart = bits * channels if together else lanes.WORD  # bits from a channel to that of the right neighbour
+    kind_of = uint8 if bits == 8 else uint16
+    group = uint64(lanes.LANES)
+    full, ragged = pixels // group * group, side % lanes.LANES > 0  # a few pixels of a row may be less than a group
+    room, bands = -(-side // lanes.LANES) * lanes.LANES, -(-side // _BAND)
+    # from the upper neighbours of a row to the lower ones and from the parts across to those down; and to the next row
+    below, beyond = uint64(room), uint64(2 * room)
+    word_at = lanes.word_at()
+    as_they_are, graded = (lanes.blended(bits, channels, count, apart, graded) for graded in (False, True))
     inlined = numba.njit(inline="always", fastmath=_FLOATS)
 
     @inlined
-    def grey_of(bits_found: Any, air: Any) -> Any:
-        return float32(int32(bits_found))
+    def lay(image: Any, laid: Any, air: Any, band: Any, left: Any, right: Any) -> tuple[int, int]:
+        """Copy the image into the border of air; returns the first and the last band of rows that is not all air.
 
-    @inlined
-    def grey_level(value: Any, gain: Any, bias: Any, air: Any) -> Any:
-        """A grey level after gain and bias."""
-        return uint8(int32(np.rint(min(max(np.rint(value) * gain + bias, float32(0)), float32(255)))))
-
-    @inlined
-    def grey_as_it_is(value: Any, gain: Any, bias: Any, air: Any) -> Any:
-        """The same where gain is 1 and bias 0: a mean of grey levels is one."""
-        return uint8(int32(np.rint(value)))
-
-    @inlined
-    def hu_above(bits_found: Any, air: Any) -> Any:
-        return float32(int32(int16(uint16(bits_found))) - air)
-
-    @inlined
-    def hu_of(value: Any, gain: Any, bias: Any, air: Any) -> Any:
-        return uint16(int32(np.rint(value)) + air)
-
-    above_air, level, kind_of = (grey_of, grey_level, uint8) if bits == 8 else (hu_above, hu_of, uint16)
-    same_level = grey_as_it_is if bits == 8 else hu_of
-
-    @inlined
-    def lay(image: Any, laid: Any, columns: Any, air: Any) -> tuple[int, int]:
-        """Copy the image into the border of air; returns the first and last row that is not all air."""
-        top, bottom = side, -1
-        columns[:] = 0
-        for y in range(side):
-            begin, row = uint64(y * side * channels), uint64(((y + BORDER) * wide + BORDER) * channels)
-            filled = kind_of(0)
-            for at in range(pixels * stride):
-                value = image[begin + at]
-                laid[row + at] = value
-                differs = kind_of(value ^ air)
-                columns[at] = kind_of(columns[at] | differs)
-                filled = kind_of(filled | differs)
-            if filled:
-                top, bottom = min(top, y), y
+        `left` and `right`: where each of them begins and ends, told by words of 64 bits, so that a few pixels of air
+        may count. Bands of air between others are as the one above.
+        """
+        length = side * channels
+        top, bottom = bands, -1
+        for number in range(bands):
+            band[:] = 0
+            for y in range(number * _BAND, min((number + 1) * _BAND, side)):
+                begin, row = uint64(y * length), uint64(((y + BORDER) * wide + BORDER) * channels)
+                for at in range(pixels * stride):
+                    value = image[begin + at]
+                    laid[row + at] = value
+                    band[at] = kind_of(band[at] | value ^ air)
+            first, last = 0, length - 1
+            while first < length and word_at(band, uint64(first)) == uint64(0):
+                first += over
+            while last >= first and word_at(band, uint64(max(last + 1 - over, 0))) == uint64(0):
+                last -= over
+            if last >= first:
+                top, bottom = min(top, number), number
+                left[number], right[number] = first // channels, last // channels
+            elif number:
+                left[number], right[number] = left[number - 1], right[number - 1]
         return top, bottom
 
     @inlined
-    def filled_columns(columns: Any) -> tuple[int, int]:
-        """The first and last column that is not all air."""
-        left, right = side * channels, -1
-        for at in range(side * channels):
-            if columns[at]:
-                left, right = min(left, at), at
-        return left // channels, right // channels
+    def spans(change: Any, top: int, bottom: int, left: Any, right: Any, begin: Any, end: Any) -> None:
+        """The first and the last pixel of each row whose place may lie beside the hull around what is not air."""
+        begin[:], end[:] = float32(0), float32(side - 1 if top <= bottom else -1)
+        for along, down in _WAYS:
+            low, high = 4 * side, -4 * side
+            for number in range(top, bottom + 1):
+                one, other = along * left[number], along * right[number]
+                first, last = down * number * _BAND, down * ((number + 1) * _BAND - 1)
+                low = min(low, min(one, other) + min(first, last))
+                high = max(high, max(one, other) + max(first, last))
+            # of the places of a row, how far they lie in this direction, as its first pixel and what each adds
+            slope = along * float(change[0]) + down * float(change[3])
+            slope = slope if abs(slope) > _FLAT else _FLAT
+            start = (along * float(change[2]) + down * float(change[5])) / slope
+            more = float32((along * float(change[1]) + down * float(change[4])) / slope)
+            reach = abs(along) + abs(down) + _MARGIN
+            one, other = (low - reach) / slope - start, (high + reach) / slope - start
+            least, most = float32(min(one, other)), float32(max(one, other))
+            for y in range(side):
+                begin[y] = max(begin[y], least - more * float32(int32(y)))
+                end[y] = min(end[y], most - more * float32(int32(y)))
 
     @inlined
-    def crossing(begin: float, end: float, start: float, slope: float, low: int, high: int) -> tuple[float, float]:
-        """The part of begin .. end where start + slope * x may lie within low .. high.
-
-        A pixel more on each side, of both: float32 rounds the place of a pixel and `start` each in its own way.
-        """
-        low, high = low - 1, high + 1
-        if slope == 0.0:
-            return (begin, end) if low <= start <= high else (0.0, -1.0)
-        one, other = (low - start) / slope, (high - start) / slope
-        return max(begin, min(one, other) - 1.0), min(end, max(one, other) + 1.0)
-
-    @inlined
-    def places(change: Any, y: int, at: Any, parts: Any, begin: Any, end: Any) -> None:
+    def places(change: Any, y: int, at: Any, parts: Any, begin: Any, end: Any, to: Any) -> None:
         """Where each pixel of row `y` from `begin` to `end` lies, and the parts that right and lower neighbours have.
 
         The rest is that of the left and upper ones: where these lie in the image, 1 - (u - left) is (left + 1) - u to
@@ -160,7 +140,7 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
             u = (change[0] * float32(int32(x)) + across) + change[2]
             v = (change[3] * float32(int32(x)) + down) + change[5]
             left, top = np.floor(u), np.floor(v)
-            parts[x], parts[pixels + x] = u - left, v - top
+            parts[to + x], parts[to + below + x] = u - left, v - top
             row, column = int32(min(max(top, low), high)), int32(min(max(left, low), high))
             pixel = (row + int32(BORDER)) * int32(wide) + column + int32(BORDER)
             at[x] = uint32(pixel * int32(channels) + int32(first))
@@ -170,42 +150,55 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
         """The channels of a pixel and, from bit `apart` on, those of its right neighbour."""
         if together:
             return word_at(laid, place)
-        return (word_at(laid, place) & uint64((1 << _WORD) - 1)) | (word_at(laid, place + stride) << uint64(_WORD))
+        return (word_at(laid, place) & uint64((1 << lanes.WORD) - 1)) | (
+            word_at(laid, place + stride) << uint64(lanes.WORD)
+        )
 
     @inlined
-    def gather(laid: Any, at: Any, near: Any, begin: Any, end: Any) -> None:
-        """The four neighbours of each pixel."""
-        for x in range(begin, end):
-            place = uint64(at[x])
-            near[x], near[pixels + x] = pair(laid, place), pair(laid, place + uint64(wide) * stride)
+    def fetch(laid: Any, at: Any, near: Any, x: Any, to: Any) -> None:
+        """The four neighbours of each pixel of a group."""
+        for lane in range(group):
+            place = uint64(at[x + lane])
+            slot = to + x + (lane & uint64(1) | (lane & uint64(2)) << uint64(1) | (lane & uint64(4)) >> uint64(1))
+            near[slot], near[slot + below] = pair(laid, place), pair(laid, place + uint64(wide) * stride)
 
-    @inlined
-    def value_at(words: Any, bit: int, air: Any) -> Any:
-        """Above air, of the channel that begins at `bit` of a pair, which is two words."""
-        word = words[0] if bit < _WORD else words[1]
-        return above_air((word >> uint32(bit % _WORD)) & mask, air)
-
-    def blend_to(level: Any) -> Any:
+    def rows_by(blended: Any) -> Any:
         @inlined
-        def blend(
-            halves: Any, parts: Any, image: Any, row: Any, begin: Any, end: Any, gain: Any, bias: Any, air: Any
+        def rows(
+            laid: Any,
+            at: Any,
+            near: Any,
+            parts: Any,
+            next_: Any,
+            this: Any,
+            image: Any,
+            row: Any,
+            rest: Any,
+            levels: Any,
+            air: Any,
         ) -> None:
-            """Write the pixels from `begin` to `end` of a row."""
-            for x in range(begin, end):
-                before_x, before_y = parts[x], parts[pixels + x]
-                after_x, after_y = float32(1) - before_x, float32(1) - before_y
-                above, below = uint64(2) * x, uint64(2) * (pixels + x)
-                upper, lower = (halves[above], halves[above + uint64(1)]), (halves[below], halves[below + uint64(1)])
-                for channel in range(count):
-                    left, right = bits * channel, apart + bits * channel
-                    one, two = value_at(upper, left, air), value_at(upper, right, air)
-                    three, four = value_at(lower, left, air), value_at(lower, right, air)
-                    value = after_y * (after_x * one + before_x * two) + before_y * (after_x * three + before_x * four)
-                    image[row + stride * x + uint64(channel)] = level(value, gain, bias, air)
+            """Fetch what the next row needs while this one is written: neither waits for the other."""
+            (low, high, to), (begin, end, of) = next_, this
+            inside = min(end, full)
+            both = min(high - low, max(inside, begin) - begin)
+            ahead = low - begin
+            for x in range(begin, begin + both, group):
+                fetch(laid, at, near, x + ahead, to)
+                blended(near, parts, of + x, below, image, row + stride * x, levels, air)
+            for x in range(low + both, high, group):
+                fetch(laid, at, near, x, to)
+            for x in range(begin + both, inside, group):
+                blended(near, parts, of + x, below, image, row + stride * x, levels, air)
+            if ragged:
+                for x in range(inside, end, group):  # fewer pixels than a group
+                    blended(near, parts, of + x, below, rest, uint64(0), levels, air)
+                    for lane in range(pixels - x):
+                        for channel in range(count):
+                            image[row + stride * (x + lane) + uint64(channel)] = rest[stride * lane + uint64(channel)]
 
-        return blend
+        return rows
 
-    blend, blend_as_it_is = blend_to(level), blend_to(same_level)
+    write, write_graded = rows_by(as_they_are), rows_by(graded)
 
     @inlined
     def fill(image: Any, row: Any, begin: Any, end: Any, value: Any) -> None:
@@ -215,41 +208,36 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
 
     @numba.njit(nogil=True, error_model="numpy", fastmath=_FLOATS)
     def run(images: Any, changes: Any) -> None:
-        laid = np.zeros(wide * wide * channels + _PAIR // bits, images.dtype)
-        columns, at = np.empty(side * channels, images.dtype), np.empty(side, np.uint32)
-        near, parts = np.empty(2 * side, np.uint64), np.empty(2 * side, np.float32)
-        halves, around = near.view(np.uint32), int32(0)
+        laid, around = np.zeros(wide * wide * channels + over, images.dtype), int32(0)
+        band, rest = np.zeros(side * channels + over, images.dtype), np.empty(lanes.LANES * channels, images.dtype)
+        left, right = np.empty(bands, np.int32), np.empty(bands, np.int32)
+        begin, end = np.empty(side, np.float32), np.empty(side, np.float32)
+        at, near, parts = np.empty(room, np.uint32), np.empty(4 * room, np.uint64), np.empty(4 * room, np.float32)
         for number in range(len(images)):
             image, change = images[number], changes[number]
             gain, bias, air = change[8], change[9], int32(change[14])
-            outside = level(float32(0), gain, bias, air)
+            of_levels = bits == 8 and (gain != float32(1) or bias != float32(0))
+            outside = kind_of(int32(np.rint(min(max(bias, float32(0)), float32(255))))) if bits == 8 else kind_of(air)
             if air != around:
                 laid[:], around = kind_of(air), air
-            top, bottom = lay(image, laid, columns, kind_of(air))
-            left, right = filled_columns(columns)
+            top, bottom = lay(image, laid, kind_of(air), band, left, right)
+            spans(change, top, bottom, left, right, begin, end)
             fill(image, uint64(first), uint64(0), pixels * pixels, outside)
-            for y in range(side):
-                # what lies outside of the box around all that is not air is air
-                begin, end = 0.0, float(side - 1) if bottom >= 0 else -1.0
-                begin, end = crossing(
-                    begin, end, float(change[1] * float32(y) + change[2]), float(change[0]), left - 1, right + 1
-                )
-                begin, end = crossing(
-                    begin, end, float(change[4] * float32(y) + change[5]), float(change[3]), top - 1, bottom + 1
-                )
-                low, high = uint64(0), uint64(0)
-                if end >= begin:
-                    low = uint64(int(begin)) & ~uint64(_LANES - 1)
-                    high = min(pixels, (uint64(int(end)) + uint64(_LANES)) & ~uint64(_LANES - 1))
-                row = uint64(y * side * channels + first)
-                if high > low:
-                    places(change, y, at, parts, low, high)
-                    gather(laid, at, near, low, high)
-                    if gain == float32(1) and bias == float32(0):
-                        blend_as_it_is(halves, parts, image, row, low, high, gain, bias, air)
-                    else:
-                        blend(halves, parts, image, row, low, high, gain, bias, air)
-                if change[11] <= y < change[13]:
+            this = (uint64(0), uint64(0), beyond)
+            for y in range(side + 1):
+                next_ = (uint64(0), uint64(0), beyond - this[2])
+                if y < side and begin[y] <= end[y]:
+                    low = uint64(int(begin[y])) // group * group
+                    high = (uint64(int(end[y])) // group + uint64(1)) * group
+                    next_ = (low, high, beyond - this[2])
+                    places(change, y, at, parts, low, high, next_[2])
+                row = uint64((y - 1) * side * channels + first)
+                if of_levels:
+                    write_graded(laid, at, near, parts, next_, this, image, row, rest, (gain, bias), air)
+                else:
+                    write(laid, at, near, parts, next_, this, image, row, rest, (gain, bias), air)
+                if change[11] <= y - 1 < change[13]:
                     fill(image, row, uint64(change[10]), uint64(change[12]), kind_of(air))
+                this = next_
 
     return run

@@ -451,3 +451,49 @@ def test_the_box_around_what_is_not_air_loses_nothing(deg):
         images[number, y : y + 1 + number % 9, x : x + 1 + number % 5] = number
     changes = augment.draw(Augmentation(True, deg, 0.3, 0.3, 0.3, 0.2, 0.2), 1, 0, 40, 32)
     assert (warp.changed(images, changes) == eagerly(images, changes)).all()
+
+
+def pieces(rng: np.random.Generator, shape: tuple[int, ...], dtype: type, air: int) -> np.ndarray:
+    """Images of air with up to three rectangles of noise in each."""
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max + 1
+    images = np.full(shape, air, dtype)
+    for image in images:
+        for _ in range(rng.integers(0, 4)):
+            y, x = rng.integers(0, shape[1], 2)
+            height, width = rng.integers(1, shape[1] // 2 + 2, 2)
+            part = image[y : y + height, x : x + width]
+            part[:] = rng.integers(least, most, part.shape)
+    return images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size_px", "channels", "dtype", "air"),
+    [
+        (1, 1, np.uint8, 0),
+        (13, 3, np.uint8, 0),  # rows that end within a group of eight pixels
+        (40, 3, np.uint8, 0),
+        (24, 5, np.uint8, 0),  # channels in two goes
+        (17, 2, np.int16, -1000),
+        (32, 3, np.int16, 32767),
+    ],
+)
+def test_numba_gives_the_bits_of_the_plain_operation(size_px, channels, dtype, air):
+    """Rows fetched while others are written, whole groups and what is left, near the hull of what is not air."""
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(size_px)
+    for turn_deg, scale, contrast in ((0.001, 0, 0), (10, 0, 0), (180, 0.9, 0.5)):
+        images = pieces(rng, (48, size_px, size_px, channels), dtype, air)
+        how = Augmentation(True, turn_deg, 0.3, scale=scale, contrast=contrast, erase=0.3)
+        changes = augment.draw(how, int(rng.integers(1000)), 0, len(images), size_px, air)
+        assert (warp.changed(images, changes) == eagerly(images, changes)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_white_stays_white(channels):
+    """Several channels share a word: what rounds above 255 in one would change another."""
+    images = np.full((64, 16, 16, channels), 255, np.uint8)
+    changes = augment.draw(Augmentation(True, 45, 0.2, contrast=0.9, brightness=0.9), 0, 0, 64, 16)
+    changes[::2, 8:10] = 1, 0
+    assert (compiled(images, changes) == eagerly(images, changes)).all()
