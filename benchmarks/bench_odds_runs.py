@@ -1,10 +1,12 @@
 """Finished runs with one shift a label, and with the joint of the labels: log loss on their test split, paired.
 
-    python benchmarks/bench_odds_runs.py RUN [RUN ...] [--data_dir DIR]
+    python benchmarks/bench_odds_runs.py RUN [RUN ...] [--data_dir DIR] [--others DIR]
 
 Both corrections start from the same logits, and each is followed by the same Platt scaling on the validation split.
 The interval of the difference comes from 2,000 resamples of the patients; where the runs have one test split, that of
-their mean is told too. Exit code 1 where the joint is above in one of the runs.
+their mean is told too. A test split of a few dozen patients tells little: with `--others` both are held against all
+patients of another data set instead, of which a run has seen none. Exit code 1 where the joint is above in one of the
+runs.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from trainer.data import sampling
 from trainer.data.dataset import Slices, open_dataset
@@ -73,17 +76,32 @@ def told(difference: npt.NDArray[np.float64], patients: npt.NDArray[np.int64]) -
     return f"{difference.mean():+.4f} ({low:+.4f} to {high:+.4f})"
 
 
-def compare(run: str, data_dir: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def together(parts: list[Predictions]) -> Predictions:
+    """The slices of several splits."""
+    logits, labels, shown = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "labels", "probabilities")
+    )
+    ids = pa.concat_tables([part.ids for part in parts])
+    return Predictions(parts[0].names, parts[0].any, ids, labels, logits, shown)
+
+
+def compare(run: str, data_dir: str, others: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Print a run's line; returns the difference of each slice, joint less alone, and the patients."""
     folder = model_file.find(run)
     about = model_file.read_about(folder)
     settings, data = hparams.of_run(about.settings), open_dataset(data_dir or about.facts["data_dir"])
     splits = assembly.splits(data, settings)
     train, score = splits[settings.train_split], model_file.scorer(model_file.load_model(folder, about))
-    held, test = (
-        scoring.predict_split(score, about, splits[name], settings.eval_batch_size, lambda done, total: None)
-        for name in (settings.validation_split, settings.test_split)
-    )
+
+    def predicted(of: Slices) -> Predictions:
+        return scoring.predict_split(score, about, of, settings.eval_batch_size, lambda done, total: None)
+
+    held = predicted(splits[settings.validation_split])
+    if others:
+        parts = assembly.splits(open_dataset(others), settings).values()
+        test = together([predicted(part) for part in parts if len(part)])
+    else:
+        test = predicted(splits[settings.test_split])
     shares = prevalence(train.labels)
     before, areas_before = scored(alone(settings, train), held, test, shares)
     after, areas_after = scored(assembly.odds_of(settings, train), held, test, shares)
@@ -98,8 +116,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--data_dir", default="", metavar="DIR", help="default: what each run was trained on")
+    parser.add_argument("--others", default="", metavar="DIR", help="data set whose patients are held out instead")
     args = parser.parse_args()
-    differences, patients = zip(*(compare(run, args.data_dir) for run in args.runs), strict=True)
+    differences, patients = zip(*(compare(run, args.data_dir, args.others) for run in args.runs), strict=True)
     if len(args.runs) > 1 and all(np.array_equal(patients[0], other) for other in patients[1:]):
         print(f"all: {told(np.mean(differences, axis=0), patients[0])}")
     return int(max(difference.mean() for difference in differences) > 0)
