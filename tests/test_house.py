@@ -41,7 +41,7 @@ LIBRARY = {
 TRAINER = {
     "shell": ("", "keras tensorflow yaml"),
     "tracking": ("shell", "mlflow"),
-    "data": ("shell", "numpy numba pyarrow google_crc32c tensorflow"),
+    "data": ("shell", "numpy numba llvmlite pyarrow google_crc32c tensorflow"),
     "results": ("shell data", "numpy pyarrow scipy sklearn"),
     "trust": ("shell data results", "numpy pyarrow"),
     "models": ("shell data results trust", "numpy h5py keras tensorflow"),

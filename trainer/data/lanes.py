@@ -11,9 +11,15 @@ from typing import Any
 
 LANES = 8
 WORD, PAIR = 32, 64  # bits, which hold several channels of a pixel, or of two
-# where the pair of a lane lies among those of eight: the lower and upper halves of two vectors of four pairs then come
-# in the order of the lanes, in one instruction each
-SLOTS = (0, 1, 4, 5, 2, 3, 6, 7)
+
+
+def slot(lane: int) -> int:
+    """Where the pair of a lane lies among those of eight: 0, 1, 4, 5, 2, 3, 6, 7.
+
+    The lower halves of two vectors of four pairs then come in the order of the lanes, in one instruction, as the upper
+    ones do.
+    """
+    return lane & 1 | (lane & 2) << 1 | (lane & 4) >> 1
 
 
 def word_at() -> Callable[[Any, Any], Any]:
@@ -93,7 +99,7 @@ def blended(bits: int, channels: int, count: int, apart: int, graded: bool) -> C
 
             def halves(index: Any) -> list[Any]:
                 found = builder.load(v.pointer(0, index, v.vector(v.number, 2 * LANES)), align=8)
-                return [v.shuffled(found, [2 * slot + half for slot in SLOTS]) for half in (0, 1)]
+                return [v.shuffled(found, [2 * slot(lane) + half for lane in range(LANES)]) for half in (0, 1)]
 
             upper, lower = halves(given[2]), halves(further)
             right, down = (builder.load(v.pointer(1, index, v.reals), align=4) for index in (given[2], further))

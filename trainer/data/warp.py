@@ -74,6 +74,7 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
     word_at = lanes.word_at()
     as_they_are, graded = (lanes.blended(bits, channels, count, apart, graded) for graded in (False, True))
     inlined = numba.njit(inline="always", fastmath=_FLOATS)
+    slot_of = inlined(lanes.slot)
 
     @inlined
     def lay(image: Any, laid: Any, air: Any, band: Any, left: Any, right: Any) -> tuple[int, int]:
@@ -157,9 +158,8 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
     @inlined
     def fetch(laid: Any, at: Any, near: Any, x: Any, to: Any) -> None:
         """The four neighbours of each pixel of a group."""
-        for lane in range(group):
-            place = uint64(at[x + lane])
-            slot = to + x + (lane & uint64(1) | (lane & uint64(2)) << uint64(1) | (lane & uint64(4)) >> uint64(1))
+        for lane in range(lanes.LANES):
+            place, slot = uint64(at[x + uint64(lane)]), to + x + uint64(slot_of(lane))
             near[slot], near[slot + below] = pair(laid, place), pair(laid, place + uint64(wide) * stride)
 
     def rows_by(blended: Any) -> Any:
