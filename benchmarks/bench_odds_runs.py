@@ -4,9 +4,9 @@
 
 Both corrections start from the same logits, and each is followed by the same Platt scaling on the validation split.
 The interval of the difference comes from 2,000 resamples of the patients; where the runs have one test split, that of
-their mean is told too. A test split of a few dozen patients tells little: with `--others` both are held against all
-patients of another data set instead, of which a run has seen none. Exit code 1 where the joint is above in one of the
-runs.
+their mean is told too. A test split of a few dozen patients tells little: with `--others` both are held against the
+patients of another data set instead, of all splits of the names that the run has. Exit code 1 where the joint is above
+in one of the runs.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def alone(settings: HParams, train: Slices) -> Odds:
 def scored(
     odds: Odds, held: Predictions, test: Predictions, shares: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], list[float]]:
-    """The log loss of each slice of the test split, float64 [n], and the AUC of each label.
+    """The log loss of each slice of `test`, float64 [n], and the AUC of each label.
 
-    `shares` float64 [L]: of positives in training.
+    Not a number for a slice of which no label is known. `shares` float64 [L]: of positives in training.
     """
     natural, unshifted = odds.log_odds(held.logits), np.zeros(len(odds.names))
     fitted = calibration.fit(odds.names, held.labels, natural, unshifted, held.patients, shares)
@@ -98,17 +98,21 @@ def compare(run: str, data_dir: str, others: str) -> tuple[npt.NDArray[np.float6
 
     held = predicted(splits[settings.validation_split])
     if others:
-        parts = assembly.splits(open_dataset(others), settings).values()
-        test = together([predicted(part) for part in parts if len(part)])
+        other = open_dataset(others)
+        if shared := set(data.slices["patient_key"].to_pylist()) & set(other.slices["patient_key"].to_pylist()):
+            raise SystemExit(f"{others}: patient {min(shared)} is in {data.place} too; take a set of other patients")
+        test = together([predicted(part) for part in assembly.splits(other, settings).values() if len(part)])
     else:
         test = predicted(splits[settings.test_split])
     shares = prevalence(train.labels)
     before, areas_before = scored(alone(settings, train), held, test, shares)
     after, areas_after = scored(assembly.odds_of(settings, train), held, test, shares)
     areas = ", ".join(f"{n} {b:.3f} -> {a:.3f}" for n, b, a in zip(about.spec.labels.names, areas_before, areas_after))
-    print(f"{run}: {before.mean():.4f} -> {after.mean():.4f}, {told(after - before, test.patients)}")
+    known = np.isfinite(before)
+    patients, difference = test.patients[known], (after - before)[known]
+    print(f"{run}: {before[known].mean():.4f} -> {after[known].mean():.4f}, {told(difference, patients)}")
     print(f"  AUC {areas}")
-    return after - before, test.patients
+    return difference, patients
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from trainer.data import lanes
 BORDER = 2  # of air around an image, so that each place that is far outside has four neighbours there too
 # along x and y: how far what is not air goes in each of these directions, and in the opposite one, makes the hull
 _WAYS = ((1, 0), (0, 1), (1, 1), (1, -1))
-_MARGIN = 1 / 16  # of a pixel, by which float32 cannot misplace one
+_ROUNDED = 2.0**-20  # of how far a place may lie from 0, which is more than float32 misplaces it by
 _BAND = 4  # rows that are looked at together for what is not air
 _FLAT = 1e-20  # a lesser slope is taken for this, so that nothing is divided by 0
 
@@ -109,6 +109,9 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
     def spans(change: Any, top: int, bottom: int, left: Any, right: Any, begin: Any, end: Any) -> None:
         """The first and the last pixel of each row whose place may lie beside the hull around what is not air."""
         begin[:], end[:] = float32(0), float32(side - 1 if top <= bottom else -1)
+        far = 0.0
+        for row in (0, 3):
+            far = max(far, side * (abs(float(change[row])) + abs(float(change[row + 1]))) + abs(float(change[row + 2])))
         for along, down in _WAYS:
             low, high = 4 * side, -4 * side
             for number in range(top, bottom + 1):
@@ -121,7 +124,7 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
             slope = slope if abs(slope) > _FLAT else _FLAT
             start = (along * float(change[2]) + down * float(change[5])) / slope
             more = float32((along * float(change[1]) + down * float(change[4])) / slope)
-            reach = abs(along) + abs(down) + _MARGIN
+            reach = (abs(along) + abs(down)) * (1.0 + _ROUNDED * far)
             one, other = (low - reach) / slope - start, (high + reach) / slope - start
             least, most = float32(min(one, other)), float32(max(one, other))
             for y in range(side):
@@ -236,7 +239,7 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
                     write_graded(laid, at, near, parts, next_, this, image, row, rest, (gain, bias), air)
                 else:
                     write(laid, at, near, parts, next_, this, image, row, rest, (gain, bias), air)
-                if change[11] <= y - 1 < change[13]:
+                if y > 0 and change[11] <= y - 1 < change[13]:
                     fill(image, row, uint64(change[10]), uint64(change[12]), kind_of(air))
                 this = next_
 

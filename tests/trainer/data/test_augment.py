@@ -324,6 +324,18 @@ def test_a_turn_by_almost_nothing_loses_no_pixel():
 
 
 @pytest.mark.slow
+def test_an_image_shrunk_to_a_dot_keeps_it():
+    """Its places lie a million pixels apart from end to end, and float32 rounds them by as many sixteenths of one."""
+    images = np.full((1, 128, 128, 3), 255, np.uint8)
+    changes = np.zeros((1, augment.WIDTH), np.float32)
+    changes[0, :6] = 1016.4777221679688, -9779.09375, 992967.375, 9779.09375, 1016.4777221679688, -1289328.25
+    changes[0, 8] = 1
+    found = eagerly(images, changes)
+    assert found[0, 114, 120].tolist() == [16] * 3
+    assert (compiled(images, changes) == found).all()
+
+
+@pytest.mark.slow
 def test_images_of_one_call_may_have_other_air():
     images, moved = np.zeros((3, 4, 4, 1), np.int16), np.repeat(one(4, right_px=2), 3, axis=0)
     moved[:, 14] = [-1000, 0, -3024]
@@ -442,8 +454,8 @@ def test_a_numba_that_cannot_be_imported_counts_as_none(broken, monkeypatch):
 
 
 @pytest.mark.parametrize("deg", [0.0, 15.0, 180.0])
-def test_the_box_around_what_is_not_air_loses_nothing(deg):
-    """Heads that are small, off the centre or not there; numba looks at the box alone."""
+def test_the_hull_around_what_is_not_air_loses_nothing(deg):
+    """Heads that are small, off the centre or not there; numba looks at the hull alone."""
     pytest.importorskip("numba")
     images = np.zeros((40, 32, 32, 3), np.uint8)
     for number in range(1, 40):
