@@ -4,9 +4,8 @@
 
 Both corrections start from the same logits, and each is followed by the same Platt scaling on the validation split.
 The interval of the difference comes from 2,000 resamples of the patients; where the runs have one test split, that of
-their mean is told too. A test split of a few dozen patients tells little: with `--others` both are held against the
-patients of another data set instead, of all splits of the names that the run has. Exit code 1 where the joint is above
-in one of the runs.
+their mean is told too. A test split of a few dozen patients tells little: with `--others` both are held against all
+patients of another data set instead. Exit code 1 where the joint is above in one of the runs.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from trainer.data import sampling
 from trainer.data.dataset import Slices, open_dataset
@@ -76,15 +74,6 @@ def told(difference: npt.NDArray[np.float64], patients: npt.NDArray[np.int64]) -
     return f"{difference.mean():+.4f} ({low:+.4f} to {high:+.4f})"
 
 
-def together(parts: list[Predictions]) -> Predictions:
-    """The slices of several splits."""
-    logits, labels, shown = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("logits", "labels", "probabilities")
-    )
-    ids = pa.concat_tables([part.ids for part in parts])
-    return Predictions(parts[0].names, parts[0].any, ids, labels, logits, shown)
-
-
 def compare(run: str, data_dir: str, others: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Print a run's line; returns the difference of each slice, joint less alone, and the patients."""
     folder = model_file.find(run)
@@ -101,7 +90,7 @@ def compare(run: str, data_dir: str, others: str) -> tuple[npt.NDArray[np.float6
         other = open_dataset(others)
         if shared := set(data.slices["patient_key"].to_pylist()) & set(other.slices["patient_key"].to_pylist()):
             raise SystemExit(f"{others}: patient {min(shared)} is in {data.place} too; take a set of other patients")
-        test = together([predicted(part) for part in assembly.splits(other, settings).values() if len(part)])
+        test = predicted(other.every().with_neighbours(settings.context_slices))
     else:
         test = predicted(splits[settings.test_split])
     shares = prevalence(train.labels)
