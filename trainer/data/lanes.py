@@ -22,6 +22,48 @@ def slot(lane: int) -> int:
     return lane & 1 | (lane & 2) << 1 | (lane & 4) >> 1
 
 
+def placed(wide: int, channels: int, first: int, border: int, room: int) -> Callable[..., None]:
+    """A compiled function: where eight pixels of a row lie, and the parts that right and lower neighbours have.
+
+    It takes six float32 of a transform, the first pixel and the row as float32, and from `index` on fills `at` uint32
+    [room], the element of channel `first` of the upper left neighbour in an image that is `wide` with its `border` of
+    air, and `parts` float32 [2 * room], first those that right neighbours have.
+
+    The rest is that of the left and upper ones: where these lie in the image, 1 - (u - left) is (left + 1) - u to the
+    bit; elsewhere they are air, and it multiplies 0.
+    """
+    from numba import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def run(typing: Any, transform: Any, x: Any, y: Any, at: Any, parts: Any, index: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+            v = _Vectors(context, builder, signature, given)
+            of_place = [v.in_all(builder.extract_value(given[0], which)) for which in range(6)]
+            steps = v.ir.Constant(v.reals, [float(lane) for lane in range(LANES)])
+            across, down = builder.fadd(v.in_all(given[1]), steps), v.in_all(given[2])
+
+            def place(row: int, part_at: Any) -> Any:
+                by_x, by_y = (builder.fmul(of_place[row + which], one) for which, one in ((0, across), (1, down)))
+                exact = builder.fadd(builder.fadd(by_x, by_y), of_place[row + 2])
+                begun = v.called("floor", exact)
+                builder.store(builder.fsub(exact, begun), v.pointer(4, part_at, v.reals), align=4)
+                limited = v.between(-float(border), begun, float(wide - 2 * border))
+                return builder.add(builder.fptosi(limited, v.numbers), v.whole(border))
+
+            index = given[5]
+            left, top = place(0, index), place(3, builder.add(index, v.ir.Constant(index.type, room)))
+            pixel = builder.add(builder.mul(top, v.whole(wide)), left)
+            element = builder.add(builder.mul(pixel, v.whole(channels)), v.whole(first))
+            builder.store(element, v.pointer(3, index, v.numbers), align=4)
+            return context.get_dummy_value()
+
+        six = types.UniTuple(types.float32, 6)
+        return types.void(six, types.float32, types.float32, at, parts, types.uint64), code
+
+    return run
+
+
 def word_at() -> Callable[[Any, Any], Any]:
     """A compiled function: the 64 bits that begin with an element of an array, whether or not they are aligned."""
     from numba import types
@@ -38,16 +80,17 @@ def word_at() -> Callable[[Any, Any], Any]:
     return word_at
 
 
-def blended(bits: int, channels: int, count: int, apart: int, graded: bool) -> Callable[..., None]:
+def blended(bits: int, channels: int, count: int, length: int, room: int, graded: bool) -> Callable[..., None]:
     """A compiled function that mixes the four neighbours of each of eight pixels, and writes `count` channels of them.
 
-    `bits` of a value: 8 of grey levels, 16 of HU; `channels` of a pixel; `apart`: bits from a channel to that of the
-    right neighbour in a pair. `graded`: gain and bias follow, which HU have not.
+    `bits` of a value: 8 of grey levels, 16 of HU; `channels` of a pixel; `length`: elements from a row of the image
+    with its border to the next. `graded`: gain and bias follow, which HU have not.
 
-    It takes `near` uint64 and `parts` float32 [...], where the upper pairs, and the parts that right neighbours have,
-    begin at `at`, and the lower pairs, and the parts that lower neighbours have, `below` further; `image` and the
-    element `place` of it where the first pixel goes; gain and bias; and air.
+    It takes the image with its border; `at` and `parts` as `placed` fills them, and `index` in them; the image that is
+    written, and the element of it where the first pixel goes; gain and bias; and air.
     """
+    together = bits * (channels + count) <= PAIR  # a pixel and its right neighbour are fetched as one word
+    apart = bits * channels if together else WORD  # bits from a channel to that of the right neighbour
     from numba import types
     from numba.extending import intrinsic
 
@@ -65,11 +108,11 @@ def blended(bits: int, channels: int, count: int, apart: int, graded: bool) -> C
         """The lowest bits of a word hold the value, and the others nothing."""
         build = v.builder
         if bits == 16:
-            above = build.fptosi(v.rounded(mixed), v.numbers)
+            above = build.fptosi(v.called("rint", mixed), v.numbers)
             return build.and_(build.add(above, air), v.whole(0xFFFF))
         if graded:
-            mixed = v.between(0.0, build.fadd(build.fmul(v.rounded(mixed), gain), bias), 255.0)
-        return build.fptosi(v.rounded(mixed), v.numbers)  # a mean of grey levels is one
+            mixed = v.between(0.0, build.fadd(build.fmul(v.called("rint", mixed), gain), bias), 255.0)
+        return build.fptosi(v.called("rint", mixed), v.numbers)  # a mean of grey levels is one
 
     def put(v: Any, words: Any, place: Any) -> None:
         build = v.builder
@@ -88,21 +131,24 @@ def blended(bits: int, channels: int, count: int, apart: int, graded: bool) -> C
             build.store(own, v.pointer(4, to, pixel), align=bits // 8)
 
     @intrinsic
-    def run(
-        typing: Any, near: Any, parts: Any, at: Any, below: Any, image: Any, place: Any, levels: Any, air: Any
-    ) -> Any:
+    def run(typing: Any, laid: Any, at: Any, parts: Any, index: Any, image: Any, to: Any, levels: Any, air: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             v = _Vectors(context, builder, signature, given)
-            further = builder.add(given[2], given[3])
             gain, bias = (v.in_all(builder.extract_value(given[6], which)) for which in (0, 1))
             air = v.in_all(given[7])
+            spots = v.apart(builder.load(v.pointer(1, given[3], v.numbers), align=4))
 
-            def halves(index: Any) -> list[Any]:
-                found = builder.load(v.pointer(0, index, v.vector(v.number, 2 * LANES)), align=8)
+            def halves(further: int) -> list[Any]:
+                """The words of left and of right neighbours."""
+                if not together:
+                    return [v.gathered(0, spots, further + beside, v.number) for beside in (0, channels)]
+                pairs = v.gathered(0, [spots[slot(lane)] for lane in range(LANES)], further, v.ir.DoubleType())
+                found = builder.bitcast(pairs, v.vector(v.number, 2 * LANES))
                 return [v.shuffled(found, [2 * slot(lane) + half for lane in range(LANES)]) for half in (0, 1)]
 
-            upper, lower = halves(given[2]), halves(further)
-            right, down = (builder.load(v.pointer(1, index, v.reals), align=4) for index in (given[2], further))
+            upper, lower = halves(0), halves(length)
+            below = builder.add(given[3], v.ir.Constant(given[3].type, room))
+            right, down = (builder.load(v.pointer(2, where, v.reals), align=4) for where in (given[3], below))
             left, up = (builder.fsub(v.real(1.0), one) for one in (right, down))
 
             def across(pair: Sequence[Any], channel: int) -> Any:
@@ -119,7 +165,7 @@ def blended(bits: int, channels: int, count: int, apart: int, graded: bool) -> C
             return context.get_dummy_value()
 
         index, two = types.uint64, types.UniTuple(types.float32, 2)
-        return types.void(near, parts, index, index, image, index, two, types.int32), code
+        return types.void(laid, at, parts, index, image, index, two, types.int32), code
 
     return run
 
@@ -160,13 +206,42 @@ class _Vectors:
         first = self.ir.Constant(self.number, 0)
         return self.shuffled(self.builder.insert_element(empty, one, first), [0] * LANES)
 
-    def rounded(self, one: Any) -> Any:
-        """To the nearest whole number, halves to the even one."""
+    def apart(self, one: Any) -> list[Any]:
+        """The places in a vector, one by one."""
+        long = self.ir.IntType(PAIR)
+        lanes = (self.ir.Constant(self.number, lane) for lane in range(LANES))
+        return [self.builder.zext(self.builder.extract_element(one, lane), long) for lane in lanes]
+
+    def gathered(self, which: int, places: Sequence[Any], further: int, kind: Any) -> Any:
+        """What lies `further` than each place in an array that was given, as a vector.
+
+        It is put together from vectors of two: processors load into their upper halves.
+        """
+        build, long = self.builder, self.ir.IntType(PAIR)
+        parts = []
+        for begin in range(0, len(places), 2):
+            part = self.ir.Constant(self.vector(kind, 2), self.ir.Undefined)
+            for lane in (0, 1):
+                place = build.add(places[begin + lane], self.ir.Constant(long, further))
+                found = build.load(self.pointer(which, place, kind), align=1)
+                part = build.insert_element(part, found, self.ir.Constant(self.number, lane))
+            parts.append(part)
+        while len(parts) > 1:
+            parts = [self.joined(one, other) for one, other in zip(parts[::2], parts[1::2])]
+        return parts[0]
+
+    def joined(self, one: Any, other: Any) -> Any:
+        """Two vectors as one."""
+        order = list(range(2 * one.type.count))
+        return self.builder.shuffle_vector(one, other, self.ir.Constant(self.vector(self.number, len(order)), order))
+
+    def called(self, name: str, one: Any) -> Any:
+        """What an operation of LLVM makes of floats: `rint`, halves to the even number, or `floor`."""
         from numba.core import cgutils
 
         kind = self.ir.FunctionType(self.reals, [self.reals])
-        rint = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.rint.v{LANES}f32")
-        return self.builder.call(rint, [one])
+        operation = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.{name}.v{LANES}f32")
+        return self.builder.call(operation, [one])
 
     def between(self, low: float, one: Any, high: float) -> Any:
         """Not below `low` and not above `high`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ BORDER = 2  # of air around an image, so that each place that is far outside has
 # along x and y: how far what is not air goes in each of these directions, and in the opposite one, makes the hull
 _WAYS = ((1, 0), (0, 1), (1, 1), (1, -1))
 _ROUNDED = 2.0**-20  # of how far a place may lie from 0, which is more than float32 misplaces it by
+_TOGETHER = 64  # groups of pixels whose places are found before they are fetched: fewer would stop at each end of a row
 _BAND = 4  # rows that are looked at together for what is not air
 _FLAT = 1e-20  # a lesser slope is taken for this, so that nothing is divided by 0
 
@@ -45,36 +46,92 @@ def changed(images: npt.NDArray[Any], changes: npt.NDArray[np.float32]) -> npt.N
 
 def change(images: npt.NDArray[Any], changes: npt.NDArray[np.float32]) -> None:
     """Change `images` uint8 or int16 [n, s, s, c] in place by `changes` float32 [n, 15], see `augment.apply`."""
-    side, channels, bits = images.shape[1], images.shape[3], 8 * images.dtype.itemsize
-    flat = images.view(f"u{images.dtype.itemsize}").reshape(len(images), side * side * channels)
-    for first in range(0, channels, lanes.WORD // bits):
-        _kernel(side, channels, first, min(lanes.WORD // bits, channels - first), bits)(flat, changes)
+    count, side, _, channels = images.shape
+    if side < lanes.LANES:  # the same with more air to the right and below
+        wider = np.empty((count, lanes.LANES, lanes.LANES, channels), images.dtype)
+        wider[:] = changes[:, 14, None, None, None]
+        wider[:, :side, :side] = images
+        change(wider, changes)
+        images[:] = wider[:, :side, :side]
+        return
+    _in_place(kernel(side, channels, images.dtype.itemsize))(values(images), changes)
+
+
+def values(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """uint8 or uint16 [n, s * s * c] of `images` [n, s, s, c]: what a `Kernel` takes."""
+    return images.view(f"u{images.dtype.itemsize}").reshape(len(images), -1)
+
+
+class Kernel(NamedTuple):
+    """Compiled functions, to be called from others.
+
+    `room`: returns memory to work in. `one`: writes the flat image `made` that follows from a flat image, which may be
+    the same memory, and its row of changes, in such a room.
+    """
+
+    room: Callable[[], Any]
+    one: Callable[[Any, Any, Any, Any], None]
 
 
 @functools.cache
-def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Callable[[Any, Any], None]:
-    """A compiled function that changes `count` channels from `first` on of images [n, s * s * channels] in place.
+def kernel(side: int, channels: int, size: int) -> Kernel:
+    """What changes images [side, side, channels], of 8 px or more, of values of `size` bytes: 1 of grey levels, 2 of HU."""
+    at_once = lanes.WORD // (8 * size)
+    parts = [
+        _kernel(side, channels, first, min(at_once, channels - first), 8 * size)
+        for first in range(0, channels, at_once)
+    ]
+    return functools.reduce(_both, parts)
+
+
+def _both(kernel: Kernel, other: Kernel) -> Kernel:
+    """Of two kernels that change other channels of the same images."""
+    import numba
+
+    one, then = kernel.one, other.one
+
+    @numba.njit
+    def both(image: Any, made: Any, change: Any, room: Any) -> None:
+        one(image, made, change, room)
+        then(image, made, change, room)
+
+    return Kernel(kernel.room, both)
+
+
+@functools.cache
+def _in_place(kernel: Kernel) -> Callable[[Any, Any], None]:
+    import numba
+
+    room, one = kernel
+
+    @numba.njit(nogil=True)
+    def run(images: Any, changes: Any) -> None:
+        work = room()
+        for number in range(len(images)):
+            one(images[number], images[number], changes[number], work)
+
+    return run
+
+
+def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Kernel:
+    """Of `count` channels from `first` on, which one word of 32 bits holds.
 
     `bits`: 8 of grey levels, whose air is 0; 16 of HU. All that the shape says is a constant of the program, so that
-    its loops become vector instructions. A pixel and its right neighbour are fetched as one word of 64 bits where their
-    channels fit into it.
+    its loops become vector instructions.
     """
     import numba
-    from numba import float32, int32, uint8, uint16, uint32, uint64
+    from numba import float32, int32, uint8, uint16, uint64
 
     wide, pixels, stride, over = side + 2 * BORDER, uint64(side), uint64(channels), lanes.PAIR // bits
-    together = bits * (channels + count) <= lanes.PAIR
-    apart = bits * channels if together else lanes.WORD  # bits from a channel to that of the right neighbour
-    kind_of = uint8 if bits == 8 else uint16
-    group = uint64(lanes.LANES)
-    full, ragged = pixels // group * group, side % lanes.LANES > 0  # a few pixels of a row may be less than a group
-    room, bands = -(-side // lanes.LANES) * lanes.LANES, -(-side // _BAND)
-    # from the upper neighbours of a row to the lower ones and from the parts across to those down; and to the next row
-    below, beyond = uint64(room), uint64(2 * room)
+    kind_of, kind = (uint8, np.uint8) if bits == 8 else (uint16, np.uint16)
+    group, bands = uint64(lanes.LANES), -(-side // _BAND)
+    most = max(_TOGETHER, -(-side // lanes.LANES))
     word_at = lanes.word_at()
-    as_they_are, graded = (lanes.blended(bits, channels, count, apart, graded) for graded in (False, True))
+    placed = lanes.placed(wide, channels, first, BORDER, most * lanes.LANES)
+    as_they_are, graded = (
+        lanes.blended(bits, channels, count, wide * channels, most * lanes.LANES, graded) for graded in (False, True)
+    )
     inlined = numba.njit(inline="always", fastmath=_FLOATS)
-    slot_of = inlined(lanes.slot)
 
     @inlined
     def lay(image: Any, laid: Any, air: Any, band: Any, left: Any, right: Any) -> tuple[int, int]:
@@ -132,115 +189,57 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Call
                 end[y] = min(end[y], most - more * float32(int32(y)))
 
     @inlined
-    def places(change: Any, y: int, at: Any, parts: Any, begin: Any, end: Any, to: Any) -> None:
-        """Where each pixel of row `y` from `begin` to `end` lies, and the parts that right and lower neighbours have.
-
-        The rest is that of the left and upper ones: where these lie in the image, 1 - (u - left) is (left + 1) - u to
-        the bit; elsewhere they are air, and it multiplies 0.
-        """
-        across, down = change[1] * float32(y), change[4] * float32(y)
-        low, high = float32(-BORDER), float32(side)
-        for x in range(begin, end):
-            u = (change[0] * float32(int32(x)) + across) + change[2]
-            v = (change[3] * float32(int32(x)) + down) + change[5]
-            left, top = np.floor(u), np.floor(v)
-            parts[to + x], parts[to + below + x] = u - left, v - top
-            row, column = int32(min(max(top, low), high)), int32(min(max(left, low), high))
-            pixel = (row + int32(BORDER)) * int32(wide) + column + int32(BORDER)
-            at[x] = uint32(pixel * int32(channels) + int32(first))
-
-    @inlined
-    def pair(laid: Any, place: Any) -> Any:
-        """The channels of a pixel and, from bit `apart` on, those of its right neighbour."""
-        if together:
-            return word_at(laid, place)
-        return (word_at(laid, place) & uint64((1 << lanes.WORD) - 1)) | (
-            word_at(laid, place + stride) << uint64(lanes.WORD)
-        )
-
-    @inlined
-    def fetch(laid: Any, at: Any, near: Any, x: Any, to: Any) -> None:
-        """The four neighbours of each pixel of a group."""
-        for lane in range(lanes.LANES):
-            place, slot = uint64(at[x + uint64(lane)]), to + x + uint64(slot_of(lane))
-            near[slot], near[slot + below] = pair(laid, place), pair(laid, place + uint64(wide) * stride)
-
-    def rows_by(blended: Any) -> Any:
-        @inlined
-        def rows(
-            laid: Any,
-            at: Any,
-            near: Any,
-            parts: Any,
-            next_: Any,
-            this: Any,
-            image: Any,
-            row: Any,
-            rest: Any,
-            levels: Any,
-            air: Any,
-        ) -> None:
-            """Fetch what the next row needs while this one is written: neither waits for the other."""
-            (low, high, to), (begin, end, of) = next_, this
-            inside = min(end, full)
-            both = min(high - low, max(inside, begin) - begin)
-            ahead = low - begin
-            for x in range(begin, begin + both, group):
-                fetch(laid, at, near, x + ahead, to)
-                blended(near, parts, of + x, below, image, row + stride * x, levels, air)
-            for x in range(low + both, high, group):
-                fetch(laid, at, near, x, to)
-            for x in range(begin + both, inside, group):
-                blended(near, parts, of + x, below, image, row + stride * x, levels, air)
-            if ragged:
-                for x in range(inside, end, group):  # fewer pixels than a group
-                    blended(near, parts, of + x, below, rest, uint64(0), levels, air)
-                    for lane in range(pixels - x):
-                        for channel in range(count):
-                            image[row + stride * (x + lane) + uint64(channel)] = rest[stride * lane + uint64(channel)]
-
-        return rows
-
-    write, write_graded = rows_by(as_they_are), rows_by(graded)
-
-    @inlined
-    def fill(image: Any, row: Any, begin: Any, end: Any, value: Any) -> None:
+    def fill(made: Any, row: Any, begin: Any, end: Any, value: Any) -> None:
         for x in range(begin, end):
             for channel in range(count):
-                image[row + stride * x + uint64(channel)] = value
+                made[row + stride * x + uint64(channel)] = value
 
-    @numba.njit(nogil=True, error_model="numpy", fastmath=_FLOATS)
-    def run(images: Any, changes: Any) -> None:
-        laid, around = np.zeros(wide * wide * channels + over, images.dtype), int32(0)
-        band, rest = np.zeros(side * channels + over, images.dtype), np.empty(lanes.LANES * channels, images.dtype)
+    @inlined
+    def write(laid: Any, at: Any, parts: Any, to: Any, groups: Any, made: Any, levels: Any, air: Any) -> None:
+        """Groups of pixels that were placed; none is fetched from what is written here."""
+        if bits == 8 and (levels[0] != float32(1) or levels[1] != float32(0)):
+            for number in range(groups):
+                graded(laid, at, parts, number * group, made, to[number], levels, air)
+        else:
+            for number in range(groups):
+                as_they_are(laid, at, parts, number * group, made, to[number], levels, air)
+
+    @numba.njit(error_model="numpy", fastmath=_FLOATS)
+    def one(image: Any, made: Any, change: Any, room: Any) -> None:
+        laid, around, band, left, right, begin, end, at, parts, to = room
+        six = (change[0], change[1], change[2], change[3], change[4], change[5])
+        levels, air = (change[8], change[9]), int32(change[14])
+        outside = kind_of(int32(np.rint(min(max(levels[1], float32(0)), float32(255))))) if bits == 8 else kind_of(air)
+        if around[0] != air:
+            laid[:], around[0] = kind_of(air), air
+        top, bottom = lay(image, laid, kind_of(air), band, left, right)
+        spans(change, top, bottom, left, right, begin, end)
+        fill(made, uint64(first), uint64(0), pixels * pixels, outside)
+        ready = uint64(0)
+        for y in range(side + 1):
+            low, groups = uint64(0), uint64(0)
+            if y < side and begin[y] <= end[y]:
+                low = uint64(int(begin[y]))
+                groups = (uint64(int(end[y])) - low) // group + uint64(1)
+                low = min(low, max(groups * group, pixels) - groups * group)
+            if y == side or ready + groups > uint64(most):
+                write(laid, at, parts, to, ready, made, levels, air)
+                ready = uint64(0)
+            for number in range(groups):
+                x = min(low + number * group, pixels - group)  # pixels of a row that is no multiple of eight come twice
+                placed(six, float32(int32(x)), float32(int32(y)), at, parts, ready * group)
+                to[ready] = (uint64(y) * pixels + x) * stride + uint64(first)
+                ready += uint64(1)
+        for y in range(int(change[11]), int(change[13])):
+            fill(made, uint64(y * side * channels + first), uint64(change[10]), uint64(change[12]), kind_of(air))
+
+    @numba.njit
+    def room() -> Any:
+        laid, around = np.zeros(wide * wide * channels + over, kind), np.zeros(1, np.int32)
+        band = np.zeros(side * channels + over, kind)
         left, right = np.empty(bands, np.int32), np.empty(bands, np.int32)
         begin, end = np.empty(side, np.float32), np.empty(side, np.float32)
-        at, near, parts = np.empty(room, np.uint32), np.empty(4 * room, np.uint64), np.empty(4 * room, np.float32)
-        for number in range(len(images)):
-            image, change = images[number], changes[number]
-            gain, bias, air = change[8], change[9], int32(change[14])
-            of_levels = bits == 8 and (gain != float32(1) or bias != float32(0))
-            outside = kind_of(int32(np.rint(min(max(bias, float32(0)), float32(255))))) if bits == 8 else kind_of(air)
-            if air != around:
-                laid[:], around = kind_of(air), air
-            top, bottom = lay(image, laid, kind_of(air), band, left, right)
-            spans(change, top, bottom, left, right, begin, end)
-            fill(image, uint64(first), uint64(0), pixels * pixels, outside)
-            this = (uint64(0), uint64(0), beyond)
-            for y in range(side + 1):
-                next_ = (uint64(0), uint64(0), beyond - this[2])
-                if y < side and begin[y] <= end[y]:
-                    low = uint64(int(begin[y])) // group * group
-                    high = (uint64(int(end[y])) // group + uint64(1)) * group
-                    next_ = (low, high, beyond - this[2])
-                    places(change, y, at, parts, low, high, next_[2])
-                row = uint64((y - 1) * side * channels + first)
-                if of_levels:
-                    write_graded(laid, at, near, parts, next_, this, image, row, rest, (gain, bias), air)
-                else:
-                    write(laid, at, near, parts, next_, this, image, row, rest, (gain, bias), air)
-                if y > 0 and change[11] <= y - 1 < change[13]:
-                    fill(image, row, uint64(change[10]), uint64(change[12]), kind_of(air))
-                this = next_
+        at, parts = np.empty(most * lanes.LANES, np.uint32), np.empty(2 * most * lanes.LANES, np.float32)
+        return laid, around, band, left, right, begin, end, at, parts, np.empty(most, np.uint64)
 
-    return run
+    return Kernel(room, one)
