@@ -21,7 +21,7 @@ from trainer.data.dataset import Slices
 PARALLEL_BATCHES = 4
 READY_BATCHES = 4
 READERS = 2  # calls at once that only read: more would wait for Python's lock
-READ_TOGETHER, MOST_TOGETHER_BYTES = 4, 16 << 20  # batches of a call
+READ_TOGETHER, MOST_TOGETHER_BYTES = 16, 32 << 20  # batches of a call
 
 Columns = Mapping[str, npt.NDArray[Any]]
 Positions = Sequence[npt.NDArray[np.int64]]
@@ -46,14 +46,7 @@ def by_number(slices: Slices, columns: Columns, parts: Positions, in_step: bool 
     image, shape, labels_shape = slices.spec.image, slices.image_shape, (len(slices.spec.labels.names),)
 
     def read(row: npt.NDArray[np.int64], *changes: npt.NDArray[np.float32]) -> tuple[Any, Any]:
-        if not changes:
-            return slices.read(row)
-
-        def change(images: npt.NDArray[Any]) -> None:
-            # neighbours are changed as their slice is
-            warp.change(images, changes[0].reshape(-1, augment.WIDTH).repeat(len(images) // row.size, axis=0))
-
-        return slices.read(row, change)
+        return slices.read(row, *(rows.reshape(-1, augment.WIDTH) for rows in changes))
 
     def drawn(given: dict[str, Any]) -> dict[str, Any]:
         changes = [given.pop("changes")] if fused else []

@@ -61,18 +61,17 @@ class Slices(Located):
         return ShardReader(self.whole or self)
 
     def read(
-        self, rows: npt.NDArray[np.int64], change: Callable[[npt.NDArray[Any]], None] | None = None
+        self, rows: npt.NDArray[np.int64], changes: npt.NDArray[np.float32] | None = None
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """Images [..., *image_shape] and labels int64 [..., L] of the slices at `rows` [...].
 
-        `change`: is done in place to the images [k, size, size, windows] of the slices and their neighbours, those of a
-        slice side by side. Raises `TrainingFailed` for a record that cannot be read.
+        `changes` float32 [n, 15]: what happens to each slice and to its neighbours, see `augment`; it needs numba.
+        Raises `TrainingFailed` for a record that cannot be read.
         """
-        images, labels = self.reader.read(rows if self.beside is None else self.beside[rows])
-        if change is not None:
-            change(images.reshape(-1, *self.spec.image.shape))
         if self.beside is None:
-            return images, labels
+            return self.reader.read(rows, changes)
+        changes = None if changes is None else changes.repeat(self.beside.shape[1], axis=0)
+        images, _ = self.reader.read(self.beside[rows], changes)
         room = self.reader.room(self.beside.shape[1] * rows.size)
         return neighbours.stacked(images, room), self.labels[rows].astype(np.int64)
 

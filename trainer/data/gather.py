@@ -51,23 +51,28 @@ class Records(NamedTuple):
     length: npt.NDArray[np.int64]
 
 
-Gather = Callable[[Records, Heads, npt.NDArray[np.uint8], int], int]
+Changes = npt.NDArray[np.float32]
+Gather = Callable[[Records, Heads, npt.NDArray[np.uint8], int, Changes | None], int]
 
 
 @functools.cache
-def compiled() -> Gather | None:
+def compiled(changed: tuple[int, int, int] | None = None) -> Gather | None:
     """What reads records from a position on into images uint8 [n, b], until one is not as usual.
 
     It returns the position of that one, or n: the record is damaged, laid out otherwise, or of a length that no head
-    is of. None where numba or one of the C functions is not there.
+    is of. `changed`: side, channels and bytes of a value of images that are changed by float32 [n, 15], each right
+    after it is read, while it is in the cache. None where numba or one of the C functions is not there.
     """
     if not warp.installed() or (functions := _functions()) is None:
         return None
-    run = _compiled(*functions)
+    run = _compiled(*functions, warp.kernel(*changed) if changed else None)
 
-    def read(where: Records, heads: Heads, images: npt.NDArray[np.uint8], first: int) -> int:
+    def read(
+        where: Records, heads: Heads, images: npt.NDArray[np.uint8], first: int, changes: Changes | None = None
+    ) -> int:
         kinds = np.array([heads.kind.get(length, -1) for length in where.length.tolist()], np.int64)
-        return int(run(*where, kinds, heads.all_bytes, heads.crc32c, images, first))
+        made = [images.view(f"u{changed[2]}"), changes] if changed else [images]
+        return int(run(*where, kinds, heads.all_bytes, heads.crc32c, first, *made))
 
     return read
 
@@ -86,7 +91,7 @@ def _functions() -> tuple[Any, Any] | None:
     return (preadv, crc32c) if crc32c(0, ctypes.addressof(text), len(_KNOWN_TEXT)) == _KNOWN_CRC32C else None
 
 
-def _compiled(preadv: Any, crc32c: Any) -> Callable[..., int]:
+def _compiled(preadv: Any, crc32c: Any, kernel: warp.Kernel | None) -> Callable[..., int]:
     import numba
     from numba import int32, uint32
 
@@ -108,28 +113,54 @@ def _compiled(preadv: Any, crc32c: Any) -> Callable[..., int]:
                 longest = max(longest, length[at])
         return longest
 
+    @inlined
+    def around(length: Any, kind: Any, heads: Any, pixels: int) -> Any:
+        """Room for what stands before and after the pixels, and addresses and bytes of these and of the pixels."""
+        began = np.empty(heads.shape[1], np.uint8)
+        rest = np.empty(max(0, most(length, kind) - len(began) - pixels + 16), np.uint8)
+        parts = np.empty(6, np.uint64)
+        parts[0], parts[1], parts[3], parts[4] = began.ctypes.data, len(began), pixels, rest.ctypes.data
+        return began, rest, parts
+
+    @inlined
+    def whole(file: Any, offset: Any, length: Any, kind: Any, heads: Any, crcs: Any, room: Any, pixels_at: Any) -> bool:
+        """Read a record; whether it is as usual."""
+        began, rest, parts = room
+        before, pixels = len(began), int(parts[3])
+        after = length + 16 - before - pixels  # the framing counts among the bytes before, and after
+        if kind < 0 or file < 0 or after < 4:
+            return False
+        parts[2], parts[5] = pixels_at, after
+        if preadv(file, parts.ctypes.data, int32(3), offset) != before + pixels + after:
+            return False
+        for place in range(before):
+            if began[place] != heads[kind, place]:
+                return False
+        crc = crc32c(crc32c(crcs[kind], pixels_at, pixels), rest.ctypes.data, after - 4)
+        return bool(masked(crc) == told(rest, after - 4))
+
     @numba.njit(nogil=True)
-    def run(file: Any, offset: Any, length: Any, kind: Any, heads: Any, head_crcs: Any, images: Any, first: int) -> int:
-        before, pixels = heads.shape[1], images.shape[1]
-        around = before + pixels - 16  # the framing counts among the bytes before, and after
-        began, rest = np.empty(before, np.uint8), np.empty(max(0, most(length, kind) - around), np.uint8)
-        parts = np.empty(6, np.uint64)  # address and bytes of what stands before the pixels, of them, and after them
-        parts[0], parts[1] = began.ctypes.data, before
-        parts[3], parts[4] = pixels, rest.ctypes.data
+    def run(file: Any, offset: Any, length: Any, kind: Any, heads: Any, crcs: Any, first: int, images: Any) -> int:
+        room = around(length, kind, heads, images.shape[1])
         for at in range(first, len(file)):
-            row, after = kind[at], length[at] - around
-            if row < 0 or file[at] < 0 or after < 4:
-                return at
-            pixels_at = images[at].ctypes.data
-            parts[2], parts[5] = pixels_at, after
-            if preadv(file[at], parts.ctypes.data, int32(3), offset[at]) != before + pixels + after:
-                return at
-            for place in range(before):
-                if began[place] != heads[row, place]:
-                    return at
-            crc = crc32c(crc32c(head_crcs[row], pixels_at, pixels), rest.ctypes.data, after - 4)
-            if masked(crc) != told(rest, after - 4):
+            if not whole(file[at], offset[at], length[at], kind[at], heads, crcs, room, images[at].ctypes.data):
                 return at
         return len(file)
 
-    return run
+    if kernel is None:
+        return run
+    change, work = kernel.one, kernel.room
+
+    @numba.njit(nogil=True)
+    def run_changed(
+        file: Any, offset: Any, length: Any, kind: Any, heads: Any, crcs: Any, first: int, images: Any, changes: Any
+    ) -> int:
+        image, to_work = np.empty(images.shape[1], images.dtype), work()
+        room = around(length, kind, heads, image.nbytes)
+        for at in range(first, len(file)):
+            if not whole(file[at], offset[at], length[at], kind[at], heads, crcs, room, image.ctypes.data):
+                return at
+            change(image, images[at], changes[at], to_work)
+        return len(file)
+
+    return run_changed

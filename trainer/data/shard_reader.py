@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from ich_tfrecords.dataset import records
 from ich_tfrecords.spec import DatasetSpec
-from trainer.data import gather
+from trainer.data import gather, warp
 from trainer.shell.problems import TrainingFailed
 
 FRAME_BYTES = 16  # length and its crc32c before the payload, the crc32c of the payload after it
@@ -113,28 +113,32 @@ class ShardReader:
         self._heads: dict[int, bytes] = {}  # length of a payload -> all bytes before its pixels, once one was parsed
         self._known = gather.Heads.of({})  # the same as arrays
 
-    def read(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    def read(
+        self, rows: npt.NDArray[np.int64], changes: npt.NDArray[np.float32] | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """Images [..., size, size, channels] and labels int64 [..., L] of the slices at `rows` [...] of the split.
 
-        Raises `TrainingFailed` for a record that cannot be read, fails its checks or is no slice.
+        `changes` float32 [n, 15]: what happens to each of them, see `warp`, which needs numba. Raises `TrainingFailed`
+        for a record that cannot be read, fails its checks or is no slice.
         """
         slices, each = self._slices, rows.ravel()
         shards, offsets = slices.shard[each].tolist(), slices.offset[each].tolist()
         lengths = slices.length[each].tolist()
-        begin = time.perf_counter()
+        begin = time.perf_counter() - time.thread_time()
         if self._waiting:
             self._announce(shards, offsets, lengths)
         images = self.room(len(each))
         places = list(zip(images, shards, offsets, lengths, strict=True))
-        as_usual = self._compiled(images, each) or functools.partial(self._one_by_one, places)
+        as_usual = self._compiled(images, each, changes) or functools.partial(self._one_by_one, images, places, changes)
         position = as_usual(0)
         while position < len(each):
             try:
                 self._read_any(*places[position])
             except (OSError, ValueError) as error:
                 raise self._failed(int(each[position]), error) from error
+            self._change(images[position : position + 1], changes, position)
             position = as_usual(position + 1)
-        self._waiting = time.perf_counter() - begin > SLOW_S * len(each)
+        self._waiting = time.perf_counter() - time.thread_time() - begin > SLOW_S * len(each)
         # the table's labels are those of the records, and its sha256 stands in the manifest
         shape = (*rows.shape, *slices.spec.image.shape)
         return images.view(slices.spec.image.dtype).reshape(shape), slices.labels[rows].astype(np.int64)
@@ -162,7 +166,9 @@ class ShardReader:
             self._rooms[at : at + 1] = [(memory, weakref.ref(lent))]
         return lent.reshape(count, self._image_bytes)
 
-    def _compiled(self, images: npt.NDArray[np.uint8], each: npt.NDArray[np.int64]) -> Callable[[int], int] | None:
+    def _compiled(
+        self, images: npt.NDArray[np.uint8], each: npt.NDArray[np.int64], changes: npt.NDArray[np.float32] | None
+    ) -> Callable[[int], int] | None:
         """What reads the records of rows `each` from a position on, to the first one that is not as usual.
 
         None while so few were read that compiling would take longer than it saves, and where it is not to be had.
@@ -171,7 +177,9 @@ class ShardReader:
             self._count += len(each)
             return None
         with _compiling:
-            gather_all = gather.compiled()
+            image, (side, _, channels) = self._slices.spec.image, self._slices.spec.image.shape
+            kind = None if changes is None else (side, channels, np.dtype(image.dtype).itemsize)
+            gather_all = gather.compiled(kind)
         if gather_all is None or not len(each):
             return None
         shards = self._slices.shard[each]
@@ -185,20 +193,26 @@ class ShardReader:
             heads = self._known
             if len(heads.kind) < len(self._heads):
                 heads = self._known = gather.Heads.of(dict(self._heads))
-            return gather_all(where, heads, images, first)
+            return gather_all(where, heads, images, first, changes)
 
         return read
 
-    def _one_by_one(self, places: list[Any], first: int) -> int:
+    def _one_by_one(
+        self, images: npt.NDArray[np.uint8], places: list[Any], changes: npt.NDArray[np.float32] | None, first: int
+    ) -> int:
         """The same in Python, which needs no compiler; `places`: what `_read_as_usual` takes, for each record."""
-        hand = self._hand()
-        try:
-            for position in range(first, len(places)):
-                if not self._read_as_usual(hand, *places[position]):
-                    return position
-            return len(places)
-        finally:
-            self._hands.append(hand)
+        hand, end = self._hand(), first
+        while end < len(places) and self._read_as_usual(hand, *places[end]):
+            end += 1
+        self._hands.append(hand)
+        self._change(images[first:end], changes, first)
+        return end
+
+    def _change(self, images: npt.NDArray[np.uint8], changes: npt.NDArray[np.float32] | None, first: int) -> None:
+        """Change the flat `images`, which are those from position `first` on."""
+        if changes is not None and len(images):
+            image = self._slices.spec.image
+            warp.change(images.view(image.dtype).reshape(-1, *image.shape), changes[first : first + len(images)])
 
     def _hand(self) -> dict[int, _Around]:
         """Room for what stands around pixels, which no other thread has meanwhile."""

@@ -75,7 +75,7 @@ class Kernel(NamedTuple):
 
 @functools.cache
 def kernel(side: int, channels: int, size: int) -> Kernel:
-    """What changes images [side, side, channels], of 8 px or more, of values of `size` bytes: 1 of grey levels, 2 of HU."""
+    """What changes images [side, side, channels] of 8 px or more; `size`: bytes of a value, 1 of levels, 2 of HU."""
     at_once = lanes.WORD // (8 * size)
     parts = [
         _kernel(side, channels, first, min(at_once, channels - first), 8 * size)
