@@ -4,15 +4,19 @@ import resource
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
+import blob_dataset
 import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ich_tfrecords import spec
 from ich_tfrecords.dataset import records
-from trainer.data import gather, shard_reader, warp
+from trainer.data import augment, gather, shard_reader, warp
+from trainer.data.augment import Augmentation
 from trainer.data.dataset import Slices, open_dataset
 from trainer.data.shard_reader import ShardReader, damage_of
 from trainer.shell.problems import TrainingFailed
@@ -30,6 +34,15 @@ def way(request, monkeypatch) -> None:
 @pytest.fixture(scope="module")
 def slices(tiny_dataset: Path) -> Slices:
     return open_dataset(str(tiny_dataset)).split("train")
+
+
+@pytest.fixture(scope="module")
+def hu_slices(tmp_path_factory: pytest.TempPathFactory) -> Slices:
+    small = blob_dataset.small_spec()
+    of_hu = dataclasses.replace(small, image=dataclasses.replace(small.image, kind=spec.HU))
+    with mock.patch.object(blob_dataset, "small_spec", return_value=of_hu):
+        made = blob_dataset.make(tmp_path_factory.mktemp("hu") / "set", patients=12)
+    return open_dataset(str(made)).split("train")
 
 
 def plain(slices: Slices) -> tuple[np.ndarray, np.ndarray]:
@@ -59,10 +72,10 @@ def test_the_compiler_is_asked_once_many_were_read(slices, monkeypatch):
     calls = []
     monkeypatch.setattr(shard_reader, "WORTH_COMPILING", 50)
     ask = gather.compiled
-    monkeypatch.setattr(gather, "compiled", lambda: calls.append(0) or ask())
+    monkeypatch.setattr(gather, "compiled", lambda changed: calls.append(changed) or ask(changed))
     for _ in range(5):
         assert same(reader.read(rows), expected, rows)
-    assert len(calls) == 2
+    assert calls == [None, None]
 
 
 @pytest.mark.parametrize("lacks", ["numba", "the function of C", "its values"])
@@ -80,6 +93,32 @@ def test_without_a_compiler_records_are_read_one_by_one(slices, monkeypatch, lac
         monkeypatch.delattr(google_crc32c, "_crc32c", raising=False)
     assert gather.compiled() is None
     assert same(reader.read(rows), expected, rows)
+
+
+def drawn(slices: Slices, count: int, air: int = 0) -> np.ndarray:
+    how = Augmentation(True, 30, 0.2, contrast=0.3, erase=0.3)
+    return augment.draw(how, 1, 0, count, slices.spec.image.size_px, air)
+
+
+def test_records_are_changed_as_they_are_read(slices):
+    pytest.importorskip("numba")
+    (images, labels), reader = plain(slices), ShardReader(slices)
+    for rows in (np.arange(len(slices)), np.random.default_rng(0).integers(0, len(slices), 200), np.arange(0)):
+        changes = drawn(slices, len(rows))
+        wanted = augment.apply(images[rows], changes).numpy()
+        read = reader.read(rows, changes)
+        assert same(read, (wanted, labels[rows]), np.arange(len(rows)))
+        assert same(reader.read(rows), (images, labels), rows)
+
+
+def test_records_of_hu_are_changed_as_they_are_read(hu_slices):
+    pytest.importorskip("numba")
+    reader, rows = ShardReader(hu_slices), np.arange(len(hu_slices))
+    images, _ = reader.read(rows)
+    changes = drawn(hu_slices, len(rows), hu_slices.spec.image.air)
+    read, _ = reader.read(rows, changes)
+    assert read.dtype == np.int16
+    assert (read == augment.apply(images, changes).numpy()).all()
 
 
 def test_the_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(slices):
@@ -116,6 +155,10 @@ def test_records_that_are_laid_out_otherwise_are_parsed(slices, tmp_path):
     lengths = np.array([len(long), len(unordered)])
     some = dataclasses.replace(slices, **two, offset=np.array([0, len(long) + 16]), length=lengths, paths=(str(path),))
     assert same(ShardReader(some).read(np.array([1, 0])), expected, np.array([0, 0]))
+    if warp.installed():
+        changes = drawn(slices, 2)
+        changed = augment.apply(expected[0][[0, 0]], changes).numpy()
+        assert (ShardReader(some).read(np.array([1, 0]), changes)[0] == changed).all()
 
 
 def test_many_threads_read_at_once(slices):
