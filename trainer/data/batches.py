@@ -1,7 +1,7 @@
 """Batches of images and labels as `tf.data` datasets: of records read by number, and of records that come as streams.
 
-Several batches are read in one call into Python, and changed there where numba is installed: the call costs as much as
-five slices, and most of what it does needs no lock.
+Many batches are read in one call into Python, and changed there where numba is installed: a call waits for Python's
+lock, up to a millisecond, and most of what it does needs no lock.
 """
 
 from __future__ import annotations
