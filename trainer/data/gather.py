@@ -1,4 +1,4 @@
-"""Records of shards read and checked in one compiled call, without Python's lock: threads read side by side.
+"""Records of shards read, checked and changed in one compiled call, without Python's lock: threads work side by side.
 
 numba is optional, and so is what this stands on: `preadv`, and the C function that google-crc32c is built around.
 `shard_reader` reads record by record where one of them is missing, and whatever record is not as usual.

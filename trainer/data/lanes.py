@@ -84,7 +84,7 @@ def blended(bits: int, channels: int, count: int, length: int, room: int, graded
     """A compiled function that mixes the four neighbours of each of eight pixels, and writes `count` channels of them.
 
     `bits` of a value: 8 of grey levels, 16 of HU; `channels` of a pixel; `length`: elements from a row of the image
-    with its border to the next. `graded`: gain and bias follow, which HU have not.
+    with its border to the next; `room` as `placed` has it. `graded`: gain and bias follow, which HU have not.
 
     It takes the image with its border; `at` and `parts` as `placed` fills them, and `index` in them; the image that is
     written, and the element of it where the first pixel goes; gain and bias; and air.

@@ -28,7 +28,7 @@ from trainer.shell.problems import TrainingFailed
 
 FRAME_BYTES = 16  # length and its crc32c before the payload, the crc32c of the payload after it
 _HEAD, _LENGTH, _CRC = struct.Struct("<QL"), struct.Struct("<Q"), struct.Struct("<L")
-SLOW_S = 1e-4  # a record from memory takes a tenth of it
+SLOW_S = 1e-4  # of waiting for a record, which one from memory does not need
 WORTH_COMPILING = 32_768  # slices read by one reader before the compiler is asked, which takes two seconds
 SPARE_FILES = 256  # open files left to TensorFlow, logs and checkpoints
 
@@ -72,7 +72,7 @@ class _Shard:
 
 _shards: weakref.WeakValueDictionary[tuple[int, int], _Shard] = weakref.WeakValueDictionary()  # device and number
 _shards_lock = threading.Lock()
-_compiling = threading.Lock()  # held by whoever comes first, while the others wait
+_compiling = threading.Lock()  # so that what is compiled is made once
 
 
 class _Around(NamedTuple):
@@ -122,6 +122,8 @@ class ShardReader:
         for a record that cannot be read, fails its checks or is no slice.
         """
         slices, each = self._slices, rows.ravel()
+        if changes is not None and len(changes) != len(each):
+            raise ValueError(f"{len(changes)} changes for {len(each)} slices")
         shards, offsets = slices.shard[each].tolist(), slices.offset[each].tolist()
         lengths = slices.length[each].tolist()
         begin = time.perf_counter() - time.thread_time()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -54,12 +55,8 @@ def change(images: npt.NDArray[Any], changes: npt.NDArray[np.float32]) -> None:
         change(wider, changes)
         images[:] = wider[:, :side, :side]
         return
-    _in_place(kernel(side, channels, images.dtype.itemsize))(values(images), changes)
-
-
-def values(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """uint8 or uint16 [n, s * s * c] of `images` [n, s, s, c]: what a `Kernel` takes."""
-    return images.view(f"u{images.dtype.itemsize}").reshape(len(images), -1)
+    run = _in_place(kernel(side, channels, images.dtype.itemsize))
+    run(images.view(f"u{images.dtype.itemsize}").reshape(count, side * side * channels), changes)
 
 
 class Kernel(NamedTuple):
@@ -73,7 +70,19 @@ class Kernel(NamedTuple):
     one: Callable[[Any, Any, Any, Any], None]
 
 
-@functools.cache
+def _once(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which makes each thing once, however many threads ask for it at the same time."""
+    kept, lock = functools.cache(make), threading.RLock()
+
+    @functools.wraps(make)
+    def made(*given: Any) -> Any:
+        with lock:
+            return kept(*given)
+
+    return made
+
+
+@_once
 def kernel(side: int, channels: int, size: int) -> Kernel:
     """What changes images [side, side, channels] of 8 px or more; `size`: bytes of a value, 1 of levels, 2 of HU."""
     at_once = lanes.WORD // (8 * size)
@@ -98,7 +107,7 @@ def _both(kernel: Kernel, other: Kernel) -> Kernel:
     return Kernel(kernel.room, both)
 
 
-@functools.cache
+@_once
 def _in_place(kernel: Kernel) -> Callable[[Any, Any], None]:
     import numba
 
@@ -230,7 +239,7 @@ def _kernel(side: int, channels: int, first: int, count: int, bits: int) -> Kern
                 placed(six, float32(int32(x)), float32(int32(y)), at, parts, ready * group)
                 to[ready] = (uint64(y) * pixels + x) * stride + uint64(first)
                 ready += uint64(1)
-        for y in range(int(change[11]), int(change[13])):
+        for y in range(max(int(np.ceil(change[11])), 0), min(int(np.ceil(change[13])), side)):
             fill(made, uint64(y * side * channels + first), uint64(change[10]), uint64(change[12]), kind_of(air))
 
     @numba.njit

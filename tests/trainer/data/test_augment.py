@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -485,20 +486,41 @@ def pieces(rng: np.random.Generator, shape: tuple[int, ...], dtype: type, air: i
         (1, 1, np.uint8, 0),
         (13, 3, np.uint8, 0),  # rows that end within a group of eight pixels
         (40, 3, np.uint8, 0),
+        (600, 1, np.uint8, 0),  # a row of more groups than are placed together
         (24, 5, np.uint8, 0),  # channels in two goes
         (17, 2, np.int16, -1000),
         (32, 3, np.int16, 32767),
     ],
 )
 def test_numba_gives_the_bits_of_the_plain_operation(size_px, channels, dtype, air):
-    """Rows fetched while others are written, whole groups and what is left, near the hull of what is not air."""
+    """Groups of pixels that run over the ends of rows, and near the hull of what is not air."""
     pytest.importorskip("numba")
     rng = np.random.default_rng(size_px)
     for turn_deg, scale, contrast in ((0.001, 0, 0), (10, 0, 0), (180, 0.9, 0.5)):
-        images = pieces(rng, (48, size_px, size_px, channels), dtype, air)
+        images = pieces(rng, (8 if size_px > 100 else 48, size_px, size_px, channels), dtype, air)
         how = Augmentation(True, turn_deg, 0.3, scale=scale, contrast=contrast, erase=0.3)
         changes = augment.draw(how, int(rng.integers(1000)), 0, len(images), size_px, air)
         assert (warp.changed(images, changes) == eagerly(images, changes)).all()
+
+
+def test_of_no_image_nothing_is_changed():
+    pytest.importorskip("numba")
+    assert warp.changed(noise(0, 9), np.zeros((0, augment.WIDTH), np.float32)).shape == (0, 9, 9, 3)
+
+
+def test_what_is_erased_stays_within_the_image():
+    pytest.importorskip("numba")
+    images, changes = noise(3, 9) | 1, np.repeat(one(9), 3, axis=0)
+    changes[1, 10:14] = 0, -2.5, 9, 20
+    found = warp.changed(images, changes)
+    assert (found[1] == 0).all()
+    assert (found[::2] == images[::2]).all()
+
+
+def test_threads_that_come_at_once_share_what_is_compiled():
+    pytest.importorskip("numba")
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(lambda _: warp.kernel(11, 1, 1).one, range(4)))) == 1
 
 
 @pytest.mark.slow

@@ -390,11 +390,12 @@ def test_batches_are_the_same_however_many_are_read_in_a_call(both, monkeypatch,
 def test_batches_of_great_images_are_read_one_by_one(both, monkeypatch):
     """So that memory does not grow with the images."""
     sizes = []
+    monkeypatch.setattr(batches, "READ_TOGETHER", 4)
     reader = both[False].reader
     ask = reader.read
     monkeypatch.setattr(reader, "read", lambda rows, changes: sizes.append(rows.shape) or ask(rows, changes))
     list(train_batches(both[False], plan_of(both[False], "balanced", 96), Share.whole()))
-    assert sizes == [(6, 16)]
+    assert sorted(set(sizes)) == [(2, 16), (4, 16)]
     sizes.clear()
     monkeypatch.setattr(batches, "MOST_TOGETHER_BYTES", 16 * 32 * 32 * 3)
     list(train_batches(both[False], plan_of(both[False], "balanced", 96), Share.whole()))

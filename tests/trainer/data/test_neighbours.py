@@ -15,7 +15,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import augment, input_pipeline, neighbours, sampling, series, warp
+from trainer.data import augment, input_pipeline, neighbours, sampling, series, shard_reader, warp
 from trainer.data.augment import Augmentation
 from trainer.data.dataset import Slices, open_dataset
 from trainer.data.input_pipeline import EpochPlan, Share
@@ -223,9 +223,14 @@ def plan_of(slices: Slices, augmentation: Augmentation, in_step: bool = False) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("numba", [pytest.param(True, marks=NUMBA), False])
-def test_neighbours_are_changed_as_their_slice_is(slices, numba, monkeypatch):
+@pytest.mark.parametrize(
+    ("numba", "from_now_on"),
+    [pytest.param(True, True, marks=NUMBA), pytest.param(True, False, marks=NUMBA), (False, False)],
+)
+def test_neighbours_are_changed_as_their_slice_is(slices, numba, from_now_on, monkeypatch):
     monkeypatch.setattr(warp, "installed", lambda: numba)
+    if from_now_on:  # they are read in compiled calls
+        monkeypatch.setattr(shard_reader, "WORTH_COMPILING", 0)
     monkeypatch.setattr(neighbours, "WORTH_COMPILING_BYTES", 0)
     augmentation = Augmentation(True, 30, 0.2, contrast=0.3, erase=0.5)
     seen = slices.with_neighbours(1)

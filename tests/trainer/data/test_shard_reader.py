@@ -36,12 +36,15 @@ def slices(tiny_dataset: Path) -> Slices:
     return open_dataset(str(tiny_dataset)).split("train")
 
 
-@pytest.fixture(scope="module")
-def hu_slices(tmp_path_factory: pytest.TempPathFactory) -> Slices:
+@pytest.fixture(scope="module", params=["hu", "five windows"])
+def other_slices(request, tmp_path_factory: pytest.TempPathFactory) -> Slices:
+    """HU, or more channels than one word holds."""
     small = blob_dataset.small_spec()
-    of_hu = dataclasses.replace(small, image=dataclasses.replace(small.image, kind=spec.HU))
-    with mock.patch.object(blob_dataset, "small_spec", return_value=of_hu):
-        made = blob_dataset.make(tmp_path_factory.mktemp("hu") / "set", patients=12)
+    windows = [dataclasses.replace(small.image.windows[number % 3], name=f"window_{number}") for number in range(5)]
+    more = {"kind": spec.HU} if request.param == "hu" else {"windows": tuple(windows)}
+    other = dataclasses.replace(small, image=dataclasses.replace(small.image, **more))
+    with mock.patch.object(blob_dataset, "small_spec", return_value=other):
+        made = blob_dataset.make(tmp_path_factory.mktemp("other") / "set", patients=12)
     return open_dataset(str(made)).split("train")
 
 
@@ -111,14 +114,28 @@ def test_records_are_changed_as_they_are_read(slices):
         assert same(reader.read(rows), (images, labels), rows)
 
 
-def test_records_of_hu_are_changed_as_they_are_read(hu_slices):
+def test_records_of_other_kinds_are_changed_as_they_are_read(other_slices):
     pytest.importorskip("numba")
-    reader, rows = ShardReader(hu_slices), np.arange(len(hu_slices))
+    reader, rows = ShardReader(other_slices), np.arange(len(other_slices))
     images, _ = reader.read(rows)
-    changes = drawn(hu_slices, len(rows), hu_slices.spec.image.air)
+    changes = drawn(other_slices, len(rows), other_slices.spec.image.air)
     read, _ = reader.read(rows, changes)
-    assert read.dtype == np.int16
+    assert read.dtype == other_slices.spec.image.dtype
     assert (read == augment.apply(images, changes).numpy()).all()
+
+
+def test_there_is_a_change_for_each_slice(slices):
+    with pytest.raises(ValueError, match="3 changes for 4 slices"):
+        ShardReader(slices).read(np.arange(4), drawn(slices, 3))
+
+
+def test_threads_that_begin_at_once_change_as_one_does(slices):
+    pytest.importorskip("numba")
+    reader, changes = ShardReader(slices), drawn(slices, len(slices))
+    wanted = augment.apply(plain(slices)[0], changes).numpy()
+    with ThreadPoolExecutor(4) as pool:
+        for found, _ in pool.map(lambda _: reader.read(np.arange(len(slices)), changes), range(8)):
+            assert (found == wanted).all()
 
 
 def test_the_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(slices):
@@ -149,16 +166,24 @@ def test_records_that_are_laid_out_otherwise_are_parsed(slices, tmp_path):
         entry = records._EXAMPLE()
         entry.features.feature[name].CopyFrom(fields[name])
         unordered += entry.SerializeToString()
+    texts = {name: b"x" for name, value in values.items() if isinstance(value, bytes)}
+    usual = [records.encode({**values, **texts, "image": image}, table) for image in expected[0][1:4]]
+    payloads = [usual[0], long, unordered, usual[1], unordered, usual[2]]
+    images = expected[0][[1, 0, 0, 2, 0, 3]]
     path = tmp_path / "shard"
-    path.write_bytes(b"".join(b"".join(records.frame(payload)) for payload in (long, unordered)))
-    two = {name: getattr(slices, name)[[0, 0]] for name in ("shard", "record", "stratum", "labels")}
-    lengths = np.array([len(long), len(unordered)])
-    some = dataclasses.replace(slices, **two, offset=np.array([0, len(long) + 16]), length=lengths, paths=(str(path),))
-    assert same(ShardReader(some).read(np.array([1, 0])), expected, np.array([0, 0]))
+    path.write_bytes(b"".join(b"".join(records.frame(payload)) for payload in payloads))
+    several = {name: getattr(slices, name)[[0] * 6] for name in ("shard", "record", "stratum", "labels")}
+    lengths = np.array([len(payload) for payload in payloads])
+    offsets = np.concatenate([[0], np.cumsum(lengths + 16)[:-1]])
+    some = dataclasses.replace(slices, **several, offset=offsets, length=lengths, paths=(str(path),))
+    rows, reader = np.array([1, 0, 3, 2, 4, 5]), ShardReader(some)
+    for _ in range(2):
+        read, labels = reader.read(rows)
+        assert (read == images[rows]).all()
+        assert (labels == expected[1][0]).all()
     if warp.installed():
-        changes = drawn(slices, 2)
-        changed = augment.apply(expected[0][[0, 0]], changes).numpy()
-        assert (ShardReader(some).read(np.array([1, 0]), changes)[0] == changed).all()
+        changes = drawn(slices, 6)
+        assert (reader.read(rows, changes)[0] == augment.apply(images[rows], changes).numpy()).all()
 
 
 def test_many_threads_read_at_once(slices):
