@@ -7,7 +7,6 @@ numba is optional, and so is what this stands on: `preadv`, and the C function t
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -55,7 +54,7 @@ Changes = npt.NDArray[np.float32]
 Gather = Callable[[Records, Heads, npt.NDArray[np.uint8], int, Changes | None], int]
 
 
-@functools.cache
+@warp.once
 def compiled(changed: tuple[int, int, int] | None = None) -> Gather | None:
     """What reads records from a position on into images uint8 [n, b], until one is not as usual.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,7 +83,7 @@ def stacked(images: npt.NDArray[Any], into: npt.NDArray[Any] | None = None) -> n
     return found
 
 
-@functools.cache
+@warp.once
 def _interleave(count: int, channels: int) -> Callable[[Any, Any], None]:
     """A compiled function: [n, count, pixels * channels] into [n, pixels * count * channels].
 

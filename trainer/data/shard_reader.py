@@ -72,7 +72,6 @@ class _Shard:
 
 _shards: weakref.WeakValueDictionary[tuple[int, int], _Shard] = weakref.WeakValueDictionary()  # device and number
 _shards_lock = threading.Lock()
-_compiling = threading.Lock()  # so that what is compiled is made once
 
 
 class _Around(NamedTuple):
@@ -178,10 +177,9 @@ class ShardReader:
         if self._count < WORTH_COMPILING:
             self._count += len(each)
             return None
-        with _compiling:
-            image, (side, _, channels) = self._slices.spec.image, self._slices.spec.image.shape
-            kind = None if changes is None else (side, channels, np.dtype(image.dtype).itemsize)
-            gather_all = gather.compiled(kind)
+        image = self._slices.spec.image
+        changed = None if changes is None else (image.size_px, image.shape[-1], np.dtype(image.dtype).itemsize)
+        gather_all = gather.compiled(changed)
         if gather_all is None or not len(each):
             return None
         shards = self._slices.shard[each]

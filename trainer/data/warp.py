@@ -70,9 +70,9 @@ class Kernel(NamedTuple):
     one: Callable[[Any, Any, Any, Any], None]
 
 
-def _once(make: Callable[..., Any]) -> Callable[..., Any]:
+def once(make: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, which makes each thing once, however many threads ask for it at the same time."""
-    kept, lock = functools.cache(make), threading.RLock()
+    kept, lock = functools.cache(make), threading.Lock()
 
     @functools.wraps(make)
     def made(*given: Any) -> Any:
@@ -82,7 +82,7 @@ def _once(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-@_once
+@once
 def kernel(side: int, channels: int, size: int) -> Kernel:
     """What changes images [side, side, channels] of 8 px or more; `size`: bytes of a value, 1 of levels, 2 of HU."""
     at_once = lanes.WORD // (8 * size)
@@ -107,7 +107,7 @@ def _both(kernel: Kernel, other: Kernel) -> Kernel:
     return Kernel(kernel.room, both)
 
 
-@_once
+@once
 def _in_place(kernel: Kernel) -> Callable[[Any, Any], None]:
     import numba
 
